@@ -1,0 +1,1 @@
+//! Criterion benches of hetero; `cargo xtask bench` runs them.

@@ -1,0 +1,1 @@
+//! The contract between models, scheduler and processors: tensors, operators, graphs, partitions, backends.

@@ -1,0 +1,1 @@
+//! Llama-family models on hetero: loading, tokenising, generating.
