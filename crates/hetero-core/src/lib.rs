@@ -1,1 +1,70 @@
-//! The contract between models, scheduler and processors: tensors, operators, graphs, partitions, backends.
+//! The contract between models, the scheduler and processors.
+//!
+//! hetero runs one model on several processors at once. This crate says what that means and nothing more:
+//! it does no I/O, starts no thread, links no vendor library and names no backend.
+//!
+//! Reading order:
+//!
+//! 1. [`dtype`] and [`tensor`]: what an array is and where it lives.
+//! 2. [`slot`]: who may read and who may write it, now.
+//! 3. [`op`] and [`graph`]: what is to be computed.
+//! 4. [`partition`] and [`segment`]: which part of it one processor computes in one submission.
+//! 5. [`weight`] and [`quantize`]: the layout of weights that all processors share.
+//! 6. [`backend`] and [`ticket`]: how a processor is driven.
+//! 7. [`mod@reference`]: every operator as a plain loop, which is its meaning.
+//!
+//! # The contract in prose
+//!
+//! **Order.** The submissions of one backend complete in the order in which they were submitted.
+//! Nothing orders the submissions of two backends but a wait on a [`Timeline`].
+//!
+//! **Visibility.** When [`Timeline::completed`] has returned a value that reaches a ticket's, everything that the
+//! submission wrote into host-visible memory is visible to the thread that looked, and to whatever that thread
+//! submits afterwards, on any backend whose [`Access`] to the tensor is [`Access::Direct`].
+//!
+//! **Lifetime.** A submission keeps what it reads and writes alive: [`View`]s and [`Slot`]s move into
+//! [`Executable::submit`], live in the [`Ticket`], and come back from [`Ticket::wait`].
+//! Dropping a ticket waits for its submission.
+//!
+//! **Writing is owning.** A [`Slot`] is the exclusive right to a rectangle of a tensor; a [`View`] is the shared right
+//! to read all of it; never both at once. `slot.rs` holds the one argument for this.
+//!
+//! **Who may block.** [`Timeline::completed`] never does. [`Executable::submit`] may copy a few kilobytes but does not
+//! wait for the processor. [`Backend::compile`] and [`Backend::load_weight`] may take seconds.
+//! Only [`Timeline::block_until`] waits for a processor.
+//!
+//! **Errors.** [`BackendError`] is for what a caller cannot foresee. Misuse is an assertion with a message.
+
+#[cfg(target_endian = "big")]
+compile_error!(
+    "weights are little-endian words in memory and in model files; big-endian machines are not supported"
+);
+
+pub mod backend;
+pub mod dtype;
+pub mod graph;
+pub mod op;
+pub mod partition;
+pub mod quantize;
+pub mod reference;
+pub mod segment;
+pub mod slot;
+pub mod tensor;
+pub mod ticket;
+pub mod weight;
+pub mod weight_layout;
+
+pub use backend::{
+    Access, Backend, BackendError, DeviceId, DeviceInfo, DeviceKind, Executable, StepParams,
+    Support,
+};
+pub use dtype::{DType, Element};
+pub use graph::{Graph, GraphBuilder, Node, NodeId, Rows, ValueDesc, ValueId, ValueKind, WeightId};
+pub use op::{Op, OpSpec, RowSelection, SplitRule};
+pub use partition::{Part, Partition, PartitionError};
+pub use segment::{Segment, SegmentNode};
+pub use slot::{Binding, Bindings, SharedTensor, Slot, View};
+pub use tensor::{HostTensor, Tensor, TensorDesc};
+pub use ticket::{Ticket, Timeline};
+pub use weight::{Weight, WeightMatrix, WeightRows};
+pub use weight_layout::{Arrangement, WeightFormat, WeightLayout};

@@ -1,0 +1,178 @@
+//! What an array is and where it lives.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::any::Any;
+use std::fmt::Debug;
+use std::ptr::NonNull;
+
+use crate::{BackendError, DType, DeviceId};
+
+/// Shape and element type of a tensor: a matrix `[rows, columns]`, row-major, without padding.
+///
+/// Everything in a Llama is a matrix: activations are `[positions, features]`, a KV cache is
+/// `[kv_heads * context, head_dim]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TensorDesc {
+    /// Number of rows.
+    pub rows: usize,
+    /// Number of columns; also the distance in elements between rows.
+    pub columns: usize,
+    /// Type of the elements.
+    pub dtype: DType,
+}
+
+impl TensorDesc {
+    /// Size in bytes, or `None` when it does not fit in a `usize`.
+    pub fn checked_bytes(&self) -> Option<usize> {
+        self.rows
+            .checked_mul(self.columns)?
+            .checked_mul(self.dtype.size())
+    }
+
+    /// Size in bytes.
+    ///
+    /// # Panics
+    /// When it does not fit in a `usize`; a tensor that exists always fits.
+    pub fn bytes(&self) -> usize {
+        self.checked_bytes()
+            .unwrap_or_else(|| panic!("the size of {self:?} overflows"))
+    }
+}
+
+/// A typed array in some processor's memory, host-visible where memory is unified.
+///
+/// A tensor says nothing about who may touch it now: that is [`crate::SharedTensor`].
+///
+/// # Safety
+///
+/// An implementor promises, because [`crate::Slot`] and [`crate::View`] make references from it:
+/// - [`Tensor::desc`] never changes;
+/// - when [`Tensor::host_ptr`] is `Some`, it always returns the same pointer, aligned to at least
+///   [`Tensor::ALIGNMENT`] bytes and valid for reads and writes of `desc().bytes()` initialised bytes until the tensor
+///   is dropped;
+/// - while the tensor is alive nothing but the holders of slots and views, and processors that run a submission on
+///   their behalf, touches that memory.
+pub unsafe trait Tensor: Any + Debug + Send + Sync {
+    /// Shape and element type.
+    fn desc(&self) -> &TensorDesc;
+
+    /// The device in whose memory the tensor lives.
+    fn device(&self) -> DeviceId;
+
+    /// Where the host finds the elements; `None` when only the device can reach them.
+    fn host_ptr(&self) -> Option<NonNull<u8>>;
+}
+
+impl dyn Tensor {
+    /// Alignment in bytes of every host-visible tensor: a cache line, which is also the widest vector.
+    pub const ALIGNMENT: usize = 64;
+}
+
+/// A page-aligned tensor in ordinary host memory, zeroed when made.
+///
+/// Backends with nothing better to offer use it, and so do tests.
+#[derive(Debug)]
+pub struct HostTensor {
+    desc: TensorDesc,
+    device: DeviceId,
+    start: NonNull<u8>,
+}
+
+impl HostTensor {
+    /// A page, on the processors that matter here: what sharing memory with other processors asks for.
+    pub const PAGE: usize = 4096;
+
+    /// Allocates a zeroed tensor of `device`.
+    pub fn new(device: DeviceId, desc: TensorDesc) -> Result<HostTensor, BackendError> {
+        let layout = Self::layout(&desc).ok_or(BackendError::OutOfMemory { bytes: u64::MAX })?;
+        // SAFETY: the layout's size is not zero, `layout` rounds it up to a page.
+        let start = unsafe { alloc_zeroed(layout) };
+        match NonNull::new(start) {
+            Some(start) => Ok(HostTensor {
+                desc,
+                device,
+                start,
+            }),
+            // Small allocations that fail mean that the process cannot go on; large ones are the caller's to handle.
+            None if layout.size() <= Self::PAGE => handle_alloc_error(layout),
+            None => Err(BackendError::OutOfMemory {
+                bytes: layout.size() as u64,
+            }),
+        }
+    }
+
+    fn layout(desc: &TensorDesc) -> Option<Layout> {
+        let bytes = desc
+            .checked_bytes()?
+            .max(1)
+            .checked_next_multiple_of(Self::PAGE)?;
+        Layout::from_size_align(bytes, Self::PAGE).ok()
+    }
+}
+
+// SAFETY: `desc` and `start` are set once; `start` is page-aligned, zeroed (so initialised) and owned by this value
+// until it is dropped, and no method gives out access to the memory.
+unsafe impl Tensor for HostTensor {
+    fn desc(&self) -> &TensorDesc {
+        &self.desc
+    }
+
+    fn device(&self) -> DeviceId {
+        self.device
+    }
+
+    fn host_ptr(&self) -> Option<NonNull<u8>> {
+        Some(self.start)
+    }
+}
+
+// SAFETY: the value owns plain memory and offers no access to it, so moving it to another thread moves an address.
+unsafe impl Send for HostTensor {}
+// SAFETY: as for `Send`; access to the memory goes through slots and views, which hold the rules of sharing.
+unsafe impl Sync for HostTensor {}
+
+impl Drop for HostTensor {
+    fn drop(&mut self) {
+        if let Some(layout) = Self::layout(&self.desc) {
+            // SAFETY: `start` came from `alloc_zeroed` with this same layout, and this is the only place that frees it.
+            unsafe { dealloc(self.start.as_ptr(), layout) }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_tensors_are_page_aligned_and_zero_sized_ones_exist() {
+        for (rows, columns) in [(0, 4), (1, 1), (3, 5), (100, 100)] {
+            let tensor = HostTensor::new(
+                DeviceId::next(),
+                TensorDesc {
+                    rows,
+                    columns,
+                    dtype: DType::F32,
+                },
+            )
+            .unwrap();
+            assert_eq!(
+                tensor.host_ptr().unwrap().as_ptr() as usize % HostTensor::PAGE,
+                0
+            );
+        }
+    }
+
+    #[test]
+    fn a_size_that_overflows_is_out_of_memory_rather_than_a_panic() {
+        let desc = TensorDesc {
+            rows: usize::MAX,
+            columns: 2,
+            dtype: DType::F32,
+        };
+        assert!(matches!(
+            HostTensor::new(DeviceId::next(), desc),
+            Err(BackendError::OutOfMemory { .. })
+        ));
+    }
+}

@@ -1,0 +1,167 @@
+//! Weights as the model holds them and as a backend holds them.
+
+use std::any::Any;
+use std::fmt::{self, Debug};
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::quantize::{dequantize_panel_row, table_row};
+use crate::{Arrangement, DeviceId, Tensor, WeightLayout};
+
+/// A weight matrix in host-visible memory, never changed once it exists; the one copy that processors share.
+#[derive(Clone)]
+pub struct WeightMatrix {
+    name: String,
+    layout: WeightLayout,
+    memory: WeightMemory,
+}
+
+#[derive(Clone)]
+enum WeightMemory {
+    /// Allocated by a backend, so that this backend and its friends reach it without a copy.
+    Tensor(Arc<dyn Tensor>),
+    /// Anything else that stays put, such as a mapped file.
+    Bytes(Arc<dyn AsRef<[u8]> + Send + Sync>),
+}
+
+impl WeightMatrix {
+    /// Fills a fresh tensor and freezes it. `fill` gets exactly `layout.bytes()` bytes, all zero.
+    ///
+    /// # Panics
+    /// When the tensor has another owner, is too small for the layout or is not host-visible.
+    pub fn build<E>(
+        name: impl Into<String>,
+        layout: WeightLayout,
+        mut tensor: Arc<dyn Tensor>,
+        fill: impl FnOnce(&mut [u8]) -> Result<(), E>,
+    ) -> Result<Arc<WeightMatrix>, E> {
+        assert!(
+            Arc::get_mut(&mut tensor).is_some(),
+            "a tensor must have one owner when it becomes a weight"
+        );
+        assert!(
+            tensor.desc().bytes() >= layout.bytes(),
+            "{:?} is too small for {layout:?}",
+            tensor.desc()
+        );
+        let start = tensor
+            .host_ptr()
+            .expect("weights are built in host-visible memory");
+        // SAFETY: `Tensor` promises `desc().bytes()` initialised bytes at `start`, of which these are the first; the
+        // tensor was just shown to have this one owner, who makes no other reference while `fill` runs.
+        fill(unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), layout.bytes()) })?;
+        Ok(Arc::new(WeightMatrix {
+            name: name.into(),
+            layout,
+            memory: WeightMemory::Tensor(tensor),
+        }))
+    }
+
+    /// Wraps bytes that exist already, such as part of a mapped file.
+    ///
+    /// # Panics
+    /// When there are fewer bytes than the layout needs.
+    pub fn from_bytes(
+        name: impl Into<String>,
+        layout: WeightLayout,
+        bytes: Arc<dyn AsRef<[u8]> + Send + Sync>,
+    ) -> Arc<WeightMatrix> {
+        assert!(
+            (*bytes).as_ref().len() >= layout.bytes(),
+            "too few bytes for {layout:?}"
+        );
+        Arc::new(WeightMatrix {
+            name: name.into(),
+            layout,
+            memory: WeightMemory::Bytes(bytes),
+        })
+    }
+
+    /// What the matrix is called in the model, for messages.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Format, shape and order.
+    pub fn layout(&self) -> &WeightLayout {
+        &self.layout
+    }
+
+    /// The tensor that holds it, when a backend allocated it.
+    pub fn tensor(&self) -> Option<&dyn Tensor> {
+        match &self.memory {
+            WeightMemory::Tensor(tensor) => Some(&**tensor),
+            WeightMemory::Bytes(_) => None,
+        }
+    }
+
+    /// The bytes, `layout().bytes()` of them. Aligned to 64 when [`WeightMatrix::tensor`] is some, else perhaps not.
+    pub fn bytes(&self) -> &[u8] {
+        match &self.memory {
+            WeightMemory::Tensor(tensor) => {
+                let start = tensor
+                    .host_ptr()
+                    .expect("`build` has checked that the host reaches the tensor");
+                // SAFETY: as in `build`; the matrix is frozen, so shared references are all there ever are.
+                unsafe { std::slice::from_raw_parts(start.as_ptr(), self.layout.bytes()) }
+            }
+            WeightMemory::Bytes(bytes) => &(**bytes).as_ref()[..self.layout.bytes()],
+        }
+    }
+
+    /// One row as numbers, `columns` of them: the meaning of the format.
+    pub fn read_row(&self, row: usize, out: &mut [f32]) {
+        assert!(row < self.layout.rows, "row {row} of {self:?}");
+        assert_eq!(out.len(), self.layout.columns, "a row of {self:?}");
+        match self.layout.arrangement {
+            Arrangement::Panels => {
+                let panel = self.layout.panel_bytes();
+                let panel_idx = row / WeightLayout::PANEL_ROWS;
+                let bytes = &self.bytes()[panel_idx * panel..][..panel];
+                dequantize_panel_row(&self.layout, bytes, row % WeightLayout::PANEL_ROWS, out);
+            }
+            Arrangement::Rows => table_row(&self.layout, self.bytes(), row, out),
+        }
+    }
+}
+
+impl Debug for WeightMatrix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let WeightLayout {
+            format,
+            rows,
+            columns,
+            ..
+        } = self.layout;
+        write!(f, "{} ({format} [{rows}, {columns}])", self.name)
+    }
+}
+
+/// Rows of a weight matrix that one backend is to compute with.
+#[derive(Clone, Debug)]
+pub struct WeightRows {
+    /// The whole matrix.
+    pub matrix: Arc<WeightMatrix>,
+    /// The rows; whole panels when the matrix is in panels.
+    pub rows: Range<usize>,
+}
+
+impl WeightRows {
+    /// All rows of a matrix.
+    pub fn all(matrix: Arc<WeightMatrix>) -> WeightRows {
+        let rows = 0..matrix.layout().rows;
+        WeightRows { matrix, rows }
+    }
+}
+
+/// Rows of a weight matrix as one backend holds them, made by [`crate::Backend::load_weight`].
+pub trait Weight: Any + Debug + Send + Sync {
+    /// The rows of which matrix.
+    fn rows(&self) -> &WeightRows;
+
+    /// The backend that made it, the only one that can use it.
+    fn device(&self) -> DeviceId;
+
+    /// Bytes that the backend holds besides the shared matrix; zero when it uses that.
+    fn own_bytes(&self) -> u64;
+}
