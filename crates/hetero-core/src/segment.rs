@@ -12,7 +12,7 @@ pub struct SegmentNode {
     /// Which rectangle of its output. Rows count up to the graph's capacity; a step computes those in use.
     pub part: Part,
     /// The node's weights as the backend has loaded them: for a linear operator exactly the rows
-    /// `part.columns` of matrix and bias.
+    /// `part.columns` of its matrix; tables, a bias among them, are loaded whole.
     pub weights: Vec<Arc<dyn Weight>>,
 }
 

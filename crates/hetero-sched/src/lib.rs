@@ -1,1 +1,22 @@
 //! Plans which processor computes which part of a model, and runs the plan.
+//!
+//! - [`plan`]: a [`Plan`] places every node of a graph on devices; plain data, made without touching any.
+//! - [`activations`]: which tensor holds which value, with few tensors for many layers.
+//! - [`residency`]: which device holds which rows of which weight.
+//! - [`executor`]: runs a plan; the only thing that touches devices.
+//!
+//! No concrete backend is named here: devices are `dyn Backend`.
+
+#![forbid(unsafe_code)]
+
+pub mod activations;
+pub mod executor;
+pub mod plan;
+pub mod residency;
+
+mod error;
+
+pub use error::SchedError;
+pub use executor::Executor;
+pub use plan::{PlacedPart, Plan};
+pub use residency::Residency;

@@ -1,0 +1,282 @@
+//! Runs a plan; the only thing that touches devices.
+//!
+//! A plan becomes a list of stages. A stage is one segment on each device that takes part in it; the segments of a
+//! stage run at the same time and the next stage begins when all of them have finished. Nodes that follow each other
+//! on one device share a segment, so a plan for one device is a single stage and a step is a single submission.
+
+use std::sync::Arc;
+
+use hetero_core::{
+    Access, Backend, Binding, Bindings, Executable, NodeId, Op, Part, Partition, Segment,
+    SegmentNode, SharedTensor, Slot, StepParams, Support, Ticket, ValueId, Weight, WeightMatrix,
+};
+
+use crate::activations::Activations;
+use crate::{Plan, Residency, SchedError};
+
+/// A plan made ready to run step by step.
+#[derive(Debug)]
+pub struct Executor {
+    plan: Plan,
+    activations: Activations,
+    stages: Vec<Stage>,
+    /// Room for the slots of one split value and the tickets of one stage, so that a step allocates nothing.
+    slots: Vec<Slot>,
+    tickets: Vec<Ticket>,
+}
+
+#[derive(Debug)]
+struct Stage {
+    runs: Vec<Run>,
+    /// The value that several devices write in this stage, and who writes what.
+    split: Option<(ValueId, Partition)>,
+}
+
+#[derive(Debug)]
+struct Run {
+    segment: Segment,
+    executable: Arc<dyn Executable>,
+    /// Empty, between steps; keeps its capacity.
+    bindings: Bindings,
+}
+
+impl Executor {
+    /// Loads weights and compiles segments.
+    ///
+    /// `weights` stands in the order of the graph's weights, `state` in the order of its state. Activations are
+    /// allocated by the first device.
+    ///
+    /// # Panics
+    /// When the plan names a device that is not in the list, or weights or state do not fit the graph.
+    pub fn new(
+        plan: Plan,
+        devices: &[Arc<dyn Backend>],
+        weights: &[Arc<WeightMatrix>],
+        state: &[Arc<SharedTensor>],
+        residency: &mut Residency,
+    ) -> Result<Executor, SchedError> {
+        let graph = plan.graph();
+        check_support(&plan, devices)?;
+        let activations = Activations::allocate(graph, &*devices[0], state)?;
+        let mut stages = Vec::new();
+        for planned in plan_stages(&plan) {
+            let mut runs = Vec::with_capacity(planned.len());
+            for (device_idx, parts) in &planned {
+                let backend = &devices[*device_idx];
+                let mut nodes = Vec::with_capacity(parts.len());
+                for (node, part) in parts {
+                    let weights = load_weights(&plan, *node, part, &**backend, weights, residency)?;
+                    nodes.push(SegmentNode {
+                        node: *node,
+                        part: part.clone(),
+                        weights,
+                    });
+                }
+                let segment = Segment::new(Arc::clone(graph), nodes);
+                check_access(&segment, &activations, &**backend, devices)?;
+                let executable = backend.compile(&segment)?;
+                let bindings = Bindings {
+                    tensors: Vec::with_capacity(segment.values.len()),
+                };
+                runs.push(Run {
+                    segment,
+                    executable,
+                    bindings,
+                });
+            }
+            stages.push(Stage {
+                runs,
+                split: split_of(&plan, &planned),
+            });
+        }
+        let most_runs = stages
+            .iter()
+            .map(|stage| stage.runs.len())
+            .max()
+            .unwrap_or(0);
+        Ok(Executor {
+            plan,
+            activations,
+            stages,
+            slots: Vec::with_capacity(most_runs),
+            tickets: Vec::with_capacity(most_runs),
+        })
+    }
+
+    /// Runs all nodes for the positions of one step and returns when the outputs can be read.
+    ///
+    /// After an error the outputs and the state of this step's positions are void.
+    pub fn step(&mut self, step: StepParams) -> Result<(), SchedError> {
+        let result = self.run_stages(step);
+        if result.is_err() {
+            // Dropping a ticket waits for what is still running and gives its tensors back.
+            self.tickets.clear();
+            self.slots.clear();
+        }
+        result
+    }
+
+    fn run_stages(&mut self, step: StepParams) -> Result<(), SchedError> {
+        for stage in &mut self.stages {
+            if let Some((value, partition)) = &stage.split {
+                self.activations
+                    .tensor(*value)
+                    .split(partition, &mut self.slots);
+            }
+            // Slots are taken from the end, so devices are visited in reverse.
+            for run in stage.runs.iter_mut().rev() {
+                let mut bindings = std::mem::take(&mut run.bindings);
+                for &value in &run.segment.values {
+                    let tensor = self.activations.tensor(value);
+                    let is_split = stage
+                        .split
+                        .as_ref()
+                        .is_some_and(|(split, _)| *split == value);
+                    bindings.tensors.push(if is_split {
+                        Binding::Write(
+                            self.slots
+                                .pop()
+                                .expect("one slot for each run of the stage"),
+                        )
+                    } else if run.segment.writes(value) {
+                        Binding::Write(tensor.slot())
+                    } else {
+                        Binding::Read(tensor.view())
+                    });
+                }
+                self.tickets.push(run.executable.submit(bindings, step)?);
+            }
+            // Tickets were issued in reverse, so the last one belongs to the first run.
+            for run in &mut stage.runs {
+                let ticket = self
+                    .tickets
+                    .pop()
+                    .expect("one ticket for each run of the stage");
+                run.bindings = ticket.wait()?;
+                run.bindings.tensors.clear();
+            }
+        }
+        Ok(())
+    }
+
+    /// The tensor that holds an input or output, for the caller to write before a step or read after it.
+    pub fn tensor(&self, value: ValueId) -> &Arc<SharedTensor> {
+        self.activations.tensor(value)
+    }
+
+    /// The plan that is run.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Bytes of activation tensors.
+    pub fn activation_bytes(&self) -> u64 {
+        self.activations.bytes(self.plan.graph())
+    }
+}
+
+/// For each stage, for each device that takes part, its nodes in order.
+type PlannedStage = Vec<(usize, Vec<(NodeId, Part)>)>;
+
+fn plan_stages(plan: &Plan) -> Vec<PlannedStage> {
+    let mut stages: Vec<PlannedStage> = Vec::new();
+    for (idx, placed) in plan.placements().iter().enumerate() {
+        let node = NodeId(idx);
+        match (&placed[..], stages.last_mut().map(|stage| &mut stage[..])) {
+            ([placed], Some([(device_idx, nodes)])) if *device_idx == placed.device_idx => {
+                nodes.push((node, placed.part.clone()));
+            }
+            _ => stages.push(
+                placed
+                    .iter()
+                    .map(|placed| (placed.device_idx, vec![(node, placed.part.clone())]))
+                    .collect(),
+            ),
+        }
+    }
+    stages
+}
+
+fn split_of(plan: &Plan, stage: &PlannedStage) -> Option<(ValueId, Partition)> {
+    if stage.len() < 2 {
+        return None;
+    }
+    let value = plan.graph().node(stage[0].1[0].0).output;
+    let desc = plan.graph().tensor_desc(value);
+    let parts = stage.iter().map(|(_, nodes)| nodes[0].1.clone()).collect();
+    let partition = Partition::new(desc.rows, desc.columns, parts);
+    Some((value, partition.expect("`Plan::new` has checked the cover")))
+}
+
+fn check_support(plan: &Plan, devices: &[Arc<dyn Backend>]) -> Result<(), SchedError> {
+    for (idx, placed) in plan.placements().iter().enumerate() {
+        let op = plan.graph().op_spec(NodeId(idx));
+        for placed in placed {
+            let backend = &devices[placed.device_idx];
+            if let Support::No(reason) = backend.support(&op) {
+                let device = backend.info().name.clone();
+                return Err(SchedError::Unsupported {
+                    device,
+                    op: op.to_string(),
+                    reason,
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check_access(
+    segment: &Segment,
+    activations: &Activations,
+    backend: &dyn Backend,
+    devices: &[Arc<dyn Backend>],
+) -> Result<(), SchedError> {
+    for &value in &segment.values {
+        let tensor = activations.tensor(value).tensor();
+        if backend.access(tensor) == Access::NeedsCopy {
+            let owner = devices
+                .iter()
+                .find(|device| device.info().id == tensor.device());
+            return Err(SchedError::Unreachable {
+                device: backend.info().name.clone(),
+                owner: owner
+                    .map_or_else(|| "unknown".to_owned(), |owner| owner.info().name.clone()),
+                value: segment.graph.value(value).name.clone(),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn load_weights(
+    plan: &Plan,
+    node: NodeId,
+    part: &Part,
+    backend: &dyn Backend,
+    weights: &[Arc<WeightMatrix>],
+    residency: &mut Residency,
+) -> Result<Vec<Arc<dyn Weight>>, SchedError> {
+    let node = plan.graph().node(node);
+    let mut loaded = Vec::with_capacity(node.weights.len());
+    for (i, weight) in node.weights.iter().enumerate() {
+        let matrix = &weights[weight.0];
+        let expected = &plan.graph().weights()[weight.0].layout;
+        assert_eq!(
+            matrix.layout(),
+            expected,
+            "{}: weight {:?}",
+            node.name,
+            matrix
+        );
+        // A linear operator's columns are the rows of its matrix; tables are loaded whole.
+        let is_matrix = i == 0 && matches!(node.op, Op::Linear { .. });
+        let rows = if is_matrix {
+            part.columns.clone()
+        } else {
+            0..matrix.layout().rows
+        };
+        loaded.push(residency.load(backend, matrix, rows)?);
+    }
+    Ok(loaded)
+}
