@@ -1,0 +1,109 @@
+//! Arm on any machine: tests under qemu's user-mode emulation, and a compile for Android.
+//!
+//! Linker and runner are settings of the child process and not of `.cargo/config.toml`, where they would also apply
+//! on a real Arm machine.
+
+use super::Run;
+use super::command::Invocation;
+use super::needs::Need;
+use crate::workspace;
+use anyhow::Result;
+
+const LINUX: &str = "aarch64-unknown-linux-gnu";
+
+/// The Rust target of Android phones.
+pub(super) const ANDROID: &str = "aarch64-linux-android";
+
+/// Crates whose tests run under emulation beside the users of the conformance suite.
+const EMULATED: &[&str] = &["hetero-core", "hetero-sched"];
+
+/// Crates that contain no foreign code, so that they compile for Android without its NDK.
+const PURE_RUST: &[&str] = &[
+    "hetero-core",
+    "backend-cpu-simd",
+    "hetero-sched",
+    "hetero-llama",
+];
+
+/// What the emulated tests need.
+pub(super) const EMULATION_NEEDS: &[Need] = &[
+    Need::Program {
+        program: "aarch64-linux-gnu-gcc",
+        package: "gcc-aarch64-linux-gnu",
+    },
+    Need::Program {
+        program: "qemu-aarch64",
+        package: "qemu-user",
+    },
+    Need::File {
+        path: "/usr/aarch64-linux-gnu/lib/libc.so.6",
+        package: "libc6-dev-arm64-cross",
+    },
+    Need::Target(LINUX),
+];
+
+/// A CPU that qemu can be, and the features beyond NEON that its tests must find.
+struct Model {
+    name: &'static str,
+    features: &'static str,
+}
+
+/// Armv8.0 (wrong gating dies of an illegal instruction), a phone of 2019, and everything.
+const MODELS: [Model; 3] = [
+    Model {
+        name: "cortex-a53",
+        features: "",
+    },
+    Model {
+        name: "neoverse-n1",
+        features: "dotprod,fp16",
+    },
+    Model {
+        name: "max",
+        features: "dotprod,fp16,i8mm,fhm,bf16",
+    },
+];
+
+/// Kernel tests on the three models, the other crates on the richest.
+pub(super) fn emulated_tests(run: &mut Run) -> Result<()> {
+    for model in &MODELS {
+        run.check_tests(emulated(model).packages(["backend-cpu-simd"]))?;
+    }
+    let consumers = workspace::conformance_consumers(&run.metadata);
+    let mut names: Vec<&str> = EMULATED.to_vec();
+    names.extend(consumers.iter().map(String::as_str));
+    // The model crate brings a tokenizer, 45 s of compiling, and no Arm code of its own.
+    names.retain(|name| *name != "backend-cpu-simd" && *name != "hetero-llama");
+    let [.., richest] = &MODELS;
+    run.check_tests(emulated(richest).packages(names))
+}
+
+fn emulated(model: &Model) -> Invocation {
+    // Both -L and LD_LIBRARY_PATH: where arm64 libraries are also installed by multi-arch, the loader of one libc
+    // would otherwise find the other libc and spin for ever.
+    let runner = format!(
+        "timeout 600 qemu-aarch64 -cpu {} -L /usr/aarch64-linux-gnu \
+         -E LD_LIBRARY_PATH=/usr/aarch64-linux-gnu/lib",
+        model.name
+    );
+    let target = workspace::target_dir().join("arm");
+    Invocation::cargo("test --tests --no-fail-fast --target")
+        .arg(LINUX)
+        .env("CARGO_TARGET_DIR", &target.to_string_lossy())
+        .env(
+            "CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER",
+            "aarch64-linux-gnu-gcc",
+        )
+        .env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER", &runner)
+        .env("ARM_REQUIRE", model.features)
+}
+
+/// Type-checks the libraries for Android.
+pub(super) fn android_check(run: &mut Run) -> Result<()> {
+    let target = workspace::target_dir().join("arm");
+    let line = Invocation::cargo("check --target")
+        .arg(ANDROID)
+        .packages(PURE_RUST.iter().copied())
+        .env("CARGO_TARGET_DIR", &target.to_string_lossy());
+    run.check(line).map(drop)
+}
