@@ -1,0 +1,433 @@
+//! Everything that can go wrong between a user's files and a token, typed.
+//!
+//! Each message names the file, the tensor or key, what was expected and what was found; [`LlamaError::fix`] says what
+//! the user can do about it, and [`LlamaError::is_bad_input`] tells a wrong input from a failure while running.
+
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+/// A failure of `hetero-llama`.
+///
+/// `file` is the file at fault; for bytes that came from memory it is the name that the caller gave to them.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum LlamaError {
+    /// A file or a folder that has to be there is not.
+    #[error("{}: expected {expected}, found nothing at this path", file.display())]
+    MissingFile {
+        /// The path that was looked at.
+        file: PathBuf,
+        /// What should have been there.
+        expected: &'static str,
+    },
+
+    /// The path exists and is of another kind: a folder for a file, a file for a folder, or a format that is not read.
+    #[error("{}: expected {expected}, found {found}", file.display())]
+    WrongFileKind {
+        /// The path that was looked at.
+        file: PathBuf,
+        /// What should have been there.
+        expected: &'static str,
+        /// What is there.
+        found: String,
+    },
+
+    /// The operating system refused to read a file.
+    #[error("{}: expected a readable file, found: {source}", file.display())]
+    Read {
+        /// The file.
+        file: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+
+    /// A Git LFS pointer stands where the content should be: the repository was cloned without its large files.
+    #[error("{}: expected {expected}, found a Git LFS pointer to it", file.display())]
+    LfsPointer {
+        /// The pointer file.
+        file: PathBuf,
+        /// What the pointer stands for.
+        expected: &'static str,
+    },
+
+    /// A JSON file that is not JSON, or whose top level is not of the kind it has to be.
+    #[error("{}: expected {expected}, found: {found}", file.display())]
+    Json {
+        /// The file.
+        file: PathBuf,
+        /// What the file should hold.
+        expected: &'static str,
+        /// What the parser said, with line and column.
+        found: String,
+    },
+
+    /// A key of a JSON file is absent, of the wrong type or out of range.
+    #[error("{}: `{key}`: expected {expected}, found {found}", file.display())]
+    BadValue {
+        /// The file.
+        file: PathBuf,
+        /// The key, with dots for nesting.
+        key: String,
+        /// The values that are allowed.
+        expected: String,
+        /// The value in the file.
+        found: String,
+    },
+
+    /// A correct model that asks for something this crate does not do. It is refused, because ignoring the key would
+    /// give wrong tokens without a word.
+    #[error("{}: `{key}`: expected {expected}, found {found}, which is not supported", file.display())]
+    Unsupported {
+        /// The file.
+        file: PathBuf,
+        /// The key, with dots for nesting.
+        key: String,
+        /// What is supported.
+        expected: String,
+        /// The value in the file.
+        found: String,
+    },
+
+    /// A safetensors file whose frame is damaged: header length, header JSON, or coverage of the data.
+    #[error("{}: safetensors header: expected {expected}, found {found}", file.display())]
+    WeightsHeader {
+        /// The file.
+        file: PathBuf,
+        /// What a sound file has.
+        expected: String,
+        /// What this file has.
+        found: String,
+    },
+
+    /// The bytes that the header gives to a tensor are not the bytes that it needs, or are not in the file.
+    #[error("{}: tensor `{tensor}`: expected {expected}, found {found}", file.display())]
+    TensorExtent {
+        /// The file.
+        file: PathBuf,
+        /// The tensor's name.
+        tensor: String,
+        /// The extent that its shape and dtype ask for.
+        expected: String,
+        /// The extent in the header.
+        found: String,
+    },
+
+    /// A tensor of a dtype that weights cannot have here.
+    #[error("{}: tensor `{tensor}`: expected dtype {expected}, found {found}", file.display())]
+    TensorDtype {
+        /// The file.
+        file: PathBuf,
+        /// The tensor's name.
+        tensor: String,
+        /// The dtypes that are read.
+        expected: &'static str,
+        /// The dtype in the header.
+        found: String,
+    },
+
+    /// A tensor whose shape contradicts the model's configuration.
+    #[error("{}: tensor `{tensor}`: expected shape {expected:?} from config.json, found {found:?}", file.display())]
+    TensorShape {
+        /// The file.
+        file: PathBuf,
+        /// The tensor's name.
+        tensor: String,
+        /// The shape that the configuration asks for, outermost first.
+        expected: Vec<usize>,
+        /// The shape in the file, outermost first.
+        found: Vec<usize>,
+    },
+
+    /// A tensor that the configuration asks for is in no file of the checkpoint.
+    #[error("{}: tensor `{tensor}`: expected {expected}, found no tensor of this name{}", file.display(), nearest_text(nearest))]
+    MissingTensor {
+        /// The checkpoint's file or folder.
+        file: PathBuf,
+        /// The tensor's name.
+        tensor: String,
+        /// What the configuration or the index asks for.
+        expected: String,
+        /// A name in the checkpoint that looks alike.
+        nearest: Option<String>,
+    },
+
+    /// A tensor whose presence contradicts the model's configuration: leaving it out would give wrong tokens.
+    #[error("{}: tensor `{tensor}`: expected {expected}, found such a tensor", file.display())]
+    UnexpectedTensor {
+        /// The checkpoint's file or folder.
+        file: PathBuf,
+        /// The tensor's name.
+        tensor: String,
+        /// What the configuration says.
+        expected: String,
+    },
+
+    /// One name stands in two places of a checkpoint.
+    #[error("{}: tensor `{tensor}`: expected one definition, found a second one in {}", file.display(), second.display())]
+    DuplicateTensor {
+        /// The file that has the first one.
+        file: PathBuf,
+        /// The tensor's name.
+        tensor: String,
+        /// The file that has the second one.
+        second: PathBuf,
+    },
+
+    /// The index of a sharded checkpoint names a shard that is not a plain file name beside it.
+    #[error("{}: `weight_map.{tensor}`: expected a plain file name, found `{found}`", file.display())]
+    ShardName {
+        /// The index file.
+        file: PathBuf,
+        /// The tensor whose entry is wrong.
+        tensor: String,
+        /// The name in the index.
+        found: String,
+    },
+
+    /// A shard that the index names is not there.
+    #[error("{}: `weight_map`: expected the shard {} for tensor `{tensor}`, found no such file", file.display(), shard.display())]
+    MissingShard {
+        /// The index file.
+        file: PathBuf,
+        /// The shard's path.
+        shard: PathBuf,
+        /// A tensor that should be in it.
+        tensor: String,
+    },
+
+    /// A weight file became shorter while it was mapped.
+    #[error("{}: expected the {expected} bytes that it had when it was opened, found {found}", file.display())]
+    FileChanged {
+        /// The file.
+        file: PathBuf,
+        /// Its length in bytes when it was opened.
+        expected: u64,
+        /// Its length in bytes now.
+        found: u64,
+    },
+
+    /// `tokenizer.json` cannot be used.
+    #[error("{}: tokenizer: expected a tokenizer.json of the tokenizers library, found: {found}", file.display())]
+    Tokenizer {
+        /// The file.
+        file: PathBuf,
+        /// What the tokenizers library said.
+        found: String,
+    },
+
+    /// The tokenizer knows tokens that the model has no row for.
+    #[error("{}: vocabulary: expected token ids below {expected} (`vocab_size` of config.json), found {found}", file.display())]
+    TokenizerVocabulary {
+        /// The tokenizer's file.
+        file: PathBuf,
+        /// The model's vocabulary size, in tokens.
+        expected: usize,
+        /// The largest token id of the tokenizer.
+        found: u32,
+    },
+
+    /// The tokenizer failed on a text or on tokens.
+    #[error("{}: tokenizer failed to {action}: {found}", file.display())]
+    Tokenize {
+        /// The tokenizer's file.
+        file: PathBuf,
+        /// What was asked for: `encode` or `decode`.
+        action: &'static str,
+        /// What the tokenizers library said.
+        found: String,
+    },
+
+    /// The model's folder has no chat template.
+    #[error("{}: `chat_template`: expected a template, found none", file.display())]
+    MissingTemplate {
+        /// Where it was looked for.
+        file: PathBuf,
+    },
+
+    /// The chat template does not parse.
+    #[error("{}: chat template `{template}`: expected valid Jinja, found a syntax error in line {line}: {found}", file.display())]
+    TemplateSyntax {
+        /// The file that holds the template.
+        file: PathBuf,
+        /// The template's name.
+        template: String,
+        /// The line in the template, from 1.
+        line: usize,
+        /// What the parser said.
+        found: String,
+    },
+
+    /// The chat template refused the conversation with `raise_exception`.
+    #[error("{}: chat template `{template}`: expected a conversation that the template takes, found its refusal: {found}", file.display())]
+    TemplateRefused {
+        /// The file that holds the template.
+        file: PathBuf,
+        /// The template's name.
+        template: String,
+        /// What the template said.
+        found: String,
+    },
+
+    /// The chat template failed while it was rendered.
+    #[error("{}: chat template `{template}`: expected text, found an error in line {line}: {found}", file.display())]
+    TemplateFailed {
+        /// The file that holds the template.
+        file: PathBuf,
+        /// The template's name.
+        template: String,
+        /// The line in the template, from 1.
+        line: usize,
+        /// What the engine said.
+        found: String,
+    },
+
+    /// The chat template wanted more work, text or nesting than any honest template needs.
+    #[error("{}: chat template `{template}`: expected at most {expected}, found more", file.display())]
+    TemplateLimit {
+        /// The file that holds the template.
+        file: PathBuf,
+        /// The template's name.
+        template: String,
+        /// The limit that was reached.
+        expected: String,
+    },
+
+    /// A sampling option out of its range.
+    #[error("option `{option}`: expected {expected}, found {found}")]
+    BadOption {
+        /// The option's name.
+        option: &'static str,
+        /// The values that are allowed.
+        expected: &'static str,
+        /// The value that was given.
+        found: String,
+    },
+
+    /// The model computed logits that are not numbers, so no token can be chosen.
+    #[error("logits: expected finite numbers, found {found} at token {token}")]
+    BadLogits {
+        /// The first token id whose logit is wrong.
+        token: usize,
+        /// Its value.
+        found: f32,
+    },
+}
+
+impl LlamaError {
+    /// What the user can do about it: one sentence, without a full stop at the end.
+    pub fn fix(&self) -> String {
+        match self {
+            Self::MissingFile { expected, .. } => {
+                format!("check the path; it should lead to {expected}")
+            }
+            Self::WrongFileKind { file, .. } => match extension(file) {
+                "gguf" => "give the Hugging Face folder of the same model (config.json, *.safetensors, tokenizer.json); GGUF files are not supported yet".into(),
+                "bin" | "pt" | "pth" | "ckpt" => "convert the weights to safetensors, or download the safetensors variant of the model; pickle files can run code and are not read".into(),
+                _ => "give the folder that holds config.json, tokenizer.json and the *.safetensors files".into(),
+            },
+            Self::Read { .. } => "check the permissions of the file and that its disk is attached".into(),
+            Self::LfsPointer { .. } => "run `git lfs pull` in the model's folder, or download the file again".into(),
+            Self::Json { .. } | Self::BadValue { .. } => "restore the file from the model's original distribution, or correct it by hand".into(),
+            Self::Unsupported { expected, .. } => format!("choose a model that has {expected}"),
+            Self::WeightsHeader { .. } | Self::TensorExtent { .. } => "the file is truncated or damaged: download it again and compare its checksum".into(),
+            Self::TensorDtype { expected, .. } => format!("convert the checkpoint to one of {expected} before loading it"),
+            Self::TensorShape { .. } | Self::UnexpectedTensor { .. } => "config.json and the weights are of different models: take both from one distribution".into(),
+            Self::MissingTensor { .. } => "the checkpoint is incomplete or of another architecture: download all its files again, with their config.json".into(),
+            Self::DuplicateTensor { .. } => "remove the file that does not belong to this model".into(),
+            Self::ShardName { .. } => "do not load this checkpoint unless you trust its source: its index points outside its own folder".into(),
+            Self::MissingShard { shard, .. } => format!("download {} into the folder of the index", shard.file_name().map_or(shard.display().to_string(), |name| name.to_string_lossy().into_owned())),
+            Self::FileChanged { .. } => "let downloads and conversions of the model finish before it is loaded, then start again".into(),
+            Self::Tokenizer { .. } => "download tokenizer.json again; a model that has only tokenizer.model must be converted with transformers first".into(),
+            Self::TokenizerVocabulary { .. } => "take tokenizer.json and config.json from one distribution of the model".into(),
+            Self::Tokenize { .. } => "report the text or tokens with the model's name; `--raw` text that is shorter may pass".into(),
+            Self::MissingTemplate { .. } => "use a chat model, give a template file of your own, or run the prompt as it is with `--raw`".into(),
+            Self::TemplateSyntax { .. } | Self::TemplateFailed { .. } => "correct the template, give a template file of your own, or run the prompt as it is with `--raw`".into(),
+            Self::TemplateRefused { .. } => "change the conversation as the template asks: most want user and assistant to take turns".into(),
+            Self::TemplateLimit { .. } => "shorten the conversation, or give a template file of your own: this one does not end".into(),
+            Self::BadOption { option, expected, .. } => format!("give `{option}` {expected}"),
+            Self::BadLogits { .. } => "compare with `--weights f32 --activations float`; if that is wrong too, the checkpoint is damaged".into(),
+        }
+    }
+
+    /// Whether a file or an argument is at fault (exit code 2) and not the run itself (exit code 1).
+    pub fn is_bad_input(&self) -> bool {
+        !matches!(
+            self,
+            Self::BadLogits { .. } | Self::FileChanged { .. } | Self::Tokenize { .. }
+        )
+    }
+
+    /// A value of `file` at `key` that is wrong whatever this crate supported.
+    pub(crate) fn bad_value(
+        file: &Path,
+        key: impl Into<String>,
+        expected: impl Into<String>,
+        found: impl ToString,
+    ) -> Self {
+        Self::BadValue {
+            file: file.to_path_buf(),
+            key: key.into(),
+            expected: expected.into(),
+            found: shorten(&found.to_string()),
+        }
+    }
+
+    /// A value of `file` at `key` that is right for another engine.
+    pub(crate) fn unsupported(
+        file: &Path,
+        key: impl Into<String>,
+        expected: impl Into<String>,
+        found: impl ToString,
+    ) -> Self {
+        Self::Unsupported {
+            file: file.to_path_buf(),
+            key: key.into(),
+            expected: expected.into(),
+            found: shorten(&found.to_string()),
+        }
+    }
+}
+
+/// Text of a file cut to a length that fits a message, without control characters: they could rewrite a terminal.
+pub(crate) fn shorten(text: &str) -> String {
+    const MAX_CHARS: usize = 200;
+    let mut short: String = text
+        .chars()
+        .take(MAX_CHARS)
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    if text.chars().nth(MAX_CHARS).is_some() {
+        short.push('…');
+    }
+    short
+}
+
+fn extension(file: &Path) -> &str {
+    file.extension().and_then(|extension| extension.to_str()).unwrap_or("")
+}
+
+fn nearest_text(nearest: &Option<String>) -> String {
+    nearest
+        .as_ref()
+        .map_or(String::new(), |name| format!(" (the nearest is `{name}`)"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_and_hostile_text_is_made_printable() {
+        let text = format!("a\u{1b}[2J{}", "x".repeat(500));
+        let short = shorten(&text);
+        assert!(short.starts_with("a [2J"));
+        assert!(short.ends_with('…'));
+        assert_eq!(short.chars().count(), 201);
+    }
+
+    #[test]
+    fn errors_stay_small() {
+        assert!(size_of::<LlamaError>() <= 128);
+    }
+}
