@@ -15,14 +15,18 @@ const CHAT_TEMPLATE: &str = "{{ bos_token }}{% for message in messages %}\
 /// `tokenizer.json` for the vocabulary of a shape.
 pub(super) fn tokenizer(shape: &Shape) -> Value {
     let special = shape.special_tokens();
-    let is_special = |id: usize| special.iter().any(|(_, taken)| *taken == id);
+    // In the vocabulary as well as among the added tokens: an added token alone would get the next free id.
+    let special_at = |id: usize| special.iter().find(|(_, taken)| *taken == id);
     let mut vocabulary = Map::new();
     let mut bytes = (0..=255).map(byte_symbol);
-    for id in (0..shape.vocabulary).filter(|id| !is_special(*id)) {
+    for id in 0..shape.vocabulary {
         // U+0120 is how byte-level vocabularies write a space.
-        let token = match bytes.next() {
-            Some(symbol) => symbol.to_string(),
-            None => format!("\u{120}w{id}"),
+        let token = match special_at(id) {
+            Some((name, _)) => (*name).to_owned(),
+            None => match bytes.next() {
+                Some(symbol) => symbol.to_string(),
+                None => format!("\u{120}w{id}"),
+            },
         };
         vocabulary.insert(token, json!(id));
     }
@@ -106,13 +110,13 @@ mod tests {
             let shape = Shape::named(name).expect("a known shape");
             let tokenizer = tokenizer(&shape);
             let vocabulary = tokenizer["model"]["vocab"].as_object().expect("a map");
-            let added = tokenizer["added_tokens"].as_array().expect("a list");
-            let ids = vocabulary
-                .values()
-                .chain(added.iter().map(|token| &token["id"]));
-            let ids: BTreeSet<u64> = ids.filter_map(Value::as_u64).collect();
+            let ids: BTreeSet<u64> = vocabulary.values().filter_map(Value::as_u64).collect();
+            assert_eq!(vocabulary.len(), shape.vocabulary, "{name}");
             assert_eq!(ids.len(), shape.vocabulary, "{name}");
             assert_eq!(ids.last(), Some(&(shape.vocabulary as u64 - 1)), "{name}");
+            for (token, id) in shape.special_tokens() {
+                assert_eq!(vocabulary[token], json!(id), "{name}");
+            }
         }
     }
 
