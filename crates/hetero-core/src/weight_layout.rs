@@ -69,6 +69,18 @@ impl WeightFormat {
         }
     }
 
+    /// Bytes of one group (32 columns) of a panel (16 rows), without scales.
+    pub const fn group_bytes(self) -> usize {
+        WeightLayout::GROUP_COLUMNS * WeightLayout::PANEL_ROWS * self.element_bits() / 8
+    }
+
+    /// Bytes of a panel with so many columns, scales included.
+    pub const fn panel_bytes(self, columns: usize) -> usize {
+        let n_groups = columns.div_ceil(WeightLayout::GROUP_COLUMNS);
+        let scales = if self.is_quantized() { n_groups * WeightLayout::PANEL_ROWS * 2 } else { 0 };
+        (n_groups * self.group_bytes() + scales).next_multiple_of(WeightLayout::PANEL_ALIGNMENT)
+    }
+
     /// Columns that one 32-bit word holds.
     pub const fn columns_per_word(self) -> usize {
         32 / self.element_bits()
@@ -186,17 +198,12 @@ impl WeightLayout {
 
     /// Bytes of a panel before its scales.
     pub fn panel_quants_bytes(&self) -> usize {
-        self.n_groups() * Self::GROUP_COLUMNS * Self::PANEL_ROWS * self.format.element_bits() / 8
+        self.n_groups() * self.format.group_bytes()
     }
 
     /// Bytes of a panel.
     pub fn panel_bytes(&self) -> usize {
-        let scales = if self.format.is_quantized() {
-            self.n_groups() * Self::PANEL_ROWS * 2
-        } else {
-            0
-        };
-        (self.panel_quants_bytes() + scales).next_multiple_of(Self::PANEL_ALIGNMENT)
+        self.format.panel_bytes(self.columns)
     }
 
     /// Bytes of the whole matrix.

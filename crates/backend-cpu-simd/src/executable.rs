@@ -1,0 +1,32 @@
+//! A compiled segment and its submission.
+
+use std::sync::Arc;
+
+use hetero_core::reference::check_step;
+use hetero_core::{BackendError, Bindings, Executable, StepParams, Ticket, Timeline};
+
+use crate::program::Program;
+use crate::queue::Queue;
+
+/// A program together with the queue that runs it.
+#[derive(Debug)]
+pub(crate) struct CpuExecutable {
+    program: Arc<Program>,
+    queue: Arc<Queue>,
+}
+
+impl CpuExecutable {
+    pub(crate) fn new(program: Program, queue: Arc<Queue>) -> CpuExecutable {
+        CpuExecutable { program: Arc::new(program), queue }
+    }
+}
+
+impl Executable for CpuExecutable {
+    fn submit(&self, bindings: Bindings, step: StepParams) -> Result<Ticket, BackendError> {
+        check_step(self.program.segment(), &bindings, step);
+        let tensors = self.program.raw_tensors(&bindings);
+        let value = self.queue.submit(Arc::clone(&self.program), tensors, step);
+        let timeline: Arc<dyn Timeline> = Arc::clone(self.queue.timeline()) as Arc<dyn Timeline>;
+        Ok(Ticket::new(timeline, value, bindings))
+    }
+}
