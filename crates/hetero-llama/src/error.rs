@@ -293,6 +293,96 @@ pub enum LlamaError {
         expected: String,
     },
 
+    /// A device that no version of hetero knows.
+    #[error("device `{name}`: expected one of {known}, found an unknown name")]
+    UnknownDevice {
+        /// The name that was given.
+        name: String,
+        /// The names that exist.
+        known: String,
+    },
+
+    /// A device that this build leaves out.
+    #[error("device `{name}`: expected it in this build, found that its cargo feature is off")]
+    DeviceNotBuilt {
+        /// The name that was given.
+        name: String,
+    },
+
+    /// A device that is there and cannot be used.
+    #[error("device `{name}` cannot be used: {reason}")]
+    DeviceUnusable {
+        /// Its name.
+        name: String,
+        /// Why.
+        reason: String,
+        /// What its backend advises.
+        fix: String,
+    },
+
+    /// A build without any device.
+    #[error("devices: expected at least one, found none")]
+    NoDevice,
+
+    /// A context length that the model was not made for.
+    #[error("option `context`: expected 1 to {limit} (`max_position_embeddings` of config.json), found {asked}")]
+    BadContext {
+        /// The length that was asked for, in tokens.
+        asked: usize,
+        /// The model's limit, in tokens.
+        limit: usize,
+    },
+
+    /// The model needs more memory than there is; found out before anything is loaded.
+    #[error("memory: expected {} MB free ({} MB of weights, {} MB of KV cache and working memory), found {} MB", needed_bytes >> 20, weight_bytes >> 20, (needed_bytes - weight_bytes) >> 20, available_bytes >> 20)]
+    DoesNotFit {
+        /// All that is needed.
+        needed_bytes: u64,
+        /// All that there is.
+        available_bytes: u64,
+        /// The weights' part of the need.
+        weight_bytes: u64,
+    },
+
+    /// A prompt without a token.
+    #[error("prompt: expected at least one token, found none")]
+    EmptyPrompt,
+
+    /// A prompt that leaves no room in the KV cache for a token after it.
+    #[error("prompt: expected fewer tokens than the context of {context}, found {tokens}")]
+    PromptTooLong {
+        /// Tokens of the prompt.
+        tokens: usize,
+        /// Positions of the KV cache.
+        context: usize,
+    },
+
+    /// More tokens than the KV cache has room for.
+    #[error("context: expected at most {context} tokens, found {needed}")]
+    ContextFull {
+        /// Tokens that were to be in the cache.
+        needed: usize,
+        /// Positions of the KV cache.
+        context: usize,
+    },
+
+    /// A token id that the model has no row for.
+    #[error("token id: expected ids below {vocabulary} (`vocab_size` of config.json), found {token}")]
+    TokenOutOfRange {
+        /// The id.
+        token: u32,
+        /// The model's vocabulary size.
+        vocabulary: usize,
+    },
+
+    /// Somebody asked to stop.
+    #[error("cancelled")]
+    Cancelled,
+
+    /// A device failed, or a plan cannot run on the devices.
+    #[error(transparent)]
+    Run(#[from] hetero_sched::SchedError),
+
     /// A sampling option out of its range.
     #[error("option `{option}`: expected {expected}, found {found}")]
     BadOption {
@@ -345,6 +435,17 @@ impl LlamaError {
             Self::TemplateSyntax { .. } | Self::TemplateFailed { .. } => "correct the template, give a template file of your own, or run the prompt as it is with `--raw`".into(),
             Self::TemplateRefused { .. } => "change the conversation as the template asks: most want user and assistant to take turns".into(),
             Self::TemplateLimit { .. } => "shorten the conversation, or give a template file of your own: this one does not end".into(),
+            Self::UnknownDevice { .. } => "`hetero devices` lists the devices of this machine".into(),
+            Self::DeviceNotBuilt { name } => format!("build with the cargo feature for `{name}`, or choose another device"),
+            Self::DeviceUnusable { fix, .. } => fix.clone(),
+            Self::NoDevice => "build with at least one backend's cargo feature, such as `cpu-simd`".into(),
+            Self::BadContext { limit, .. } => format!("give a context of at most {limit} tokens"),
+            Self::DoesNotFit { .. } => "choose narrower weights (`--weights w4g32`), a shorter `--context`, or a smaller model".into(),
+            Self::EmptyPrompt => "give some text".into(),
+            Self::PromptTooLong { .. } | Self::ContextFull { .. } => "shorten the prompt, or raise `--context` if the model allows more".into(),
+            Self::TokenOutOfRange { vocabulary, .. } => format!("give ids below {vocabulary}, from this model's own tokenizer"),
+            Self::Cancelled => "start again".into(),
+            Self::Run(_) => "run again; if it fails again, leave the device out with `--devices`".into(),
             Self::BadOption { option, expected, .. } => format!("give `{option}` {expected}"),
             Self::BadLogits { .. } => "compare with `--weights f32 --activations float`; if that is wrong too, the checkpoint is damaged".into(),
         }
@@ -354,7 +455,11 @@ impl LlamaError {
     pub fn is_bad_input(&self) -> bool {
         !matches!(
             self,
-            Self::BadLogits { .. } | Self::FileChanged { .. } | Self::Tokenize { .. }
+            Self::BadLogits { .. }
+                | Self::Cancelled
+                | Self::FileChanged { .. }
+                | Self::Run(_)
+                | Self::Tokenize { .. }
         )
     }
 

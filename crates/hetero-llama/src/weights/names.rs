@@ -12,45 +12,50 @@ use super::{Checkpoint, TensorRef};
 #[derive(Clone, Debug)]
 pub struct ModelTensors {
     /// `[vocab, hidden]`
-    pub embedding: Matrix,
+    pub embedding: TensorRef,
     /// In the order of the layers.
     pub layers: Vec<LayerTensors>,
-    /// `[hidden]`
-    pub final_norm: Vector,
+    /// `[hidden]`, in front of the head.
+    pub norm: Vector,
     /// `[vocab, hidden]`; the embedding itself where the model ties the two.
     pub head: Matrix,
 }
 
-/// The tensors of one decoder layer.
+/// The tensors of one decoder layer. Biases are there when the configuration says so, and only then.
 #[derive(Clone, Debug)]
 pub struct LayerTensors {
     /// `[hidden]`
     pub attention_norm: Vector,
     /// `[heads * head_dim, hidden]`
-    pub query: Linear,
+    pub query: Matrix,
+    /// `[heads * head_dim]`
+    pub query_bias: Option<Vector>,
     /// `[kv_heads * head_dim, hidden]`
-    pub key: Linear,
+    pub key: Matrix,
+    /// `[kv_heads * head_dim]`
+    pub key_bias: Option<Vector>,
     /// `[kv_heads * head_dim, hidden]`
-    pub value: Linear,
+    pub value: Matrix,
+    /// `[kv_heads * head_dim]`
+    pub value_bias: Option<Vector>,
     /// `[hidden, heads * head_dim]`
-    pub attention_output: Linear,
+    pub attention_output: Matrix,
+    /// `[hidden]`
+    pub attention_output_bias: Option<Vector>,
     /// `[hidden]`
     pub feed_forward_norm: Vector,
     /// `[intermediate, hidden]`
-    pub gate: Linear,
+    pub gate: Matrix,
+    /// `[intermediate]`
+    pub gate_bias: Option<Vector>,
     /// `[intermediate, hidden]`
-    pub up: Linear,
+    pub up: Matrix,
+    /// `[intermediate]`
+    pub up_bias: Option<Vector>,
     /// `[hidden, intermediate]`
-    pub down: Linear,
-}
-
-/// A projection: `output = matrix * input + bias`.
-#[derive(Clone, Debug)]
-pub struct Linear {
-    /// `[outputs, inputs]`
-    pub matrix: Matrix,
-    /// `[outputs]`
-    pub bias: Option<Vector>,
+    pub down: Matrix,
+    /// `[hidden]`
+    pub down_bias: Option<Vector>,
 }
 
 /// A matrix whose rows are rows of a stored tensor.
@@ -146,19 +151,24 @@ impl ModelTensors {
             Architecture::Llama | Architecture::Mistral | Architecture::Qwen2 => &HUGGING_FACE,
             Architecture::InternLm2 => &INTERN_LM2,
         };
-        let embedding = finder.matrix(naming.embedding, config.vocab, config.hidden)?;
+        let embedding = finder.tensor(naming.embedding, &[config.vocab, config.hidden])?;
         let layers = (0..config.layers)
             .map(|layer_idx| finder.layer(naming, layer_idx, config))
             .collect::<Result<Vec<LayerTensors>, _>>()?;
         let head = if config.tied_embeddings {
-            embedding.clone()
+            Matrix {
+                source: embedding.clone(),
+                selection: SourceRows::All,
+                rows: config.vocab,
+                columns: config.hidden,
+            }
         } else {
             finder.matrix(naming.head, config.vocab, config.hidden)?
         };
         Ok(ModelTensors {
             embedding,
             layers,
-            final_norm: finder.vector(naming.final_norm, config.hidden)?,
+            norm: finder.vector(naming.norm, config.hidden)?,
             head,
         })
     }
@@ -167,7 +177,7 @@ impl ModelTensors {
 /// The names of one family. Those of a layer stand behind `model.layers.{layer}.`, and `.weight` or `.bias` follows.
 struct Naming {
     embedding: &'static str,
-    final_norm: &'static str,
+    norm: &'static str,
     head: &'static str,
     attention_norm: &'static str,
     projections: Projections,
@@ -188,7 +198,7 @@ enum Projections {
 
 const HUGGING_FACE: Naming = Naming {
     embedding: "model.embed_tokens.weight",
-    final_norm: "model.norm.weight",
+    norm: "model.norm.weight",
     head: "lm_head.weight",
     attention_norm: "input_layernorm",
     projections: Projections::Apart(["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]),
@@ -201,7 +211,7 @@ const HUGGING_FACE: Naming = Naming {
 
 const INTERN_LM2: Naming = Naming {
     embedding: "model.tok_embeddings.weight",
-    final_norm: "model.norm.weight",
+    norm: "model.norm.weight",
     head: "output.weight",
     attention_norm: "attention_norm",
     projections: Projections::Packed("attention.wqkv"),
@@ -214,6 +224,13 @@ const INTERN_LM2: Naming = Naming {
 
 struct Finder<'a> {
     checkpoint: &'a Checkpoint,
+}
+
+/// A projection and the bias that belongs to it.
+#[derive(Clone)]
+struct Linear {
+    matrix: Matrix,
+    bias: Option<Vector>,
 }
 
 impl Finder<'_> {
@@ -239,21 +256,29 @@ impl Finder<'_> {
             }
             Projections::Packed(packed) => self.unpack(&name(packed), config)?,
         };
+        let (hidden, inter) = (config.hidden, config.intermediate);
+        let output_bias = config.attention_output_bias;
+        let output = linear(naming.attention_output, hidden, config.query_dim(), output_bias)?;
+        let gate = linear(naming.gate, inter, hidden, config.mlp_bias)?;
+        let up = linear(naming.up, inter, hidden, config.mlp_bias)?;
+        let down = linear(naming.down, hidden, inter, config.mlp_bias)?;
         Ok(LayerTensors {
             attention_norm: norm(naming.attention_norm)?,
-            query,
-            key,
-            value,
-            attention_output: linear(
-                naming.attention_output,
-                config.hidden,
-                config.query_dim(),
-                config.attention_output_bias,
-            )?,
+            query: query.matrix,
+            query_bias: query.bias,
+            key: key.matrix,
+            key_bias: key.bias,
+            value: value.matrix,
+            value_bias: value.bias,
+            attention_output: output.matrix,
+            attention_output_bias: output.bias,
             feed_forward_norm: norm(naming.feed_forward_norm)?,
-            gate: linear(naming.gate, config.intermediate, config.hidden, config.mlp_bias)?,
-            up: linear(naming.up, config.intermediate, config.hidden, config.mlp_bias)?,
-            down: linear(naming.down, config.hidden, config.intermediate, config.mlp_bias)?,
+            gate: gate.matrix,
+            gate_bias: gate.bias,
+            up: up.matrix,
+            up_bias: up.bias,
+            down: down.matrix,
+            down_bias: down.bias,
         })
     }
 
