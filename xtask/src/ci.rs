@@ -79,18 +79,20 @@ impl Run {
                 show_end(&finished.output);
             }
             println!("    {}; log: {}", finished.ending, log.display());
-            self.failures.push(format!("{line}: {}", finished.ending));
+            self.failures
+                .push(format!("{}: {}", line.brief(), finished.ending));
         }
         Ok(finished)
     }
 
-    /// Runs a command that runs tests, and counts them.
-    fn check_tests(&mut self, line: Invocation) -> Result<()> {
+    /// Runs a command that runs tests, and counts them; false if it failed before the first test.
+    fn check_tests(&mut self, line: Invocation) -> Result<bool> {
         let finished = self.check(line)?;
         let tally = Tally::of(&finished.output, &self.ignore_reasons);
         println!("      {} passed, {} failed", tally.passed, tally.failed);
+        let ran = finished.success || tally.passed + tally.failed > 0;
         self.tally.add(tally);
-        Ok(())
+        Ok(ran)
     }
 
     /// Fails the step, which goes on.

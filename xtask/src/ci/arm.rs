@@ -67,7 +67,11 @@ const MODELS: [Model; 3] = [
 /// Kernel tests on the three models, the other crates on the richest.
 pub(super) fn emulated_tests(run: &mut Run) -> Result<()> {
     for model in &MODELS {
-        run.check_tests(emulated(model).packages(["backend-cpu-simd"]))?;
+        let compiled = run.check_tests(emulated(model).packages(["backend-cpu-simd"]))?;
+        if !compiled {
+            // The other models would repeat the compiler's message.
+            break;
+        }
     }
     let consumers = workspace::conformance_consumers(&run.metadata);
     let mut names: Vec<&str> = EMULATED.to_vec();
@@ -75,7 +79,7 @@ pub(super) fn emulated_tests(run: &mut Run) -> Result<()> {
     // The model crate brings a tokenizer, 45 s of compiling, and no Arm code of its own.
     names.retain(|name| *name != "backend-cpu-simd" && *name != "hetero-llama");
     let [.., richest] = &MODELS;
-    run.check_tests(emulated(richest).packages(names))
+    run.check_tests(emulated(richest).packages(names)).map(drop)
 }
 
 fn emulated(model: &Model) -> Invocation {
@@ -86,10 +90,9 @@ fn emulated(model: &Model) -> Invocation {
          -E LD_LIBRARY_PATH=/usr/aarch64-linux-gnu/lib",
         model.name
     );
-    let target = workspace::target_dir().join("arm");
     Invocation::cargo("test --tests --no-fail-fast --target")
         .arg(LINUX)
-        .env("CARGO_TARGET_DIR", &target.to_string_lossy())
+        .target_dir("arm")
         .env(
             "CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER",
             "aarch64-linux-gnu-gcc",
@@ -100,10 +103,9 @@ fn emulated(model: &Model) -> Invocation {
 
 /// Type-checks the libraries for Android.
 pub(super) fn android_check(run: &mut Run) -> Result<()> {
-    let target = workspace::target_dir().join("arm");
     let line = Invocation::cargo("check --target")
         .arg(ANDROID)
         .packages(PURE_RUST.iter().copied())
-        .env("CARGO_TARGET_DIR", &target.to_string_lossy());
+        .target_dir("arm");
     run.check(line).map(drop)
 }

@@ -59,10 +59,22 @@ impl Invocation {
         self
     }
 
+    /// Builds into a folder of its own below cargo's, where other settings would make cargo build all again.
+    pub(crate) fn target_dir(self, name: &str) -> Self {
+        let folder = crate::workspace::target_dir().join(name);
+        self.env("CARGO_TARGET_DIR", &folder.to_string_lossy())
+    }
+
     /// Runs in `dir` instead of the current folder.
     pub(crate) fn dir(mut self, dir: PathBuf) -> Self {
         self.dir = Some(dir);
         self
+    }
+
+    /// The words without the environment: enough to recognise it by.
+    pub(crate) fn brief(&self) -> String {
+        let words = std::iter::once(&self.program).chain(&self.args);
+        words.map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
     }
 
     /// The child as the standard library has it, without standard input.
@@ -133,11 +145,7 @@ impl fmt::Display for Invocation {
         for (key, value) in &self.env {
             write!(f, "{key}={} ", quoted(value))?;
         }
-        f.write_str(&self.program)?;
-        for arg in &self.args {
-            write!(f, " {}", quoted(arg))?;
-        }
-        Ok(())
+        f.write_str(&self.brief())
     }
 }
 

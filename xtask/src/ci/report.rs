@@ -44,7 +44,8 @@ pub(crate) fn print(steps: &[StepReport], took: Duration) -> usize {
             n => n.to_string(),
         };
         let (name, seconds) = (step.name, step.took.as_secs_f64());
-        println!("{name:<12} {word:<8} {seconds:>8.1}  {tests:>6}");
+        let row = format!("{name:<12} {word:<8} {seconds:>8.1}  {tests:>6}");
+        println!("{}", row.trim_end());
         match &step.verdict {
             Verdict::Skipped(reason) => skips.push(format!("step {name}: {reason}")),
             Verdict::Failed(_) => failures += step.tally.failed.max(1),

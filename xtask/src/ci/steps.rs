@@ -86,9 +86,8 @@ pub(super) const ALL: &[Step] = &[
         run: |run| {
             let flags = "-Zmiri-strict-provenance -Zmiri-symbolic-alignment-check";
             let line = Invocation::cargo("+nightly miri test -p hetero-core --tests");
-            let target = workspace::target_dir().join("miri");
-            let line = line.env("CARGO_TARGET_DIR", &target.to_string_lossy());
-            run.check_tests(line.env("MIRIFLAGS", flags))
+            let line = line.target_dir("miri").env("MIRIFLAGS", flags);
+            run.check_tests(line).map(drop)
         },
     },
     Step {
@@ -100,6 +99,8 @@ pub(super) const ALL: &[Step] = &[
         }],
         // Advisories come from the network, so they are not part of a check that must repeat.
         run: |run| {
+            // The packages of all platforms, which a build for this one does not fetch.
+            run.check(Invocation::cargo("fetch --quiet"))?;
             let line = "deny --offline --all-features check bans licenses sources";
             run.check(Invocation::cargo(line)).map(drop)
         },
@@ -130,7 +131,7 @@ fn tests(run: &mut Run) -> Result<()> {
         run.check_tests(Invocation::cargo(line))?;
     }
     let line = "test --workspace --doc --no-fail-fast";
-    run.check_tests(Invocation::cargo(line))
+    run.check_tests(Invocation::cargo(line)).map(drop)
 }
 
 /// Instruction sets that `HETERO_CPU_ISA` takes on this machine, and whether the CPU has each.
@@ -156,7 +157,10 @@ fn isa(run: &mut Run) -> Result<()> {
     for (name, present) in instruction_sets() {
         if present {
             let line = "test -p backend-cpu-simd --tests --no-fail-fast -- --show-output";
-            run.check_tests(Invocation::cargo(line).env("HETERO_CPU_ISA", name))?;
+            let compiled = run.check_tests(Invocation::cargo(line).env("HETERO_CPU_ISA", name))?;
+            if !compiled {
+                break;
+            }
         } else {
             run.skip_part(name, "this CPU does not have it");
         }
@@ -192,8 +196,6 @@ fn fuzz_check(run: &mut Run) -> Result<()> {
         run.skip_step("there are no fuzz targets yet");
         return Ok(());
     }
-    let target = workspace::target_dir().join("fuzz");
     let line = Invocation::cargo("check --all-targets").dir(folder);
-    run.check(line.env("CARGO_TARGET_DIR", &target.to_string_lossy()))
-        .map(drop)
+    run.check(line.target_dir("fuzz")).map(drop)
 }

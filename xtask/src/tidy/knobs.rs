@@ -16,7 +16,9 @@ pub(super) fn check(root: &Path) -> Result<Vec<String>> {
     let mut used = BTreeMap::new();
     for file in files(root) {
         let name = shown(&file, root);
-        let is_source = ["rs", "py", "sh"].iter().any(|kind| name.ends_with(kind));
+        let is_source = [".rs", ".py", ".sh"]
+            .iter()
+            .any(|kind| name.ends_with(kind));
         if is_source || name.starts_with(".ci/") {
             for knob in knobs_in(&fs::read_to_string(&file)?) {
                 used.entry(knob).or_insert_with(|| name.clone());
