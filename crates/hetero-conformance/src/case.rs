@@ -173,14 +173,19 @@ impl Case {
             format: weight_format.map_or(types.clone(), |format| format.to_string()),
             detail: weight_format.map_or(String::new(), |_| types),
             precision: spec.output,
-            ..Case::of_graph("", graph, steps)
+            ..Case::without_detail("", graph, steps)
         };
         case.detail(shape_name(&spec.op, capacity))
+            .detail_steps()
             .cuts_allowed(&Cut::ALL)
     }
 
     /// A case of a graph, whole, with random inputs. `steps` are `(past, rows)`.
     pub fn of_graph(op: &'static str, graph: Graph, steps: &[(usize, usize)]) -> Case {
+        Case::without_detail(op, graph, steps).detail_steps()
+    }
+
+    fn without_detail(op: &'static str, graph: Graph, steps: &[(usize, usize)]) -> Case {
         let steps: Vec<StepParams> = steps
             .iter()
             .map(|&(past, rows)| StepParams { past, rows })
@@ -201,7 +206,6 @@ impl Case {
             exact: false,
             floor: 0.0,
         }
-        .detail_steps()
     }
 
     /// The name of the case in one of its cuts: `op/format/detail/cut`.

@@ -111,31 +111,36 @@ fn run_case(
             return;
         }
     };
+    let mut bench = Some(bench);
+    let mut run_once = |cut: Cut| -> Result<Run, Trouble> {
+        // A failure may leave rights taken or memory spoilt, so the cut after it starts on a bench of its own.
+        let current = match bench.take() {
+            Some(bench) => bench,
+            None => caught(|| Bench::new(backend, case))?,
+        };
+        let run = caught(|| run_cut(&current, cut, &expected, tolerance))?;
+        bench = Some(current);
+        Ok(run)
+    };
     // The whole runs first, asked for or not: it is what the cuts are compared with.
-    let whole = caught(|| run_cut(&bench, Cut::Whole, &expected, tolerance));
+    let whole = run_once(Cut::Whole);
     for cut in cuts {
-        let result = if cut == Cut::Whole {
-            whole.clone()
+        let error = if cut == Cut::Whole {
+            whole.as_ref().map(|run| run.error).map_err(Trouble::clone)
         } else {
-            caught(|| {
-                let run = run_cut(&bench, cut, &expected, tolerance)?;
+            run_once(cut).and_then(|run| {
                 if let Ok(whole) = &whole {
-                    same_bits(
-                        case,
-                        &whole.steps,
-                        &run.steps,
-                        "the result depends on the cut",
-                    )?;
+                    let what = "the result depends on the cut";
+                    same_bits(case, &whole.steps, &run.steps, what)?;
                 }
-                Ok(run)
+                Ok(run.error)
             })
         };
-        push(cut, result.map(|run| run.error));
+        push(cut, error);
     }
 }
 
 /// What a case computed in one of its cuts.
-#[derive(Clone)]
 struct Run {
     /// Everything after each step.
     steps: Vec<Snapshot>,
