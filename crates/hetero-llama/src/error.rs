@@ -375,6 +375,24 @@ pub enum LlamaError {
         vocabulary: usize,
     },
 
+    /// Windows of a perplexity that do not fit the context.
+    #[error("windows of {length} tokens with a stride of {stride}: expected at most {room} tokens and a stride of 1 to the length")]
+    BadWindows {
+        /// Tokens of a window.
+        length: usize,
+        /// Tokens from one window to the next.
+        stride: usize,
+        /// Tokens that the context has room for.
+        room: usize,
+    },
+
+    /// A text too short to say anything about.
+    #[error("text: expected at least two tokens, found {tokens}")]
+    TextTooShort {
+        /// Tokens of the text.
+        tokens: usize,
+    },
+
     /// Somebody asked to stop.
     #[error("cancelled")]
     Cancelled,
@@ -444,6 +462,8 @@ impl LlamaError {
             Self::EmptyPrompt => "give some text".into(),
             Self::PromptTooLong { .. } | Self::ContextFull { .. } => "shorten the prompt, or raise `--context` if the model allows more".into(),
             Self::TokenOutOfRange { vocabulary, .. } => format!("give ids below {vocabulary}, from this model's own tokenizer"),
+            Self::BadWindows { room, .. } => format!("give a `--context` of at most {room} tokens"),
+            Self::TextTooShort { .. } => "give a longer text".into(),
             Self::Cancelled => "start again".into(),
             Self::Run(_) => "run again; if it fails again, leave the device out with `--devices`".into(),
             Self::BadOption { option, expected, .. } => format!("give `{option}` {expected}"),

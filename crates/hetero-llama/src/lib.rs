@@ -1,13 +1,35 @@
 //! Llama-family models on hetero: loading, tokenising, generating.
+//!
+//! From files to text, in the order in which it happens:
+//!
+//! 1. [`source`] and [`weights`]: a model's files, mapped and checked; [`config`]: what the model is made of.
+//! 2. [`graph`]: the forward pass as a graph of operators; [`loader`]: weights into the layout that processors share.
+//! 3. [`backends`]: the processors of this build; [`model`]: all of it together, ready to be shared by sessions.
+//! 4. [`session`]: a KV cache and its extension; [`sampler`], [`text_stream`] and [`generate`]: logits into text.
 
+pub mod backends;
 pub mod chat_template;
 pub mod config;
 pub mod error;
-mod files;
+pub mod generate;
 pub mod generation_config;
+pub mod graph;
+pub mod loader;
+pub mod memory;
+pub mod model;
+pub mod perplexity;
 pub mod sampler;
+pub mod session;
+pub mod source;
 pub mod text_stream;
 pub mod tokenizer;
 pub mod weights;
 
+mod files;
+
+pub use backends::{Activations, DeviceOptions, DeviceSelection};
 pub use error::LlamaError;
+pub use generate::{FinishReason, GenerateOptions, Generation, GenerationStats, Piece};
+pub use model::{Model, ModelFacts, ModelOptions};
+pub use session::{CancelToken, Session};
+pub use source::{EmbeddedModel, ModelSource};

@@ -1,0 +1,216 @@
+//! One conversation: a KV cache and the means to extend it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use hetero_core::{RowSelection, Rows, SharedTensor, StepParams, TensorDesc, ValueKind};
+use hetero_sched::{Executor, Plan};
+
+use crate::LlamaError;
+use crate::graph::{self, GraphOptions, ModelGraph};
+use crate::model::Model;
+
+/// Positions of a full prefill step. Longer prompts are fed in several, so that activations stay small and a
+/// cancellation is seen soon.
+pub const PREFILL_CHUNK: usize = 512;
+
+/// Positions of a step that computes the logits of all its positions: `[positions, vocabulary]` floats are large.
+const ALL_LOGITS_CHUNK: usize = 32;
+
+/// A sequence of tokens that a model has seen, as keys and values in memory.
+#[derive(Debug)]
+pub struct Session {
+    model: Arc<Model>,
+    prefill: Step,
+    /// For one position; the prefill step when that is for one position already.
+    decode: Option<Step>,
+    context: usize,
+    cache_bytes: u64,
+    /// The tokens in the cache.
+    tokens: Vec<u32>,
+    /// Logits of the last position, `[vocabulary]`; empty before the first.
+    logits: Vec<f32>,
+}
+
+/// A graph made ready to run.
+#[derive(Debug)]
+struct Step {
+    graph: ModelGraph,
+    executor: Executor,
+}
+
+/// Tells a running computation to stop, from any thread.
+#[derive(Clone, Debug, Default)]
+pub struct CancelToken {
+    is_cancelled: Arc<AtomicBool>,
+}
+
+impl CancelToken {
+    /// Asks to stop; seen after the current step.
+    pub fn cancel(&self) {
+        self.is_cancelled.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether somebody asked.
+    pub fn is_cancelled(&self) -> bool {
+        self.is_cancelled.load(Ordering::Relaxed)
+    }
+}
+
+impl Session {
+    /// Allocates a cache for the model's context and compiles prefill and decode.
+    pub fn new(model: &Arc<Model>) -> Result<Session, LlamaError> {
+        Self::with_logits(model, RowSelection::Last)
+    }
+
+    /// As [`Session::new`], for [`Session::score`]: every step computes the logits of all its positions.
+    pub fn for_scoring(model: &Arc<Model>) -> Result<Session, LlamaError> {
+        Self::with_logits(model, RowSelection::All)
+    }
+
+    fn with_logits(model: &Arc<Model>, logits: RowSelection) -> Result<Session, LlamaError> {
+        let context = model.context();
+        let chunk = match logits {
+            RowSelection::Last => PREFILL_CHUNK,
+            RowSelection::All => ALL_LOGITS_CHUNK,
+        };
+        let options = GraphOptions { capacity: chunk.min(context), logits, ..model.graph_options() };
+        let prefill = graph::build(model.config(), &options);
+        let state = allocate_state(model, &prefill)?;
+        let cache_bytes = state.iter().map(|tensor| tensor.desc().bytes() as u64).sum();
+        let decode = (options.capacity > 1).then(|| {
+            let options = GraphOptions { capacity: 1, ..options };
+            make_ready(model, graph::build(model.config(), &options), &state)
+        });
+        Ok(Session {
+            prefill: make_ready(model, prefill, &state)?,
+            decode: decode.transpose()?,
+            model: Arc::clone(model),
+            context,
+            cache_bytes,
+            tokens: Vec::new(),
+            logits: Vec::new(),
+        })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    /// The most tokens that the cache has room for.
+    pub fn context(&self) -> usize {
+        self.context
+    }
+
+    /// The tokens in the cache.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Logits of the last position, `[vocabulary]`; empty before the first.
+    pub fn logits(&self) -> &[f32] {
+        &self.logits
+    }
+
+    /// Forgets all tokens but the first `n_tokens`.
+    pub fn truncate(&mut self, n_tokens: usize) {
+        self.tokens.truncate(n_tokens);
+    }
+
+    /// Bytes of the KV cache.
+    pub fn cache_bytes(&self) -> u64 {
+        self.cache_bytes
+    }
+
+    /// For each of the model's devices, its share of the arithmetic of prefill.
+    pub fn device_shares(&self) -> Vec<f64> {
+        self.prefill.executor.plan().shares(self.model.devices().len())
+    }
+
+    /// Appends tokens to the sequence; afterwards [`Session::logits`] are those of the last of them.
+    ///
+    /// Stops between steps when cancelled, with [`LlamaError::Cancelled`]; what was appended until then stays.
+    pub fn feed(&mut self, tokens: &[u32], cancel: &CancelToken) -> Result<(), LlamaError> {
+        self.run(tokens, cancel, |_, _| {})
+    }
+
+    /// Appends tokens and gives the logits of each position to `visit(position, logits)`.
+    ///
+    /// # Panics
+    /// When the session was not made by [`Session::for_scoring`].
+    pub fn score(
+        &mut self,
+        tokens: &[u32],
+        cancel: &CancelToken,
+        visit: impl FnMut(usize, &[f32]),
+    ) -> Result<(), LlamaError> {
+        let logits = self.prefill.graph.graph.value(self.prefill.graph.logits);
+        assert_eq!(logits.rows, Rows::Positions, "only a session for scoring has the logits of all positions");
+        self.run(tokens, cancel, visit)
+    }
+
+    fn run(
+        &mut self,
+        tokens: &[u32],
+        cancel: &CancelToken,
+        mut visit: impl FnMut(usize, &[f32]),
+    ) -> Result<(), LlamaError> {
+        let needed = self.tokens.len() + tokens.len();
+        if needed > self.context {
+            return Err(LlamaError::ContextFull { needed, context: self.context });
+        }
+        let vocabulary = self.model.config().vocab;
+        if let Some(&token) = tokens.iter().find(|&&token| token as usize >= vocabulary) {
+            return Err(LlamaError::TokenOutOfRange { token, vocabulary });
+        }
+        for chunk in tokens.chunks(self.prefill.graph.graph.capacity()) {
+            if cancel.is_cancelled() {
+                return Err(LlamaError::Cancelled);
+            }
+            let past = self.tokens.len();
+            let step = match &mut self.decode {
+                Some(decode) if chunk.len() == 1 => decode,
+                _ => &mut self.prefill,
+            };
+            {
+                let mut slot = step.executor.tensor(step.graph.tokens).slot();
+                for (row, &token) in chunk.iter().enumerate() {
+                    slot.row_mut::<u32>(row)[0] = token;
+                }
+            }
+            step.executor.step(StepParams { past, rows: chunk.len() })?;
+            let logits = step.executor.tensor(step.graph.logits).view();
+            let last_row = match step.graph.graph.value(step.graph.logits).rows {
+                Rows::Fixed(_) => 0,
+                Rows::Positions => {
+                    (0..chunk.len()).for_each(|row| visit(past + row, logits.row(row)));
+                    chunk.len() - 1
+                }
+            };
+            self.logits.clear();
+            self.logits.extend_from_slice(logits.row(last_row));
+            self.tokens.extend_from_slice(chunk);
+        }
+        Ok(())
+    }
+}
+
+fn allocate_state(model: &Model, graph: &ModelGraph) -> Result<Vec<Arc<SharedTensor>>, LlamaError> {
+    let mut state = Vec::new();
+    for value in graph.graph.values().iter().filter(|value| value.kind == ValueKind::State) {
+        let Rows::Fixed(rows) = value.rows else { unreachable!("state has a fixed size") };
+        let desc = TensorDesc { rows, columns: value.columns, dtype: value.dtype };
+        let tensor = model.devices()[0].allocate(&desc).map_err(hetero_sched::SchedError::from)?;
+        state.push(SharedTensor::new(tensor));
+    }
+    Ok(state)
+}
+
+fn make_ready(model: &Model, graph: ModelGraph, state: &[Arc<SharedTensor>]) -> Result<Step, LlamaError> {
+    let plan = Plan::single_device(Arc::clone(&graph.graph), 0);
+    let weights = model.weights().for_graph(&graph);
+    let executor = Executor::new(plan, model.devices(), &weights, state, &mut model.residency())?;
+    Ok(Step { graph, executor })
+}
+
