@@ -174,22 +174,22 @@ impl Write for CappedOutput {
 
 #[cfg(test)]
 mod tests {
-    use minijinja::value::Serde;
-
     use super::*;
 
     fn render(source: &str) -> String {
-        let environment = environment();
-        environment.render_str(source, minijinja::context! { x => Serde(serde_json::json!({"b": [1, 2.5, "é<'"], "a": {}})) })
-            .expect("a text")
+        environment().render_str(source, ()).expect("a text")
     }
 
     #[test]
     fn json_is_that_of_python() {
-        assert_eq!(render("{{ x | tojson }}"), r#"{"b": [1, 2.5, "é<'"], "a": {}}"#);
+        let value = r#"{'b': [1, 2.5, "é<'", none], 'a': {}}"#;
         assert_eq!(
-            render("{{ x | tojson(indent=2) }}"),
-            "{\n  \"b\": [\n    1,\n    2.5,\n    \"é<'\"\n  ],\n  \"a\": {}\n}"
+            render(&format!("{{{{ {value} | tojson }}}}")),
+            r#"{"b": [1, 2.5, "é<'", null], "a": {}}"#
+        );
+        assert_eq!(
+            render(&format!("{{{{ {value} | tojson(indent=2) }}}}")),
+            "{\n  \"b\": [\n    1,\n    2.5,\n    \"é<'\",\n    null\n  ],\n  \"a\": {}\n}"
         );
     }
 

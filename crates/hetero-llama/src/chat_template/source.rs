@@ -45,33 +45,43 @@ impl SpecialTokens {
 }
 
 impl ChatTemplate {
-    /// Reads the template of a model folder: `chat_template.jinja` if there is one, as in transformers, else
-    /// `chat_template` of `tokenizer_config.json`.
+    /// Reads the template of a model folder.
     pub fn open(folder: &Path) -> Result<ChatTemplate, LlamaError> {
-        let config_file = folder.join(CONFIG_FILE);
+        let [config_file, template_file] = [CONFIG_FILE, TEMPLATE_FILE].map(|name| folder.join(name));
         let config = files::read_optional(&config_file, DESCRIPTION)?;
-        let template_file = folder.join(TEMPLATE_FILE);
         let template = files::read_optional(&template_file, "a chat template in Jinja")?;
+        Self::from_files(
+            (config.as_deref(), &config_file),
+            (template.as_deref(), &template_file),
+        )
+    }
+
+    /// Compiles the template out of the bytes of `tokenizer_config.json` and `chat_template.jinja`, of which either may
+    /// be absent; each comes with its name for messages. The latter file is preferred, as in transformers.
+    pub fn from_files(
+        (config, config_file): (Option<&[u8]>, &Path),
+        (template, template_file): (Option<&[u8]>, &Path),
+    ) -> Result<ChatTemplate, LlamaError> {
         let Some(template) = template else {
-            let config = config.ok_or(LlamaError::MissingTemplate {
-                file: config_file.clone(),
+            let config = config.ok_or_else(|| LlamaError::MissingTemplate {
+                file: config_file.to_path_buf(),
             })?;
-            return Self::from_tokenizer_config(&config, &config_file);
+            return Self::from_tokenizer_config(config, config_file);
         };
         let tokens = match config {
             Some(bytes) => {
-                let map = parse_object(&bytes, &config_file, DESCRIPTION)?;
-                SpecialTokens::parse(&Object::new(&config_file, &map))?
+                let map = parse_object(bytes, config_file, DESCRIPTION)?;
+                SpecialTokens::parse(&Object::new(config_file, &map))?
             }
             None => SpecialTokens::default(),
         };
-        let source = String::from_utf8(template).map_err(|error| LlamaError::TemplateSyntax {
-            file: template_file.clone(),
+        let source = std::str::from_utf8(template).map_err(|error| LlamaError::TemplateSyntax {
+            file: template_file.to_path_buf(),
             template: DEFAULT.into(),
             line: 0,
-            found: error.utf8_error().to_string(),
+            found: error.to_string(),
         })?;
-        ChatTemplate::new(&source, DEFAULT, &template_file, tokens)
+        ChatTemplate::new(source, DEFAULT, template_file, tokens)
     }
 
     /// Compiles the template of a `tokenizer_config.json`; `file` is the name for messages.

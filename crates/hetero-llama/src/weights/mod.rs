@@ -19,7 +19,7 @@ use crate::error::{LlamaError, shorten};
 use crate::files;
 
 pub use self::mapped_file::MappedFile;
-pub use self::names::{LayerTensors, Matrix, ModelTensors, SourceRows, Vector};
+pub use self::names::{LayerTensors, Linear, Matrix, ModelTensors, SourceRows, Vector};
 pub use self::safetensors::{TensorEntry, read_entries};
 pub use self::tensor::TensorRef;
 

@@ -12,50 +12,45 @@ use super::{Checkpoint, TensorRef};
 #[derive(Clone, Debug)]
 pub struct ModelTensors {
     /// `[vocab, hidden]`
-    pub embedding: TensorRef,
+    pub embedding: Matrix,
     /// In the order of the layers.
     pub layers: Vec<LayerTensors>,
-    /// `[hidden]`, in front of the head.
-    pub norm: Vector,
+    /// `[hidden]`
+    pub final_norm: Vector,
     /// `[vocab, hidden]`; the embedding itself where the model ties the two.
     pub head: Matrix,
 }
 
-/// The tensors of one decoder layer. Biases are there when the configuration says so, and only then.
+/// The tensors of one decoder layer.
 #[derive(Clone, Debug)]
 pub struct LayerTensors {
     /// `[hidden]`
     pub attention_norm: Vector,
     /// `[heads * head_dim, hidden]`
-    pub query: Matrix,
-    /// `[heads * head_dim]`
-    pub query_bias: Option<Vector>,
+    pub query: Linear,
     /// `[kv_heads * head_dim, hidden]`
-    pub key: Matrix,
-    /// `[kv_heads * head_dim]`
-    pub key_bias: Option<Vector>,
+    pub key: Linear,
     /// `[kv_heads * head_dim, hidden]`
-    pub value: Matrix,
-    /// `[kv_heads * head_dim]`
-    pub value_bias: Option<Vector>,
+    pub value: Linear,
     /// `[hidden, heads * head_dim]`
-    pub attention_output: Matrix,
-    /// `[hidden]`
-    pub attention_output_bias: Option<Vector>,
+    pub attention_output: Linear,
     /// `[hidden]`
     pub feed_forward_norm: Vector,
     /// `[intermediate, hidden]`
-    pub gate: Matrix,
-    /// `[intermediate]`
-    pub gate_bias: Option<Vector>,
+    pub gate: Linear,
     /// `[intermediate, hidden]`
-    pub up: Matrix,
-    /// `[intermediate]`
-    pub up_bias: Option<Vector>,
+    pub up: Linear,
     /// `[hidden, intermediate]`
-    pub down: Matrix,
-    /// `[hidden]`
-    pub down_bias: Option<Vector>,
+    pub down: Linear,
+}
+
+/// A projection: `output = matrix * input + bias`.
+#[derive(Clone, Debug)]
+pub struct Linear {
+    /// `[outputs, inputs]`
+    pub matrix: Matrix,
+    /// `[outputs]`
+    pub bias: Option<Vector>,
 }
 
 /// A matrix whose rows are rows of a stored tensor.
@@ -151,24 +146,19 @@ impl ModelTensors {
             Architecture::Llama | Architecture::Mistral | Architecture::Qwen2 => &HUGGING_FACE,
             Architecture::InternLm2 => &INTERN_LM2,
         };
-        let embedding = finder.tensor(naming.embedding, &[config.vocab, config.hidden])?;
+        let embedding = finder.matrix(naming.embedding, config.vocab, config.hidden)?;
         let layers = (0..config.layers)
             .map(|layer_idx| finder.layer(naming, layer_idx, config))
             .collect::<Result<Vec<LayerTensors>, _>>()?;
         let head = if config.tied_embeddings {
-            Matrix {
-                source: embedding.clone(),
-                selection: SourceRows::All,
-                rows: config.vocab,
-                columns: config.hidden,
-            }
+            embedding.clone()
         } else {
             finder.matrix(naming.head, config.vocab, config.hidden)?
         };
         Ok(ModelTensors {
             embedding,
             layers,
-            norm: finder.vector(naming.norm, config.hidden)?,
+            final_norm: finder.vector(naming.final_norm, config.hidden)?,
             head,
         })
     }
@@ -177,7 +167,7 @@ impl ModelTensors {
 /// The names of one family. Those of a layer stand behind `model.layers.{layer}.`, and `.weight` or `.bias` follows.
 struct Naming {
     embedding: &'static str,
-    norm: &'static str,
+    final_norm: &'static str,
     head: &'static str,
     attention_norm: &'static str,
     projections: Projections,
@@ -198,7 +188,7 @@ enum Projections {
 
 const HUGGING_FACE: Naming = Naming {
     embedding: "model.embed_tokens.weight",
-    norm: "model.norm.weight",
+    final_norm: "model.norm.weight",
     head: "lm_head.weight",
     attention_norm: "input_layernorm",
     projections: Projections::Apart(["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]),
@@ -211,7 +201,7 @@ const HUGGING_FACE: Naming = Naming {
 
 const INTERN_LM2: Naming = Naming {
     embedding: "model.tok_embeddings.weight",
-    norm: "model.norm.weight",
+    final_norm: "model.norm.weight",
     head: "output.weight",
     attention_norm: "attention_norm",
     projections: Projections::Packed("attention.wqkv"),
@@ -224,13 +214,6 @@ const INTERN_LM2: Naming = Naming {
 
 struct Finder<'a> {
     checkpoint: &'a Checkpoint,
-}
-
-/// A projection and the bias that belongs to it.
-#[derive(Clone)]
-struct Linear {
-    matrix: Matrix,
-    bias: Option<Vector>,
 }
 
 impl Finder<'_> {
@@ -256,29 +239,21 @@ impl Finder<'_> {
             }
             Projections::Packed(packed) => self.unpack(&name(packed), config)?,
         };
-        let (hidden, inter) = (config.hidden, config.intermediate);
-        let output_bias = config.attention_output_bias;
-        let output = linear(naming.attention_output, hidden, config.query_dim(), output_bias)?;
-        let gate = linear(naming.gate, inter, hidden, config.mlp_bias)?;
-        let up = linear(naming.up, inter, hidden, config.mlp_bias)?;
-        let down = linear(naming.down, hidden, inter, config.mlp_bias)?;
         Ok(LayerTensors {
             attention_norm: norm(naming.attention_norm)?,
-            query: query.matrix,
-            query_bias: query.bias,
-            key: key.matrix,
-            key_bias: key.bias,
-            value: value.matrix,
-            value_bias: value.bias,
-            attention_output: output.matrix,
-            attention_output_bias: output.bias,
+            query,
+            key,
+            value,
+            attention_output: linear(
+                naming.attention_output,
+                config.hidden,
+                config.query_dim(),
+                config.attention_output_bias,
+            )?,
             feed_forward_norm: norm(naming.feed_forward_norm)?,
-            gate: gate.matrix,
-            gate_bias: gate.bias,
-            up: up.matrix,
-            up_bias: up.bias,
-            down: down.matrix,
-            down_bias: down.bias,
+            gate: linear(naming.gate, config.intermediate, config.hidden, config.mlp_bias)?,
+            up: linear(naming.up, config.intermediate, config.hidden, config.mlp_bias)?,
+            down: linear(naming.down, config.hidden, config.intermediate, config.mlp_bias)?,
         })
     }
 
