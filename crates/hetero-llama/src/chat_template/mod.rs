@@ -12,11 +12,12 @@
 mod engine;
 mod source;
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Debug};
 use std::path::{Path, PathBuf};
 
-use minijinja::value::Serde;
-use minijinja::{Environment, ErrorKind, context};
+use minijinja::value::{Serde, merge_maps};
+use minijinja::{Environment, ErrorKind, Value, context};
 use serde::{Deserialize, Serialize};
 
 use self::engine::{CappedOutput, Refusal};
@@ -48,6 +49,34 @@ impl Message {
         Message {
             role: role.into(),
             content: content.into(),
+        }
+    }
+}
+
+/// A conversation with everything that templates may ask for; read from JSON by its `Deserialize`.
+///
+/// A message may have more than a role and a content here, such as `tool_calls`. The keys of its objects keep their
+/// order, which shows in the text of templates that write tools as JSON.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Conversation {
+    messages: Value,
+    /// Ends the prompt where the assistant begins to speak.
+    #[serde(default)]
+    pub add_generation_prompt: bool,
+    #[serde(default)]
+    tools: Value,
+    /// What a template may know by a name of its own, such as `date_string`.
+    #[serde(default)]
+    variables: BTreeMap<String, Value>,
+}
+
+impl Conversation {
+    /// A conversation of plain turns.
+    pub fn new(messages: &[Message], add_generation_prompt: bool) -> Conversation {
+        Conversation {
+            messages: Value::from(Serde(messages)),
+            add_generation_prompt,
+            ..Conversation::default()
         }
     }
 }
@@ -100,7 +129,7 @@ impl ChatTemplate {
         self
     }
 
-    /// The prompt of a conversation. With `add_generation_prompt` it ends where the assistant begins to speak.
+    /// The prompt of plain turns. With `add_generation_prompt` it ends where the assistant begins to speak.
     ///
     /// The special tokens are in the text already: it is to be tokenised without adding any.
     pub fn render(
@@ -108,18 +137,29 @@ impl ChatTemplate {
         messages: &[Message],
         add_generation_prompt: bool,
     ) -> Result<String, LlamaError> {
+        self.render_conversation(&Conversation::new(messages, add_generation_prompt))
+    }
+
+    /// The prompt of a conversation, see [`ChatTemplate::render`].
+    pub fn render_conversation(&self, conversation: &Conversation) -> Result<String, LlamaError> {
         let template = self
             .environment
             .get_template(engine::TEMPLATE)
             .map_err(|error| self.failed(&error))?;
         // Keys that transformers always passes are there as none, because templates test for `is not none`.
-        let variables = context! {
-            messages => Serde(messages),
-            add_generation_prompt,
-            tools => (),
-            documents => (),
-            ..Serde(&self.tokens)
+        let tools = match conversation.tools.is_undefined() {
+            true => Value::from(()),
+            false => conversation.tools.clone(),
         };
+        let call = context! {
+            messages => conversation.messages.clone(),
+            add_generation_prompt => conversation.add_generation_prompt,
+            tools,
+            documents => (),
+        };
+        let variables = Value::from_pairs(conversation.variables.iter());
+        // Of equal names the last one counts.
+        let variables = merge_maps([Value::from(Serde(&self.tokens)), variables, call]);
         let mut output = CappedOutput::new(MAX_OUTPUT_BYTES);
         match template.render_captured_to(variables, &mut output) {
             Ok(_) => output.into_text().map_err(|error| LlamaError::TemplateFailed {
