@@ -87,8 +87,9 @@ impl Run {
 
     /// Runs a command that runs tests, and counts them; false if it failed before the first test.
     fn check_tests(&mut self, line: Invocation) -> Result<bool> {
+        let runner = line.runner();
         let finished = self.check(line)?;
-        let tally = Tally::of(&finished.output, &self.ignore_reasons);
+        let tally = Tally::of(runner, &finished.output, &self.ignore_reasons);
         println!("      {} passed, {} failed", tally.passed, tally.failed);
         let ran = finished.success || tally.passed + tally.failed > 0;
         self.tally.add(tally);

@@ -1,5 +1,6 @@
 //! A child process that is shown before it runs and whose output is kept.
 
+use super::tally::Runner;
 use anyhow::{Context, Result};
 use std::ffi::OsStr;
 use std::fmt;
@@ -75,6 +76,14 @@ impl Invocation {
     pub(crate) fn brief(&self) -> String {
         let words = std::iter::once(&self.program).chain(&self.args);
         words.map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
+    }
+
+    /// Whose test results this command prints.
+    pub(crate) fn runner(&self) -> Runner {
+        match self.args.first() {
+            Some(first) if first == "nextest" => Runner::Nextest,
+            _ => Runner::Libtest,
+        }
     }
 
     /// The child as the standard library has it, without standard input.

@@ -4,6 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+/// Who ran the tests, and so whose lines count.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Runner {
+    /// `cargo test`.
+    Libtest,
+    /// `cargo nextest`, which runs one libtest a test: the result lines of those are part of the output, and would
+    /// count every test twice.
+    Nextest,
+}
+
 /// Numbers of tests, and what was left out.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Tally {
@@ -17,10 +27,16 @@ pub(crate) struct Tally {
 
 impl Tally {
     /// Counts what a test runner printed; `reasons` explains the ignored tests, see [`ignore_reasons`].
-    pub(crate) fn of(output: &str, reasons: &BTreeMap<String, String>) -> Self {
+    pub(crate) fn of(runner: Runner, output: &str, reasons: &BTreeMap<String, String>) -> Self {
         let mut tally = Self::default();
         for line in output.lines() {
-            tally.read_line(line.trim(), reasons);
+            let line = line.trim();
+            if !tally.read_skip(line) {
+                match runner {
+                    Runner::Libtest => tally.read_libtest(line, reasons),
+                    Runner::Nextest => tally.read_nextest(line, reasons),
+                }
+            }
         }
         tally
     }
@@ -32,32 +48,42 @@ impl Tally {
         self.skips.extend(other.skips);
     }
 
-    fn read_line(&mut self, line: &str, reasons: &BTreeMap<String, String>) {
+    /// Printed by a test that found its precondition missing, whoever runs it.
+    fn read_skip(&mut self, line: &str) -> bool {
+        let Some(rest) = line.strip_prefix("SKIPPED ") else {
+            return false;
+        };
+        let (name, reason) = rest.split_once(':').unwrap_or((rest, "no reason given"));
+        self.skip(name, reason);
+        true
+    }
+
+    fn read_libtest(&mut self, line: &str, reasons: &BTreeMap<String, String>) {
         if let Some(rest) = line.strip_prefix("test result: ") {
-            // libtest: `ok. 12 passed; 0 failed; 1 ignored; ...`
+            // `ok. 12 passed; 0 failed; 1 ignored; ...`
             self.passed += count_before(rest, "passed");
             self.failed += count_before(rest, "failed");
-        } else if line.starts_with("Summary [") {
-            // nextest: `Summary [ 0.1s] 12 tests run: 11 passed (1 slow), 1 failed, 2 skipped`
+        } else if let Some(rest) = line.strip_prefix("test ")
+            && let Some((name, ending)) = rest.split_once(" ... ignored")
+        {
+            // `test tests::name ... ignored, the reason`
+            let reason = ending.strip_prefix(',').map(str::trim);
+            self.skip(name, reason.unwrap_or_else(|| reason_of(name, reasons)));
+        }
+    }
+
+    fn read_nextest(&mut self, line: &str, reasons: &BTreeMap<String, String>) {
+        if line.starts_with("Summary [") {
+            // `Summary [ 0.1s] 12 tests run: 11 passed (1 slow), 1 failed, 2 skipped`
             let counts = line.split_once("run:").map_or("", |(_, counts)| counts);
             self.passed += count_before(counts, "passed");
             self.failed += count_before(counts, "failed")
                 + count_before(counts, "timed out")
                 + count_before(counts, "exec failed");
-        } else if let Some(rest) = line.strip_prefix("SKIPPED ") {
-            // Printed by a test that found its precondition missing.
-            let (name, reason) = rest.split_once(':').unwrap_or((rest, "no reason given"));
-            self.skip(name, reason);
         } else if let Some(name) = line.strip_prefix("SKIP [") {
-            // nextest: `SKIP [   ] (1/9) hetero-core::graph tests::name`
+            // `SKIP [   ] (1/9) hetero-core::graph tests::name`
             let name = name.rsplit(' ').next().unwrap_or(name);
             self.skip(name, reason_of(name, reasons));
-        } else if let Some(rest) = line.strip_prefix("test ")
-            && let Some((name, ending)) = rest.split_once(" ... ignored")
-        {
-            // libtest: `test tests::name ... ignored, the reason`
-            let reason = ending.strip_prefix(',').map(str::trim);
-            self.skip(name, reason.unwrap_or_else(|| reason_of(name, reasons)));
         }
     }
 
@@ -119,7 +145,7 @@ mod tests {
             test slow::b ... ignored, takes an hour\n\
             test result: ok. 2 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out\n\
             test result: FAILED. 5 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out\n";
-        let tally = Tally::of(output, &BTreeMap::new());
+        let tally = Tally::of(Runner::Libtest, output, &BTreeMap::new());
         assert_eq!((tally.passed, tally.failed), (7, 1));
         assert_eq!(
             tally.skips,
@@ -130,11 +156,14 @@ mod tests {
     #[test]
     fn nextest_output_is_counted() {
         let output = "    SKIP [         ] (---) hetero-core tests::slow\n\
+            PASS [   0.001s] (1/12) hetero-core tests::quick\n\
+            test tests::quick ... ok\n\
+            test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 11 filtered out\n\
             SKIPPED avx512: this CPU has no avx512f\n\
             ------------\n\
             Summary [   0.005s] 12 tests run: 10 passed (1 slow), 1 failed, 1 timed out, 1 skipped\n";
         let reasons = BTreeMap::from([("slow".to_owned(), "takes an hour".to_owned())]);
-        let tally = Tally::of(output, &reasons);
+        let tally = Tally::of(Runner::Nextest, output, &reasons);
         assert_eq!((tally.passed, tally.failed), (10, 2));
         let expected = [
             skip("avx512", "this CPU has no avx512f"),
