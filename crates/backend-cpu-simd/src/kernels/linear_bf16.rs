@@ -29,6 +29,13 @@ pub struct LinearBf16 {
 /// Bytes of panels that are used for all positions before the next ones are; they stay in a core's second-level cache.
 const PANEL_BLOCK_BYTES: usize = 512 * 1024;
 
+/// Words (pairs of columns) of a group.
+const CHUNK: usize = GROUP / 2;
+
+/// A group of columns of `R` rows of activations.
+#[repr(align(64))]
+struct Copied<const R: usize>([[u32; CHUNK]; R]);
+
 /// `P` panels times `R` positions.
 ///
 /// # Safety
@@ -50,15 +57,23 @@ unsafe fn panels_times_positions<D: Bf16Dot, const P: usize, const R: usize>(
         for (p, start) in panels.iter_mut().enumerate() {
             *start = params.weights.panel(panel + p);
         }
-        for word in 0..words {
-            let mut weights = [s.load_block(panels[0].add(64 * word)); P];
-            for p in 1..P {
-                weights[p] = s.load_block(panels[p].add(64 * word));
+        let mut copy = Copied([[0; CHUNK]; R]);
+        for first in (0..words).step_by(CHUNK) {
+            // Rows often lie a power of two apart, where they compete for the same few places of a cache: some words
+            // of each are copied side by side first.
+            for (r, copy) in copy.0.iter_mut().enumerate() {
+                let from = params.activations.row(row + r).add(2 * first).cast::<u8>();
+                s.store_block(copy.as_mut_ptr().cast(), s.load_block(from));
             }
-            for r in 0..R {
-                let pair = params.activations.row(row + r).add(2 * word).cast::<u32>().read_unaligned();
-                for p in 0..P {
-                    sums[r][p] = d.dot(sums[r][p], weights[p], pair);
+            for word in 0..CHUNK {
+                let mut weights = [s.load_block(panels[0].add(64 * (first + word))); P];
+                for p in 1..P {
+                    weights[p] = s.load_block(panels[p].add(64 * (first + word)));
+                }
+                for r in 0..R {
+                    for p in 0..P {
+                        sums[r][p] = d.dot(sums[r][p], weights[p], copy.0[r][word]);
+                    }
                 }
             }
         }

@@ -140,6 +140,10 @@ impl FloatFormat for W4 {
     }
 }
 
+/// A group of columns of `R` rows of activations.
+#[repr(align(64))]
+struct Copied<const R: usize>([[f32; GROUP]; R]);
+
 /// The sums of a block of positions for `P` panels.
 #[repr(align(64))]
 struct Sums<const P: usize>([[[f32; LANES]; P]; MAX_POSITIONS]);
@@ -148,7 +152,7 @@ struct Sums<const P: usize>([[[f32; LANES]; P]; MAX_POSITIONS]);
 ///
 /// # Safety
 ///
-/// `columns` rows of 16 values at each of `weights`; `columns` activations in each of `R` rows from `activations`.
+/// 32 rows of 16 values at each of `weights`, zeros from `columns` on; `columns` activations in each of `R` rows from `activations`.
 #[inline(always)]
 unsafe fn group_times_positions<S: Simd, const P: usize, const R: usize>(
     s: S,
@@ -158,6 +162,26 @@ unsafe fn group_times_positions<S: Simd, const P: usize, const R: usize>(
     columns: usize,
     sums: &mut [[[f32; LANES]; P]],
 ) {
+    // Rows often lie a power of two apart, where they compete for the same few places of a cache: many of them are
+    // copied side by side first. The copy's zeros beyond `columns` meet the zeros that fill up a panel.
+    let mut copy = Copied([[0.0; GROUP]; R]);
+    let (activations, columns) = if R >= 4 {
+        for (r, copy) in copy.0.iter_mut().enumerate() {
+            // SAFETY: row r has `columns` values, at most 32, and the copy has room for 32.
+            unsafe {
+                let (from, to) = (activations.row(r), copy.as_mut_ptr());
+                if columns == GROUP {
+                    s.store(to, s.load(from));
+                    s.store(to.add(LANES), s.load(from.add(LANES)));
+                } else {
+                    core::ptr::copy_nonoverlapping(from, to, columns);
+                }
+            }
+        }
+        (Rows::of(copy.0.as_flattened(), GROUP), GROUP)
+    } else {
+        (activations, columns)
+    };
     let mut group = [[s.splat(0.0); P]; R];
     for k in 0..columns {
         let mut column = [s.splat(0.0); P];

@@ -27,17 +27,25 @@ pub struct LinearInt8 {
 }
 
 /// Bytes of panels that are used for all positions before the next ones are; they stay in a core's second-level cache.
-const PANEL_BLOCK_BYTES: usize = 512 * 1024;
+const PANEL_BLOCK_BYTES: usize = 256 * 1024;
 
 /// What differs between the two formats.
 trait QuantFormat {
     const GROUP_BYTES: usize;
+    /// Whether dot products count in steps of [`Simd::NIBBLE_UNIT`].
+    const IN_NIBBLE_UNITS: bool;
     /// The group's weights, in the form that `dot` takes.
     ///
     /// # Safety
     ///
     /// `GROUP_BYTES` readable bytes at `group`.
     unsafe fn unpack<S: Simd>(s: S, group: *const u8) -> [S::Block; 8];
+    /// Words `word` and `word + 4` of the group, below 4, in the form that `dot` takes.
+    ///
+    /// # Safety
+    ///
+    /// `GROUP_BYTES` readable bytes at `group`.
+    unsafe fn unpack_words<S: Simd>(s: S, group: *const u8, word: usize) -> [S::Block; 2];
     /// The group's exact dot products with one position; `correction` is that position's.
     ///
     /// # Safety
@@ -79,11 +87,19 @@ unsafe fn load_packed<S: Simd>(s: S, group: *const u8) -> [S::Block; 4] {
 
 impl QuantFormat for W4 {
     const GROUP_BYTES: usize = WeightFormat::W4G32.group_bytes();
+    const IN_NIBBLE_UNITS: bool = true;
 
     #[inline(always)]
     unsafe fn unpack<S: Simd>(s: S, group: *const u8) -> [S::Block; 8] {
         // SAFETY: forwarded.
         unsafe { s.unpack_nibbles(&load_packed(s, group)) }
+    }
+
+    #[inline(always)]
+    unsafe fn unpack_words<S: Simd>(s: S, group: *const u8, word: usize) -> [S::Block; 2] {
+        // SAFETY: the caller vouches for 256 bytes.
+        let block = unsafe { s.load_block(group.add(64 * word)) };
+        [s.low_nibbles(block), s.high_nibbles(block)]
     }
 
     #[inline(always)]
@@ -101,6 +117,7 @@ impl QuantFormat for W4 {
 
 impl QuantFormat for W8 {
     const GROUP_BYTES: usize = WeightFormat::W8G32.group_bytes();
+    const IN_NIBBLE_UNITS: bool = false;
 
     #[inline(always)]
     unsafe fn unpack<S: Simd>(s: S, group: *const u8) -> [S::Block; 8] {
@@ -120,9 +137,16 @@ impl QuantFormat for W8 {
     }
 
     #[inline(always)]
+    unsafe fn unpack_words<S: Simd>(s: S, group: *const u8, word: usize) -> [S::Block; 2] {
+        // SAFETY: the caller vouches for 512 bytes.
+        unsafe {
+            [s.prepare_i8(s.load_block(group.add(64 * word))), s.prepare_i8(s.load_block(group.add(64 * (word + 4))))]
+        }
+    }
+
+    #[inline(always)]
     unsafe fn dot<S: Simd>(s: S, weights: &[S::Block; 8], activations: *const i8, correction: i32) -> S::I32 {
-        // The correction is for an offset of 8.
-        let start = s.splat_i32(correction * (S::I8_BIAS / 8));
+        let start = s.splat_i32(if S::I8_BIAS == 0 { 0 } else { correction });
         // SAFETY: forwarded.
         unsafe { s.dot_i8_group(start, weights, activations) }
     }
@@ -151,28 +175,28 @@ unsafe fn panel_times_positions<S: Simd, F: QuantFormat, const R: usize>(
     unsafe {
         let mut quants = params.weights.panel(panel);
         let mut scales = quants.add(groups * F::GROUP_BYTES).cast::<u16>();
-        let mut values = params.activations.values.cast_const().add((tile + row) * GROUP);
-        let mut value_scales = params.activations.scales.cast_const().add(tile + row);
-        let mut corrections = params.activations.corrections.cast_const().add(tile + row);
+        let mut positions = Positions {
+            values: params.activations.values.cast_const().add((tile + row) * GROUP),
+            scales: params.activations.scales.cast_const().add(tile + row),
+            corrections: params.activations.corrections.cast_const().add(tile + row),
+        };
         for _ in 0..groups {
-            let weight_scales = s.load_f16(scales);
+            let weight_scales = load_scales::<S, F>(s, scales);
             if R == 1 {
-                let dot = F::dot_once(s, quants, values, *corrections);
-                let scale = s.mul(weight_scales, s.splat(*value_scales));
+                let dot = F::dot_once(s, quants, positions.values, *positions.corrections);
+                let scale = s.mul(weight_scales, s.splat(*positions.scales));
                 sums[0] = s.mul_add(s.to_f32(dot), scale, sums[0]);
             } else {
                 let weights = F::unpack(s, quants);
-                for r in 0..R {
-                    let dot = F::dot(s, &weights, values.add(r * GROUP), *corrections.add(r));
-                    let scale = s.mul(weight_scales, s.splat(*value_scales.add(r)));
-                    sums[r] = s.mul_add(s.to_f32(dot), scale, sums[r]);
+                for (r, sum) in sums.iter_mut().enumerate() {
+                    let dot = F::dot(s, &weights, positions.values.add(r * GROUP), *positions.corrections.add(r));
+                    let scale = s.mul(weight_scales, s.splat(*positions.scales.add(r)));
+                    *sum = s.mul_add(s.to_f32(dot), scale, *sum);
                 }
             }
             quants = quants.add(F::GROUP_BYTES);
             scales = scales.add(PANEL_ROWS);
-            values = values.add(stride * GROUP);
-            value_scales = value_scales.add(stride);
-            corrections = corrections.add(stride);
+            positions = positions.skip(stride);
         }
         for (r, sums) in sums.into_iter().enumerate() {
             let output = params.output.row(tile_idx * TILE + row + r);
@@ -181,13 +205,153 @@ unsafe fn panel_times_positions<S: Simd, F: QuantFormat, const R: usize>(
     }
 }
 
-/// One panel times all positions of a tile, as many at once as the registers hold.
+/// Where one group of some neighbouring positions lies.
+#[derive(Clone, Copy)]
+struct Positions {
+    values: *const i8,
+    scales: *const f32,
+    corrections: *const i32,
+}
+
+impl Positions {
+    /// What lies `count` entries further on.
+    ///
+    /// # Safety
+    ///
+    /// The buffers have as many entries, or end there.
+    #[inline(always)]
+    unsafe fn skip(self, count: usize) -> Self {
+        // SAFETY: forwarded.
+        unsafe {
+            Self {
+                values: self.values.add(count * GROUP),
+                scales: self.scales.add(count),
+                corrections: self.corrections.add(count),
+            }
+        }
+    }
+}
+
+/// The scales of a group's 16 rows, for the unit in which its dot products count.
+///
+/// # Safety
+///
+/// 16 readable values at `scales`.
+#[inline(always)]
+unsafe fn load_scales<S: Simd, F: QuantFormat>(s: S, scales: *const u16) -> S::F32 {
+    // SAFETY: forwarded.
+    let scales = unsafe { s.load_f16(scales) };
+    if F::IN_NIBBLE_UNITS && S::NIBBLE_UNIT != 1 {
+        // A power of two: every result has the bits that it would have with a unit of one.
+        s.mul(scales, s.splat(1.0 / S::NIBBLE_UNIT as f32))
+    } else {
+        scales
+    }
+}
+
+/// Panels `panel` and `panel + 1` times `R` positions of a tile, word by word; the same results as one panel at a time.
+///
+/// # Safety
+///
+/// As for [`panel_times_positions`].
+#[inline(always)]
+unsafe fn two_panels_times_positions<S: Simd, F: QuantFormat, const R: usize>(
+    s: S,
+    params: &LinearInt8,
+    panel: usize,
+    tile_idx: usize,
+    row: usize,
+) {
+    let groups = params.weights.groups();
+    let (tile, stride) = params.activations.tile(tile_idx);
+    let mut sums = [[s.splat(0.0); 2]; R];
+    // SAFETY: as in `panel_times_positions`, for two panels.
+    unsafe {
+        let mut quants = [params.weights.panel(panel), params.weights.panel(panel + 1)];
+        let mut scales = quants.map(|quants| quants.add(groups * F::GROUP_BYTES).cast::<u16>());
+        let mut positions = Positions {
+            values: params.activations.values.cast_const().add((tile + row) * GROUP),
+            scales: params.activations.scales.cast_const().add(tile + row),
+            corrections: params.activations.corrections.cast_const().add(tile + row),
+        };
+        for _ in 0..groups {
+            let mut dots = [[s.splat_i32(0); 2]; R];
+            if F::IN_NIBBLE_UNITS || S::I8_BIAS != 0 {
+                for (r, dots) in dots.iter_mut().enumerate() {
+                    *dots = [s.splat_i32(*positions.corrections.add(r)); 2];
+                }
+            }
+            for word in 0..4 {
+                let first = F::unpack_words(s, quants[0], word);
+                let second = F::unpack_words(s, quants[1], word);
+                for half in 0..2 {
+                    for (r, dots) in dots.iter_mut().enumerate() {
+                        let at = positions.values.add(r * GROUP + 4 * word + 16 * half);
+                        let activations = at.cast::<i32>().read_unaligned();
+                        dots[0] = s.dot_word(dots[0], first[half], activations);
+                        dots[1] = s.dot_word(dots[1], second[half], activations);
+                    }
+                }
+            }
+            let weight_scales = [load_scales::<S, F>(s, scales[0]), load_scales::<S, F>(s, scales[1])];
+            for r in 0..R {
+                let scale = s.splat(*positions.scales.add(r));
+                for p in 0..2 {
+                    sums[r][p] = s.mul_add(s.to_f32(dots[r][p]), s.mul(weight_scales[p], scale), sums[r][p]);
+                }
+            }
+            for p in 0..2 {
+                quants[p] = quants[p].add(F::GROUP_BYTES);
+                scales[p] = scales[p].add(PANEL_ROWS);
+            }
+            positions = positions.skip(stride);
+        }
+        for (r, sums) in sums.into_iter().enumerate() {
+            let output = params.output.row(tile_idx * TILE + row + r);
+            store_panel(s, sums[0], output, params.bias, panel, params.weights.n);
+            store_panel(s, sums[1], output, params.bias, panel + 1, params.weights.n);
+        }
+    }
+}
+
+/// `P` panels, one or two, times `R` positions of a tile.
+///
+/// # Safety
+///
+/// As for [`panel_times_positions`].
+#[inline(always)]
+unsafe fn panels_times_positions<S: Simd, F: QuantFormat, const P: usize, const R: usize>(
+    s: S,
+    params: &LinearInt8,
+    panel: usize,
+    tile: usize,
+    row: usize,
+) -> usize {
+    // SAFETY: forwarded.
+    unsafe {
+        if P == 2 && R > 1 {
+            two_panels_times_positions::<S, F, R>(s, params, panel, tile, row);
+        } else {
+            for panel in panel..panel + P {
+                panel_times_positions::<S, F, R>(s, params, panel, tile, row);
+            }
+        }
+    }
+    R
+}
+
+/// `P` panels times all positions of a tile, as many at once as the registers hold.
 ///
 /// # Safety
 ///
 /// As for [`linear_int8`].
 #[inline(always)]
-unsafe fn panel_times_tile<S: Simd, F: QuantFormat>(s: S, params: &LinearInt8, panel: usize, tile: usize) {
+unsafe fn panels_times_tile<S: Simd, F: QuantFormat, const P: usize>(
+    s: S,
+    params: &LinearInt8,
+    panel: usize,
+    tile: usize,
+) {
     let (_, positions) = params.activations.tile(tile);
     let mut row = 0;
     while row < positions {
@@ -195,42 +359,38 @@ unsafe fn panel_times_tile<S: Simd, F: QuantFormat>(s: S, params: &LinearInt8, p
         // SAFETY: forwarded; each call gets at most the positions that are left.
         row += unsafe {
             match left {
-                16.. => {
-                    panel_times_positions::<S, F, 16>(s, params, panel, tile, row);
-                    16
-                }
-                8.. => {
-                    panel_times_positions::<S, F, 8>(s, params, panel, tile, row);
-                    8
-                }
-                4.. => {
-                    panel_times_positions::<S, F, 4>(s, params, panel, tile, row);
-                    4
-                }
-                2.. => {
-                    panel_times_positions::<S, F, 2>(s, params, panel, tile, row);
-                    2
-                }
-                _ => {
-                    panel_times_positions::<S, F, 1>(s, params, panel, tile, row);
-                    1
-                }
+                8.. => panels_times_positions::<S, F, P, 8>(s, params, panel, tile, row),
+                4.. => panels_times_positions::<S, F, P, 4>(s, params, panel, tile, row),
+                2.. => panels_times_positions::<S, F, P, 2>(s, params, panel, tile, row),
+                _ => panels_times_positions::<S, F, P, 1>(s, params, panel, tile, row),
             }
         };
     }
 }
 
+/// # Safety
+///
+/// As for [`linear_int8`].
 #[inline(always)]
 unsafe fn all_tiles<S: Simd, F: QuantFormat>(s: S, params: &LinearInt8) {
     let tiles = params.activations.positions.div_ceil(TILE);
-    let block = (PANEL_BLOCK_BYTES / params.weights.format.panel_bytes(params.weights.k)).max(1);
+    let fitting = PANEL_BLOCK_BYTES / params.weights.format.panel_bytes(params.weights.k).max(1);
+    let block = (fitting / 2 * 2).max(2);
     let mut first = params.panels.start;
     while first < params.panels.end {
         let last = (first + block).min(params.panels.end);
         for tile in 0..tiles {
-            for panel in first..last {
-                // SAFETY: forwarded.
-                unsafe { panel_times_tile::<S, F>(s, params, panel, tile) }
+            let mut panel = first;
+            // SAFETY: forwarded.
+            unsafe {
+                while S::WORD_MAJOR && panel + 2 <= last {
+                    panels_times_tile::<S, F, 2>(s, params, panel, tile);
+                    panel += 2;
+                }
+                while panel < last {
+                    panels_times_tile::<S, F, 1>(s, params, panel, tile);
+                    panel += 1;
+                }
             }
         }
         first = last;

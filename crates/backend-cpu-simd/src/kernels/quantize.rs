@@ -21,7 +21,8 @@ pub struct QuantizedRows {
     pub values: *mut i8,
     /// `positions * groups` scales: a value stands for `scale * value`.
     pub scales: *mut f32,
-    /// `positions * groups` times -8 * the sum of the group's values: what a 4-bit weight's offset of 8 adds too much.
+    /// `positions * groups` times the sum of the group's values, times a factor of the instruction set (-8 or -128):
+    /// what the offset of a weight adds too much. Only kernels of the same instruction set understand it.
     pub corrections: *mut i32,
     /// Positions in all; they decide where each one lies.
     pub positions: usize,
@@ -101,7 +102,7 @@ pub(crate) unsafe fn quantize_activations<S: Simd>(s: S, params: &QuantizeActiva
                 s.store_i8(output.values.add(at * GROUP), low);
                 s.store_i8(output.values.add(at * GROUP + LANES), high);
                 *output.scales.add(at) = largest / 127.0;
-                *output.corrections.add(at) = -8 * (s.reduce_sum_i32(low) + s.reduce_sum_i32(high));
+                *output.corrections.add(at) = -8 * S::NIBBLE_UNIT * (s.reduce_sum_i32(low) + s.reduce_sum_i32(high));
             }
         }
     }

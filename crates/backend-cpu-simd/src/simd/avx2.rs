@@ -62,6 +62,7 @@ impl Simd for Avx2 {
     const INT_POSITIONS: usize = 4;
     const FLOAT_POSITIONS: usize = 4;
     const FLOAT_PANELS: usize = 1;
+    const NIBBLE_UNIT: i32 = 1;
     const I8_BIAS: i32 = 0;
 
     fn new() -> Option<Self> {
@@ -278,6 +279,15 @@ impl Simd for Avx2 {
     unsafe fn load_block(self, pointer: *const u8) -> Ints {
         // SAFETY: the caller vouches for 64 bytes; `self` for the instruction.
         unsafe { [_mm256_loadu_si256(pointer.cast()), _mm256_loadu_si256(pointer.add(32).cast())] }
+    }
+
+    #[inline(always)]
+    unsafe fn store_block(self, pointer: *mut u8, block: Ints) {
+        // SAFETY: the caller vouches for 64 bytes; `self` for the instruction.
+        unsafe {
+            _mm256_storeu_si256(pointer.cast(), block[0]);
+            _mm256_storeu_si256(pointer.add(32).cast(), block[1]);
+        }
     }
 
     #[inline(always)]

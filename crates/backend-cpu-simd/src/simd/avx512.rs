@@ -21,10 +21,13 @@ impl Simd for Avx512 {
     type I32 = __m512i;
     type Block = __m512i;
 
-    // 16 sums, 8 blocks of weights and their scales leave 7 of the 32 registers for what is in flight.
-    const INT_POSITIONS: usize = 16;
+    // 8 positions times 2 panels are 16 integer sums under way; their f32 sums are in memory.
+    const INT_POSITIONS: usize = 8;
+    const WORD_MAJOR: bool = true;
     const FLOAT_POSITIONS: usize = 12;
     const FLOAT_PANELS: usize = 2;
+    // High nibbles stay where they are and low ones join them. 32 products of at most 240 * 127 fit easily.
+    const NIBBLE_UNIT: i32 = 16;
     // The instruction multiplies unsigned by signed bytes: flipping the top bit adds 128.
     const I8_BIAS: i32 = 128;
 
@@ -230,13 +233,19 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn store_block(self, pointer: *mut u8, block: __m512i) {
+        // SAFETY: the caller vouches for 64 bytes; `self` for the instruction.
+        unsafe { _mm512_storeu_si512(pointer.cast(), block) }
+    }
+
+    #[inline(always)]
     fn low_nibbles(self, block: __m512i) -> __m512i {
-        registers!(_mm512_and_si512(block, _mm512_set1_epi8(15)))
+        registers!(_mm512_and_si512(_mm512_slli_epi32::<4>(block), _mm512_set1_epi8(-16)))
     }
 
     #[inline(always)]
     fn high_nibbles(self, block: __m512i) -> __m512i {
-        registers!(_mm512_and_si512(_mm512_srli_epi32::<4>(block), _mm512_set1_epi8(15)))
+        registers!(_mm512_and_si512(block, _mm512_set1_epi8(-16)))
     }
 
     #[inline(always)]
@@ -248,11 +257,9 @@ impl Simd for Avx512 {
     unsafe fn dot_nibble_group(self, start: __m512i, weights: &[__m512i; 8], activations: *const i8) -> __m512i {
         let mut sum = start;
         for (word, weights) in weights.iter().enumerate() {
-            // SAFETY: the caller vouches for 32 bytes; `self` for the instructions.
-            sum = unsafe {
-                let activations = activations.add(4 * word).cast::<i32>().read_unaligned();
-                _mm512_dpbusd_epi32(sum, *weights, _mm512_set1_epi32(activations))
-            };
+            // SAFETY: the caller vouches for 32 bytes.
+            let activations = unsafe { activations.add(4 * word).cast::<i32>().read_unaligned() };
+            sum = self.dot_word(sum, *weights, activations);
         }
         sum
     }
@@ -264,10 +271,14 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn dot_word(self, sum: __m512i, weights: __m512i, activations: i32) -> __m512i {
+        registers!(_mm512_dpbusd_epi32(sum, weights, _mm512_set1_epi32(activations)))
+    }
+
+    #[inline(always)]
     unsafe fn dot_packed_group(self, start: __m512i, packed: &[__m512i; 4], activations: *const i8) -> __m512i {
-        // High nibbles stay where they are, 16 times too large, and their sum is moved down once: a shift a group
-        // instead of four. 16 products of at most 240 * 127 fit easily.
-        let (mut low, mut high) = (start, registers!(_mm512_setzero_si512()));
+        // The sum of the low nibbles is moved up once: one shift a group instead of four.
+        let (mut low, mut high) = (registers!(_mm512_setzero_si512()), start);
         for (word, packed) in packed.iter().enumerate() {
             // SAFETY: the caller vouches for 32 bytes; `self` for the instructions.
             unsafe {
@@ -279,7 +290,7 @@ impl Simd for Avx512 {
                 high = _mm512_dpbusd_epi32(high, high_weights, _mm512_set1_epi32(second));
             }
         }
-        registers!(_mm512_add_epi32(low, _mm512_srai_epi32::<4>(high)))
+        registers!(_mm512_add_epi32(high, _mm512_slli_epi32::<4>(low)))
     }
 
     #[inline(always)]

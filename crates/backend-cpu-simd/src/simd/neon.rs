@@ -72,6 +72,7 @@ impl<const DOT: bool> Simd for NeonIsa<DOT> {
     const INT_POSITIONS: usize = 4;
     const FLOAT_POSITIONS: usize = 4;
     const FLOAT_PANELS: usize = 1;
+    const NIBBLE_UNIT: i32 = 1;
     const I8_BIAS: i32 = 0;
 
     fn new() -> Option<Self> {
@@ -254,6 +255,14 @@ impl<const DOT: bool> Simd for NeonIsa<DOT> {
                 vld1q_u8(pointer.add(32)),
                 vld1q_u8(pointer.add(48)),
             ]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_block(self, pointer: *mut u8, block: Block) {
+        for (quarter, value) in block.into_iter().enumerate() {
+            // SAFETY: the caller vouches for 64 bytes.
+            unsafe { vst1q_u8(pointer.add(16 * quarter), value) }
         }
     }
 

@@ -35,6 +35,7 @@ impl Simd for Scalar {
     const INT_POSITIONS: usize = 1;
     const FLOAT_POSITIONS: usize = 1;
     const FLOAT_PANELS: usize = 1;
+    const NIBBLE_UNIT: i32 = 1;
     const I8_BIAS: i32 = 0;
 
     fn new() -> Option<Self> {
@@ -191,6 +192,12 @@ impl Simd for Scalar {
     unsafe fn load_block(self, pointer: *const u8) -> [u32; LANES] {
         // SAFETY: the caller vouches for 64 bytes.
         unsafe { pointer.cast::<[u32; LANES]>().read_unaligned() }.map(u32::from_le)
+    }
+
+    #[inline(always)]
+    unsafe fn store_block(self, pointer: *mut u8, block: [u32; LANES]) {
+        // SAFETY: the caller vouches for 64 bytes.
+        unsafe { pointer.cast::<[u32; LANES]>().write_unaligned(block.map(u32::to_le)) }
     }
 
     #[inline(always)]

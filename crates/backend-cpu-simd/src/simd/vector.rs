@@ -24,7 +24,13 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     const FLOAT_POSITIONS: usize;
     /// How many panels the float kernel computes at once; 1 or 2.
     const FLOAT_PANELS: usize;
-    /// What [`Simd::dot_i8_group`] adds to each weight; the caller takes `I8_BIAS * sum(activations)` off again.
+    /// Whether one instruction does [`Simd::dot_word`] for all lanes: the int8 kernel then goes word by word through
+    /// pairs of panels, so that each activation is fetched once for 32 rows and many independent sums are under way.
+    const WORD_MAJOR: bool = false;
+    /// What a step of a 4-bit weight counts in [`Simd::dot_nibble_group`]; 1 or 16, a power of two.
+    const NIBBLE_UNIT: i32;
+    /// What [`Simd::dot_i8_group`] adds to each weight; 0 or `8 * NIBBLE_UNIT`, so that the offset of 8 of a 4-bit
+    /// weight and this one take the same correction, `-8 * NIBBLE_UNIT * sum(activations)`.
     const I8_BIAS: i32;
 
     /// The proof, if this CPU has the instructions.
@@ -150,13 +156,20 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     ///
     /// 64 readable bytes at `pointer`, of any alignment.
     unsafe fn load_block(self, pointer: *const u8) -> Self::Block;
-    /// The low nibble of every byte.
+    /// Stores 64 bytes.
+    ///
+    /// # Safety
+    ///
+    /// 64 writable bytes at `pointer`, of any alignment.
+    unsafe fn store_block(self, pointer: *mut u8, block: Self::Block);
+    /// The low nibble of every byte, times [`Simd::NIBBLE_UNIT`].
     fn low_nibbles(self, block: Self::Block) -> Self::Block;
-    /// The high nibble of every byte, moved down.
+    /// The high nibble of every byte, as a number of 0..=15 times [`Simd::NIBBLE_UNIT`].
     fn high_nibbles(self, block: Self::Block) -> Self::Block;
     /// Brings signed bytes into the form that [`Simd::dot_i8_group`] takes.
     fn prepare_i8(self, block: Self::Block) -> Self::Block;
-    /// `start + sum over a group's 32 k of weight * activation`; weight bytes are 0..=15, four k a word.
+    /// `start + sum over a group's 32 k of weight * activation`, for blocks made by [`Simd::unpack_nibbles`], four k a
+    /// word.
     ///
     /// # Safety
     ///
@@ -169,6 +182,13 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     ///
     /// 32 readable bytes at `activations`, each -127..=127.
     unsafe fn dot_i8_group(self, start: Self::I32, weights: &[Self::Block; 8], activations: *const i8) -> Self::I32;
+    /// `sum + the four products` of each lane's word with the word `activations`, for blocks as the group functions
+    /// take them; only where [`Simd::WORD_MAJOR`] is set.
+    #[inline(always)]
+    fn dot_word(self, sum: Self::I32, _weights: Self::Block, _activations: i32) -> Self::I32 {
+        debug_assert!(Self::WORD_MAJOR, "a dot product of words without an instruction for it");
+        sum
+    }
     /// The same as [`Simd::dot_nibble_group`] for four blocks that still hold two nibbles a byte.
     ///
     /// This is the path of a single position, where unpacking serves one product only.
