@@ -11,7 +11,9 @@ fuzz_target!(|bytes: &[u8]| {
     let Ok(tokenizer) = Tokenizer::from_bytes(bytes, Path::new("tokenizer.json"), 1 << 20) else {
         return;
     };
-    let ids = tokenizer.encode("Hello, 世界! 🦀\n a", true).unwrap_or_default();
+    let ids = tokenizer
+        .encode("Hello, 世界! 🦀\n a", true)
+        .unwrap_or_default();
     let Ok(mut stream) = TextStream::new(&tokenizer, &[]) else {
         return;
     };

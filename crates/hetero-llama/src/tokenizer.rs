@@ -102,13 +102,16 @@ impl Tokenizer {
     /// Whether decoding without special tokens gives this id any text.
     pub(crate) fn has_text(&self, id: u32) -> bool {
         let added = self.inner.tokenizer.get_added_vocabulary();
-        self.piece(id).is_some_and(|piece| !piece.is_empty() && !added.is_special_token(&piece))
+        self.piece(id)
+            .is_some_and(|piece| !piece.is_empty() && !added.is_special_token(&piece))
     }
 
     /// Whether an id is one byte of a text that the vocabulary has no piece for: `<0x0A>`.
     pub(crate) fn is_byte(&self, id: u32) -> bool {
         self.piece(id).is_some_and(|piece| {
-            let digits = piece.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>'));
+            let digits = piece
+                .strip_prefix("<0x")
+                .and_then(|rest| rest.strip_suffix('>'));
             digits.is_some_and(|digits| digits.len() == 2 && u8::from_str_radix(digits, 16).is_ok())
         })
     }
@@ -129,6 +132,11 @@ impl Tokenizer {
 
 impl Debug for Tokenizer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({} tokens)", self.inner.file.display(), self.n_tokens())
+        write!(
+            f,
+            "{} ({} tokens)",
+            self.inner.file.display(),
+            self.n_tokens()
+        )
     }
 }

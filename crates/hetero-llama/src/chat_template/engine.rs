@@ -30,7 +30,10 @@ impl std::error::Error for Refusal {}
 
 pub(super) fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
-    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+    let syntax = SyntaxConfig::builder()
+        .trim_blocks(true)
+        .lstrip_blocks(true)
+        .build();
     environment.set_syntax(syntax.expect("the delimiters are the default ones"));
     environment.set_auto_escape_callback(|_| AutoEscape::None);
     environment.set_fuel(Some(MAX_STEPS));
@@ -72,10 +75,14 @@ fn to_json(value: &Value, options: Kwargs) -> Result<String, Error> {
     options.assert_all_used()?;
     match indent {
         None => write_json(value, PythonFormatter),
-        Some(width) if width <= 16 => {
-            write_json(value, PrettyFormatter::with_indent(" ".repeat(width).as_bytes()))
-        }
-        Some(_) => Err(Error::new(ErrorKind::InvalidOperation, "indent is at most 16")),
+        Some(width) if width <= 16 => write_json(
+            value,
+            PrettyFormatter::with_indent(" ".repeat(width).as_bytes()),
+        ),
+        Some(_) => Err(Error::new(
+            ErrorKind::InvalidOperation,
+            "indent is at most 16",
+        )),
     }
 }
 
@@ -85,18 +92,27 @@ fn write_json(value: &Value, formatter: impl Formatter) -> Result<String, Error>
     value
         .serialize(&mut serializer)
         .map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))?;
-    String::from_utf8(bytes).map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))
+    String::from_utf8(bytes)
+        .map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))
 }
 
 /// One line, with a space behind commas and colons.
 struct PythonFormatter;
 
 impl Formatter for PythonFormatter {
-    fn begin_array_value<W: ?Sized + Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
+    fn begin_array_value<W: ?Sized + Write>(
+        &mut self,
+        writer: &mut W,
+        first: bool,
+    ) -> io::Result<()> {
         writer.write_all(if first { b"" } else { b", " })
     }
 
-    fn begin_object_key<W: ?Sized + Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
+    fn begin_object_key<W: ?Sized + Write>(
+        &mut self,
+        writer: &mut W,
+        first: bool,
+    ) -> io::Result<()> {
         writer.write_all(if first { b"" } else { b", " })
     }
 
@@ -119,7 +135,10 @@ pub(super) fn plain_blocks(source: &str) -> String {
         };
         let (tag, after) = tag.split_at(end + 2);
         let inner = &tag[2..tag.len() - 2];
-        let word = inner.trim_start_matches(['-', '+']).trim_end_matches('-').trim();
+        let word = inner
+            .trim_start_matches(['-', '+'])
+            .trim_end_matches('-')
+            .trim();
         match word {
             "generation" => plain.push_str(&tag.replacen("generation", "if true", 1)),
             "endgeneration" => plain.push_str(&tag.replacen("endgeneration", "endif", 1)),
@@ -196,15 +215,25 @@ mod tests {
     #[test]
     fn generation_blocks_are_seen_through() {
         assert_eq!(
-            plain_blocks("a{%- generation -%} b {% endgeneration %}{% if generation %}{% endif %}{% x"),
+            plain_blocks(
+                "a{%- generation -%} b {% endgeneration %}{% if generation %}{% endif %}{% x"
+            ),
             "a{%- if true -%} b {% endif %}{% if generation %}{% endif %}{% x"
         );
-        assert_eq!(render(&plain_blocks("{% generation %}b{% endgeneration %}c")), "bc");
+        assert_eq!(
+            render(&plain_blocks("{% generation %}b{% endgeneration %}c")),
+            "bc"
+        );
     }
 
     #[test]
     fn loop_controls_are_there() {
-        assert_eq!(render("{% for i in [1, 2, 3] %}{% if i == 2 %}{% break %}{% endif %}{{ i }}{% endfor %}"), "1");
+        assert_eq!(
+            render(
+                "{% for i in [1, 2, 3] %}{% if i == 2 %}{% break %}{% endif %}{{ i }}{% endfor %}"
+            ),
+            "1"
+        );
     }
 
     #[test]
@@ -213,6 +242,10 @@ mod tests {
         fix_time(&mut environment, 1_721_992_000);
         let text = environment.render_str("{{ strftime_now('%d %b %Y, %A') }}", ());
         assert_eq!(text.expect("a text"), "26 Jul 2024, Friday");
-        assert!(environment.render_str("{{ strftime_now('%!') }}", ()).is_err());
+        assert!(
+            environment
+                .render_str("{{ strftime_now('%!') }}", ())
+                .is_err()
+        );
     }
 }

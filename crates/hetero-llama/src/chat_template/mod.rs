@@ -112,7 +112,10 @@ impl ChatTemplate {
 
     fn compile(mut self, source: &str) -> Result<ChatTemplate, LlamaError> {
         let source = engine::plain_blocks(source);
-        match self.environment.add_template_owned(engine::TEMPLATE, source) {
+        match self
+            .environment
+            .add_template_owned(engine::TEMPLATE, source)
+        {
             Ok(()) => Ok(self),
             Err(error) => Err(LlamaError::TemplateSyntax {
                 file: self.file,
@@ -162,13 +165,17 @@ impl ChatTemplate {
         let variables = merge_maps([Value::from(Serde(&self.tokens)), variables, call]);
         let mut output = CappedOutput::new(MAX_OUTPUT_BYTES);
         match template.render_captured_to(variables, &mut output) {
-            Ok(_) => output.into_text().map_err(|error| LlamaError::TemplateFailed {
-                file: self.file.clone(),
-                template: self.name.clone(),
-                line: 0,
-                found: error.to_string(),
-            }),
-            Err(_) if output.is_full() => Err(self.limit(format!("{MAX_OUTPUT_BYTES} bytes of text"))),
+            Ok(_) => output
+                .into_text()
+                .map_err(|error| LlamaError::TemplateFailed {
+                    file: self.file.clone(),
+                    template: self.name.clone(),
+                    line: 0,
+                    found: error.to_string(),
+                }),
+            Err(_) if output.is_full() => {
+                Err(self.limit(format!("{MAX_OUTPUT_BYTES} bytes of text")))
+            }
             Err(error) => Err(self.render_error(&error)),
         }
     }

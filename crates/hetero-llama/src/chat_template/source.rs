@@ -47,7 +47,8 @@ impl SpecialTokens {
 impl ChatTemplate {
     /// Reads the template of a model folder.
     pub fn open(folder: &Path) -> Result<ChatTemplate, LlamaError> {
-        let [config_file, template_file] = [CONFIG_FILE, TEMPLATE_FILE].map(|name| folder.join(name));
+        let [config_file, template_file] =
+            [CONFIG_FILE, TEMPLATE_FILE].map(|name| folder.join(name));
         let config = files::read_optional(&config_file, DESCRIPTION)?;
         let template = files::read_optional(&template_file, "a chat template in Jinja")?;
         Self::from_files(
@@ -108,7 +109,8 @@ fn find_template<'a>(object: &Object<'a>) -> Result<(&'a str, &'a str), LlamaErr
             .find(|entry| entry.get("name").and_then(Value::as_str) == Some(DEFAULT))
             .and_then(|entry| Some((DEFAULT, entry.get("template")?.as_str()?)))
             .ok_or_else(|| {
-                let names: Vec<Option<&Value>> = list.iter().map(|entry| entry.get("name")).collect();
+                let names: Vec<Option<&Value>> =
+                    list.iter().map(|entry| entry.get("name")).collect();
                 LlamaError::bad_value(object.file(), key, expected, format!("{names:?}"))
             }),
         Some(other) => Err(object.bad(key, expected, other)),

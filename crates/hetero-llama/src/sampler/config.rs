@@ -75,7 +75,12 @@ impl SamplerConfig {
             top_p > 0.0 && top_p <= 1.0,
             "a number above 0 and up to 1",
         )?;
-        check("min-p", min_p, (0.0..=1.0).contains(&min_p), "a number from 0 to 1")?;
+        check(
+            "min-p",
+            min_p,
+            (0.0..=1.0).contains(&min_p),
+            "a number from 0 to 1",
+        )?;
         check(
             "repeat-penalty",
             repeat_penalty,
@@ -109,19 +114,76 @@ mod tests {
     fn values_out_of_range_name_their_option() {
         let default = SamplerOptions::default;
         let cases = [
-            ("temperature", SamplerOptions { temperature: f32::NAN, ..default() }),
-            ("temperature", SamplerOptions { temperature: -0.1, ..default() }),
-            ("temperature", SamplerOptions { temperature: f32::INFINITY, ..default() }),
-            ("top-p", SamplerOptions { top_p: 1.01, ..default() }),
-            ("top-p", SamplerOptions { top_p: 0.0, ..default() }),
-            ("top-p", SamplerOptions { top_p: f32::NAN, ..default() }),
-            ("min-p", SamplerOptions { min_p: -1.0, ..default() }),
-            ("repeat-penalty", SamplerOptions { repeat_penalty: 0.0, ..default() }),
-            ("repeat-penalty", SamplerOptions { repeat_penalty: f32::NAN, ..default() }),
+            (
+                "temperature",
+                SamplerOptions {
+                    temperature: f32::NAN,
+                    ..default()
+                },
+            ),
+            (
+                "temperature",
+                SamplerOptions {
+                    temperature: -0.1,
+                    ..default()
+                },
+            ),
+            (
+                "temperature",
+                SamplerOptions {
+                    temperature: f32::INFINITY,
+                    ..default()
+                },
+            ),
+            (
+                "top-p",
+                SamplerOptions {
+                    top_p: 1.01,
+                    ..default()
+                },
+            ),
+            (
+                "top-p",
+                SamplerOptions {
+                    top_p: 0.0,
+                    ..default()
+                },
+            ),
+            (
+                "top-p",
+                SamplerOptions {
+                    top_p: f32::NAN,
+                    ..default()
+                },
+            ),
+            (
+                "min-p",
+                SamplerOptions {
+                    min_p: -1.0,
+                    ..default()
+                },
+            ),
+            (
+                "repeat-penalty",
+                SamplerOptions {
+                    repeat_penalty: 0.0,
+                    ..default()
+                },
+            ),
+            (
+                "repeat-penalty",
+                SamplerOptions {
+                    repeat_penalty: f32::NAN,
+                    ..default()
+                },
+            ),
         ];
         for (name, options) in cases {
             let error = SamplerConfig::new(options).expect_err("out of range");
-            assert!(matches!(error, LlamaError::BadOption { option, .. } if option == name), "{error}");
+            assert!(
+                matches!(error, LlamaError::BadOption { option, .. } if option == name),
+                "{error}"
+            );
             assert!(error.is_bad_input());
         }
         assert!(SamplerConfig::new(default()).is_ok());

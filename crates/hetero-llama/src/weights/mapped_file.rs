@@ -175,7 +175,14 @@ mod tests {
 
         writer.set_len(100).expect("writable");
         let error = file.check_length().expect_err("bytes are missing");
-        assert!(matches!(error, LlamaError::FileChanged { expected: 10_000, found: 100, .. }));
+        assert!(matches!(
+            error,
+            LlamaError::FileChanged {
+                expected: 10_000,
+                found: 100,
+                ..
+            }
+        ));
     }
 
     #[test]

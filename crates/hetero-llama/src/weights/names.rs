@@ -113,7 +113,12 @@ impl Matrix {
     /// # Panics
     /// When there is no such row.
     pub fn source_row(&self, row: usize) -> usize {
-        assert!(row < self.rows, "row {row} of {} rows of {:?}", self.rows, self.source);
+        assert!(
+            row < self.rows,
+            "row {row} of {} rows of {:?}",
+            self.rows,
+            self.source
+        );
         self.selection.source_row(row)
     }
 
@@ -133,14 +138,19 @@ impl Vector {
         self.source.read_row_f32(0, &mut stored);
         match self.selection {
             SourceRows::All => stored,
-            selection => (0..self.len).map(|i| stored[selection.source_row(i)]).collect(),
+            selection => (0..self.len)
+                .map(|i| stored[selection.source_row(i)])
+                .collect(),
         }
     }
 }
 
 impl ModelTensors {
     /// Finds every tensor that `config` asks for. Tensors that have no role are left alone.
-    pub fn resolve(checkpoint: &Checkpoint, config: &ModelConfig) -> Result<ModelTensors, LlamaError> {
+    pub fn resolve(
+        checkpoint: &Checkpoint,
+        config: &ModelConfig,
+    ) -> Result<ModelTensors, LlamaError> {
         let finder = Finder { checkpoint };
         let naming = match config.architecture {
             Architecture::Llama | Architecture::Mistral | Architecture::Qwen2 => &HUGGING_FACE,
@@ -225,9 +235,8 @@ impl Finder<'_> {
     ) -> Result<LayerTensors, LlamaError> {
         let name = |part: &str| format!("model.layers.{layer_idx}.{part}");
         let norm = |part: &str| self.vector(&format!("{}.weight", name(part)), config.hidden);
-        let linear = |part: &str, outputs, inputs, bias| {
-            self.linear(&name(part), outputs, inputs, bias)
-        };
+        let linear =
+            |part: &str, outputs, inputs, bias| self.linear(&name(part), outputs, inputs, bias);
         let [query, key, value] = match naming.projections {
             Projections::Apart([query, key, value]) => {
                 let bias = config.attention_bias;
@@ -251,9 +260,24 @@ impl Finder<'_> {
                 config.attention_output_bias,
             )?,
             feed_forward_norm: norm(naming.feed_forward_norm)?,
-            gate: linear(naming.gate, config.intermediate, config.hidden, config.mlp_bias)?,
-            up: linear(naming.up, config.intermediate, config.hidden, config.mlp_bias)?,
-            down: linear(naming.down, config.hidden, config.intermediate, config.mlp_bias)?,
+            gate: linear(
+                naming.gate,
+                config.intermediate,
+                config.hidden,
+                config.mlp_bias,
+            )?,
+            up: linear(
+                naming.up,
+                config.intermediate,
+                config.hidden,
+                config.mlp_bias,
+            )?,
+            down: linear(
+                naming.down,
+                config.hidden,
+                config.intermediate,
+                config.mlp_bias,
+            )?,
         })
     }
 
@@ -369,12 +393,25 @@ mod tests {
     #[test]
     fn packed_rows_are_found_by_head() {
         // 2 key heads with 3 query heads each, 4 features a head: a key head's group has (3 + 2) * 4 = 20 rows.
-        let rows = |first, block| SourceRows::Blocks { first, block, stride: 20 };
+        let rows = |first, block| SourceRows::Blocks {
+            first,
+            block,
+            stride: 20,
+        };
         let queries = rows(0, 12);
-        assert_eq!([0, 11, 12, 23].map(|row| queries.source_row(row)), [0, 11, 20, 31]);
+        assert_eq!(
+            [0, 11, 12, 23].map(|row| queries.source_row(row)),
+            [0, 11, 20, 31]
+        );
         let keys = rows(12, 4);
-        assert_eq!([0, 3, 4, 7].map(|row| keys.source_row(row)), [12, 15, 32, 35]);
+        assert_eq!(
+            [0, 3, 4, 7].map(|row| keys.source_row(row)),
+            [12, 15, 32, 35]
+        );
         let values = rows(16, 4);
-        assert_eq!([0, 3, 4, 7].map(|row| values.source_row(row)), [16, 19, 36, 39]);
+        assert_eq!(
+            [0, 3, 4, 7].map(|row| values.source_row(row)),
+            [16, 19, 36, 39]
+        );
     }
 }

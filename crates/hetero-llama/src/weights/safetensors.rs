@@ -11,8 +11,8 @@ use std::ops::Range;
 use std::path::Path;
 
 use hetero_core::DType;
-use safetensors::tensor::SafeTensorError;
 use safetensors::SafeTensors;
+use safetensors::tensor::SafeTensorError;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 
 use crate::error::{LlamaError, shorten};
@@ -61,9 +61,8 @@ pub fn read_entries(bytes: &[u8], file: &Path) -> Result<Vec<TensorEntry>, Llama
     let (header, data) = rest.split_at(header_length as usize);
     let data_start = LENGTH_BYTES + header.len();
 
-    let parsed: Header = serde_json::from_slice(header).map_err(|error| {
-        header_error("a JSON object of tensors".into(), error.to_string())
-    })?;
+    let parsed: Header = serde_json::from_slice(header)
+        .map_err(|error| header_error("a JSON object of tensors".into(), error.to_string()))?;
     let mut names = HashSet::with_capacity(parsed.tensors.len());
     let mut entries = Vec::with_capacity(parsed.tensors.len());
     for (name, description) in &parsed.tensors {
@@ -74,7 +73,13 @@ pub fn read_entries(bytes: &[u8], file: &Path) -> Result<Vec<TensorEntry>, Llama
                 second: file.to_path_buf(),
             });
         }
-        entries.push(check_entry(name, description, data.len(), data_start, file)?);
+        entries.push(check_entry(
+            name,
+            description,
+            data.len(),
+            data_start,
+            file,
+        )?);
     }
 
     SafeTensors::read_metadata(bytes).map_err(|error| match error {
@@ -142,7 +147,9 @@ fn check_entry(
         } else {
             shape
                 .iter()
-                .try_fold(dtype.size() as u64, |product, &size| product.checked_mul(size))
+                .try_fold(dtype.size() as u64, |product, &size| {
+                    product.checked_mul(size)
+                })
         };
         if n_bytes != Some(end - start) {
             let needed = n_bytes.map_or("more than 2^64".into(), |bytes| bytes.to_string());
@@ -237,15 +244,26 @@ mod tests {
                "a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#,
             4,
         );
-        assert!(matches!(error, Err(LlamaError::DuplicateTensor { .. })), "{error:?}");
+        assert!(
+            matches!(error, Err(LlamaError::DuplicateTensor { .. })),
+            "{error:?}"
+        );
     }
 
     #[test]
     fn sizes_that_wrap_are_refused() {
-        for shape in ["[4294967296,4294967296]", "[18446744073709551615,4]", "[9223372036854775807,2,2]"] {
-            let header = format!(r#"{{"a":{{"dtype":"F32","shape":{shape},"data_offsets":[0,0]}}}}"#);
+        for shape in [
+            "[4294967296,4294967296]",
+            "[18446744073709551615,4]",
+            "[9223372036854775807,2,2]",
+        ] {
+            let header =
+                format!(r#"{{"a":{{"dtype":"F32","shape":{shape},"data_offsets":[0,0]}}}}"#);
             let error = read(&header, 0);
-            assert!(matches!(error, Err(LlamaError::TensorExtent { .. })), "{error:?}");
+            assert!(
+                matches!(error, Err(LlamaError::TensorExtent { .. })),
+                "{error:?}"
+            );
         }
     }
 
@@ -254,6 +272,9 @@ mod tests {
         let gap = r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}"#;
         assert!(matches!(read(gap, 8), Err(LlamaError::TensorExtent { .. })));
         let rest = r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#;
-        assert!(matches!(read(rest, 8), Err(LlamaError::WeightsHeader { .. })));
+        assert!(matches!(
+            read(rest, 8),
+            Err(LlamaError::WeightsHeader { .. })
+        ));
     }
 }
