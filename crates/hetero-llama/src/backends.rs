@@ -19,6 +19,16 @@ pub struct DeviceOptions {
     pub activations: Activations,
 }
 
+impl DeviceOptions {
+    /// CPU worker threads that these options lead to; 0 in a build without the CPU.
+    pub fn n_threads(&self) -> usize {
+        #[cfg(feature = "cpu-simd")]
+        return self.threads.unwrap_or_else(backend_cpu_simd::performance_cores);
+        #[cfg(not(feature = "cpu-simd"))]
+        return 0;
+    }
+}
+
 /// Which processors may be used.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum DeviceSelection {
@@ -152,12 +162,19 @@ fn open_one(name: &str, options: &DeviceOptions) -> Result<Arc<dyn Backend>, Lla
 impl FromStr for DeviceSelection {
     type Err = std::convert::Infallible;
 
-    /// `auto`, or names with commas between them. Whether they exist is seen when they are opened.
+    /// `auto`, or names with commas between them, of which repetitions count once. Whether they exist is seen when
+    /// they are opened.
     fn from_str(list: &str) -> Result<Self, Self::Err> {
         if list == "auto" {
             return Ok(DeviceSelection::Auto);
         }
-        Ok(DeviceSelection::Named(list.split(',').map(|name| name.trim().to_owned()).collect()))
+        let mut names: Vec<String> = Vec::new();
+        for name in list.split(',').map(str::trim) {
+            if !names.iter().any(|known| known == name) {
+                names.push(name.to_owned());
+            }
+        }
+        Ok(DeviceSelection::Named(names))
     }
 }
 

@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
+use hetero_core::WeightFormat;
 use thiserror::Error;
 
 /// A failure of `hetero-llama`.
@@ -401,6 +402,42 @@ pub enum LlamaError {
     #[error(transparent)]
     Run(#[from] hetero_sched::SchedError),
 
+    /// The operating system refused to write a file.
+    #[error("{}: expected to write it, found: {source}", file.display())]
+    Write {
+        /// The file or folder.
+        file: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+
+    /// A folder that is to be filled has something in it.
+    #[error("{}: expected an empty or absent folder, found files in it", folder.display())]
+    FolderNotEmpty {
+        /// The folder.
+        folder: PathBuf,
+    },
+
+    /// A model that is to be quantised is quantised already.
+    #[error("{model}: expected weights in f32, f16 or bf16, found {format}, as `hetero quantize` writes them")]
+    AlreadyPacked {
+        /// The model.
+        model: String,
+        /// What its weights are stored in.
+        format: WeightFormat,
+    },
+
+    /// A model that is stored in one format is asked for in another.
+    #[error("{model}: expected `--weights {stored}`, as its weights are stored, found `--weights {asked}`")]
+    PackedOtherwise {
+        /// The model.
+        model: String,
+        /// What its weights are stored in.
+        stored: WeightFormat,
+        /// What was asked for.
+        asked: WeightFormat,
+    },
+
     /// A sampling option out of its range.
     #[error("option `{option}`: expected {expected}, found {found}")]
     BadOption {
@@ -466,6 +503,10 @@ impl LlamaError {
             Self::TextTooShort { .. } => "give a longer text".into(),
             Self::Cancelled => "start again".into(),
             Self::Run(_) => "run again; if it fails again, leave the device out with `--devices`".into(),
+            Self::Write { .. } => "check the permissions of the folder and the free space of its disk".into(),
+            Self::FolderNotEmpty { .. } => "choose another folder, or empty this one first".into(),
+            Self::AlreadyPacked { .. } => "quantise the model that this one was made from".into(),
+            Self::PackedOtherwise { .. } => "leave `--weights` out, or quantise the original model to the other format".into(),
             Self::BadOption { option, expected, .. } => format!("give `{option}` {expected}"),
             Self::BadLogits { .. } => "compare with `--weights f32 --activations float`; if that is wrong too, the checkpoint is damaged".into(),
         }
@@ -480,6 +521,7 @@ impl LlamaError {
                 | Self::FileChanged { .. }
                 | Self::Run(_)
                 | Self::Tokenize { .. }
+                | Self::Write { .. }
         )
     }
 

@@ -16,7 +16,11 @@ pub(crate) fn open(path: &Path, expected: &'static str) -> Result<File, LlamaErr
         .metadata()
         .map_err(|source| read_error(path, expected, source))?;
     if !metadata.is_file() {
-        let found = if metadata.is_dir() { "a folder" } else { "no regular file" };
+        let found = if metadata.is_dir() {
+            "a folder"
+        } else {
+            "no regular file"
+        };
         return Err(LlamaError::WrongFileKind {
             file: path.to_path_buf(),
             expected,
@@ -76,6 +80,11 @@ fn read_error(path: &Path, expected: &'static str, source: std::io::Error) -> Ll
     let file = path.to_path_buf();
     match source.kind() {
         ErrorKind::NotFound => LlamaError::MissingFile { file, expected },
+        ErrorKind::NotADirectory => LlamaError::WrongFileKind {
+            file: path.parent().unwrap_or(path).to_path_buf(),
+            expected: "a folder",
+            found: "a file".into(),
+        },
         _ => LlamaError::Read { file, source },
     }
 }

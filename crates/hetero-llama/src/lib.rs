@@ -17,6 +17,7 @@ pub mod graph;
 pub mod loader;
 pub mod memory;
 pub mod model;
+pub mod packed;
 pub mod perplexity;
 pub mod sampler;
 pub mod session;

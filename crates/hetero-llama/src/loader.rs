@@ -8,12 +8,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use hetero_core::quantize::pack_panel;
-use hetero_core::{Backend, DType, TensorDesc, WeightFormat, WeightLayout, WeightMatrix};
+use hetero_core::graph::WeightDesc;
+use hetero_core::{Arrangement, Backend, DType, Tensor, TensorDesc, WeightFormat, WeightLayout, WeightMatrix};
 use hetero_sched::SchedError;
 
 use crate::LlamaError;
+use crate::config::ModelConfig;
 use crate::graph::{LayerWeight, ModelGraph, WeightKey};
-use crate::weights::{Linear, Matrix, ModelTensors, Vector};
+use crate::packed::PackedCheckpoint;
+use crate::weights::{Linear, Matrix, ModelTensors, RawTensor, TensorRef};
 
 /// How far loading has come.
 #[derive(Clone, Copy, Debug)]
@@ -47,38 +50,76 @@ impl LoadedWeights {
     }
 }
 
+/// A model's weights as they are stored.
+pub(crate) enum StoredWeights {
+    /// As numbers, under the names of the model's architecture.
+    Tensors(ModelTensors),
+    /// In panels, under hetero's own names.
+    Packed(PackedCheckpoint),
+}
+
+/// Where one weight comes from.
+pub(crate) enum Source {
+    /// A table that stays in the file.
+    Table(TensorRef),
+    /// A matrix that is put into panels.
+    Matrix(Matrix),
+    /// A matrix that is stored in panels.
+    Packed(RawTensor),
+    /// One row of numbers: a norm or a bias.
+    Vector(Vec<f32>),
+}
+
 /// Loads what `graph` needs into memory of `allocator`, on `n_threads` threads.
-pub fn load(
-    tensors: &ModelTensors,
+pub(crate) fn load(
+    stored: &StoredWeights,
     graph: &ModelGraph,
     allocator: &dyn Backend,
     n_threads: usize,
     progress: &mut dyn FnMut(LoadProgress<'_>),
 ) -> Result<LoadedWeights, LlamaError> {
-    let sources: Vec<Source<'_>> = graph.weights.iter().map(|&key| source(tensors, key)).collect();
+    let mut sources = Vec::with_capacity(graph.weights.len());
+    for (&key, desc) in graph.weights.iter().zip(graph.graph.weights()) {
+        sources.push(stored.source(key, desc)?);
+    }
     let total_bytes = sources.iter().map(Source::read_bytes).sum();
     let mut done_bytes = 0;
     let mut matrices = HashMap::with_capacity(graph.weights.len());
-    for ((&key, desc), source) in graph.weights.iter().zip(graph.graph.weights()).zip(&sources) {
+    for ((&key, desc), source) in graph.weights.iter().zip(graph.graph.weights()).zip(sources) {
+        done_bytes += source.read_bytes();
+        let (name, layout) = (&desc.name, desc.layout);
         let matrix = match source {
-            Source::Table(table) => {
-                WeightMatrix::from_bytes(&desc.name, desc.layout, Arc::new(table.source.clone()))
+            Source::Table(table) => WeightMatrix::from_bytes(name, layout, Arc::new(table)),
+            Source::Vector(values) => WeightMatrix::from_bytes(name, layout, Arc::new(FloatTable(values))),
+            Source::Matrix(matrix) => {
+                matrix.source.check()?;
+                let tensor = allocate(layout, allocator)?;
+                let built = WeightMatrix::build(name, layout, tensor, |bytes| {
+                    fill_panels(&layout, &matrix, n_threads, bytes);
+                    Ok::<(), LlamaError>(())
+                });
+                matrix.source.release();
+                built?
             }
-            Source::Vector(vector) => {
-                let values = vector.read_f32();
-                WeightMatrix::from_bytes(&desc.name, desc.layout, Arc::new(FloatTable(values)))
+            Source::Packed(panels) => {
+                panels.check()?;
+                let tensor = allocate(layout, allocator)?;
+                let built = WeightMatrix::build(name, layout, tensor, |bytes| {
+                    bytes.copy_from_slice(panels.bytes());
+                    Ok::<(), LlamaError>(())
+                });
+                panels.release();
+                built?
             }
-            Source::Matrix(matrix) => packed(&desc.name, desc.layout, matrix, allocator, n_threads)?,
         };
         matrices.insert(key, matrix);
-        done_bytes += source.read_bytes();
-        progress(LoadProgress { name: &desc.name, done_bytes, total_bytes });
+        progress(LoadProgress { name, done_bytes, total_bytes });
     }
     Ok(LoadedWeights { matrices })
 }
 
 /// The format in which a stored tensor of this type is held without loss.
-pub fn format_of(dtype: DType) -> WeightFormat {
+pub(crate) fn format_of(dtype: DType) -> WeightFormat {
     match dtype {
         DType::F16 => WeightFormat::F16,
         DType::BF16 => WeightFormat::Bf16,
@@ -86,36 +127,66 @@ pub fn format_of(dtype: DType) -> WeightFormat {
     }
 }
 
-/// Where a weight comes from and what becomes of it.
-enum Source<'a> {
-    /// A table that stays in the file.
-    Table(&'a Matrix),
-    /// A matrix that is put into panels.
-    Matrix(&'a Matrix),
-    /// One row of numbers: a norm or a bias.
-    Vector(&'a Vector),
+/// Puts a stored matrix into panels, each thread a run of them. `bytes` is `layout.bytes()` long.
+pub(crate) fn fill_panels(layout: &WeightLayout, matrix: &Matrix, n_threads: usize, bytes: &mut [u8]) {
+    let panels_per_thread = layout.n_panels().div_ceil(n_threads.max(1));
+    std::thread::scope(|scope| {
+        for (run, bytes) in bytes.chunks_mut(panels_per_thread * layout.panel_bytes()).enumerate() {
+            scope.spawn(move || pack_panels(layout, matrix, run * panels_per_thread, bytes));
+        }
+    });
 }
 
-impl Source<'_> {
+impl StoredWeights {
+    /// Element type of the embedding table.
+    pub(crate) fn embedding_dtype(&self, config: &ModelConfig) -> Result<DType, LlamaError> {
+        match self {
+            StoredWeights::Tensors(tensors) => Ok(tensors.embedding.source.dtype()),
+            StoredWeights::Packed(packed) => packed.table_dtype(&WeightKey::Embedding.to_string(), config),
+        }
+    }
+
+    /// Where a weight of a graph comes from.
+    pub(crate) fn source(&self, key: WeightKey, desc: &WeightDesc) -> Result<Source, LlamaError> {
+        let packed = match self {
+            StoredWeights::Tensors(tensors) => return Ok(tensor_source(tensors, key)),
+            StoredWeights::Packed(packed) => packed,
+        };
+        let layout = &desc.layout;
+        if layout.arrangement == Arrangement::Panels {
+            return Ok(Source::Packed(packed.panels(&desc.name, layout)?));
+        }
+        let table = packed.table(&desc.name, layout.rows, layout.columns)?;
+        if key == WeightKey::Embedding {
+            return Ok(Source::Table(table));
+        }
+        let mut values = vec![0.0; layout.columns];
+        table.read_row_f32(0, &mut values);
+        Ok(Source::Vector(values))
+    }
+}
+
+impl Source {
     /// Bytes of the checkpoint that are read while loading.
     fn read_bytes(&self) -> u64 {
         match self {
             Source::Table(_) => 0,
             Source::Matrix(matrix) => (matrix.rows * matrix.columns * matrix.source.dtype().size()) as u64,
-            Source::Vector(vector) => (vector.len * vector.source.dtype().size()) as u64,
+            Source::Packed(panels) => panels.bytes().len() as u64,
+            Source::Vector(values) => size_of_val(&values[..]) as u64,
         }
     }
 }
 
-fn source(tensors: &ModelTensors, key: WeightKey) -> Source<'_> {
+fn tensor_source(tensors: &ModelTensors, key: WeightKey) -> Source {
     let (layer, weight) = match key {
-        WeightKey::Embedding => return Source::Table(&tensors.embedding),
-        WeightKey::OutputNorm => return Source::Vector(&tensors.final_norm),
-        WeightKey::OutputHead => return Source::Matrix(&tensors.head),
+        WeightKey::Embedding => return Source::Table(tensors.embedding.source.clone()),
+        WeightKey::OutputNorm => return Source::Vector(tensors.final_norm.read_f32()),
+        WeightKey::OutputHead => return Source::Matrix(tensors.head.clone()),
         WeightKey::Layer { layer, weight } => (&tensors.layers[layer], weight),
     };
     match weight {
-        LayerWeight::AttentionNorm => Source::Vector(&layer.attention_norm),
+        LayerWeight::AttentionNorm => Source::Vector(layer.attention_norm.read_f32()),
         LayerWeight::Query => matrix(&layer.query),
         LayerWeight::QueryBias => bias(&layer.query),
         LayerWeight::Key => matrix(&layer.key),
@@ -124,7 +195,7 @@ fn source(tensors: &ModelTensors, key: WeightKey) -> Source<'_> {
         LayerWeight::ValueBias => bias(&layer.value),
         LayerWeight::AttentionOutput => matrix(&layer.attention_output),
         LayerWeight::AttentionOutputBias => bias(&layer.attention_output),
-        LayerWeight::FeedForwardNorm => Source::Vector(&layer.feed_forward_norm),
+        LayerWeight::FeedForwardNorm => Source::Vector(layer.feed_forward_norm.read_f32()),
         LayerWeight::Gate => matrix(&layer.gate),
         LayerWeight::GateBias => bias(&layer.gate),
         LayerWeight::Up => matrix(&layer.up),
@@ -134,38 +205,18 @@ fn source(tensors: &ModelTensors, key: WeightKey) -> Source<'_> {
     }
 }
 
-fn matrix(linear: &Linear) -> Source<'_> {
-    Source::Matrix(&linear.matrix)
+fn matrix(linear: &Linear) -> Source {
+    Source::Matrix(linear.matrix.clone())
 }
 
-fn bias(linear: &Linear) -> Source<'_> {
+fn bias(linear: &Linear) -> Source {
     let bias = linear.bias.as_ref();
-    Source::Vector(bias.expect("the graph and the tensors follow the same configuration"))
+    Source::Vector(bias.expect("the graph and the tensors follow the same configuration").read_f32())
 }
 
-/// Puts a stored matrix into panels, each thread a run of them, and gives the file's pages back.
-fn packed(
-    name: &str,
-    layout: WeightLayout,
-    matrix: &Matrix,
-    allocator: &dyn Backend,
-    n_threads: usize,
-) -> Result<Arc<WeightMatrix>, LlamaError> {
-    matrix.source.check()?;
+fn allocate(layout: WeightLayout, allocator: &dyn Backend) -> Result<Arc<dyn Tensor>, LlamaError> {
     let desc = TensorDesc { rows: 1, columns: layout.bytes(), dtype: DType::U8 };
-    let tensor = allocator.allocate(&desc).map_err(SchedError::from)?;
-    let panels_per_thread = layout.n_panels().div_ceil(n_threads.max(1));
-    let fill = |bytes: &mut [u8]| {
-        std::thread::scope(|scope| {
-            for (run, bytes) in bytes.chunks_mut(panels_per_thread * layout.panel_bytes()).enumerate() {
-                scope.spawn(move || pack_panels(&layout, matrix, run * panels_per_thread, bytes));
-            }
-        });
-        Ok(())
-    };
-    let packed = WeightMatrix::build(name, layout, tensor, fill);
-    matrix.source.release();
-    packed
+    Ok(allocator.allocate(&desc).map_err(SchedError::from)?)
 }
 
 /// Fills whole panels, of which `first_panel` is the first.

@@ -14,8 +14,9 @@ use crate::chat_template::ChatTemplate;
 use crate::config::ModelConfig;
 use crate::generation_config::GenerationConfig;
 use crate::graph::{self, GraphOptions};
-use crate::loader::{self, LoadProgress, LoadedWeights};
+use crate::loader::{self, LoadProgress, LoadedWeights, StoredWeights};
 use crate::memory::{self, Fit};
+use crate::packed::PackedCheckpoint;
 use crate::source::ModelSource;
 use crate::tokenizer::Tokenizer;
 use crate::weights::ModelTensors;
@@ -80,20 +81,18 @@ impl Model {
         let generation = source.generation_config(&config)?;
         let devices = backends::open(&options.devices)?;
         let checkpoint = source.checkpoint()?;
-        let tensors = ModelTensors::resolve(&checkpoint, &config)?;
-
+        let stored = match config.packed_weights {
+            Some(_) => StoredWeights::Packed(PackedCheckpoint::new(checkpoint)),
+            None => StoredWeights::Tensors(ModelTensors::resolve(&checkpoint, &config)?),
+        };
         let parameters = config.parameter_count();
-        let weights = options.weights.unwrap_or(if parameters > QUANTIZE_ABOVE_PARAMETERS {
-            WeightFormat::W4G32
-        } else {
-            WeightFormat::Bf16
-        });
+        let weights = choose_weights(&source, &config, options.weights)?;
         let float = options.devices.activations == Activations::Float || weights == WeightFormat::F32;
         let mut graph_options = GraphOptions {
             capacity: 1,
             context: config.max_positions,
             weights,
-            embedding: loader::format_of(tensors.embedding.source.dtype()),
+            embedding: loader::format_of(stored.embedding_dtype(&config)?),
             // Halves suffice for keys and values beside narrow weights; who asks for floats gets them here too.
             cache: if float { DType::F32 } else { DType::F16 },
             logits: RowSelection::Last,
@@ -105,7 +104,7 @@ impl Model {
             (options.context.is_none() && graph_options.context < config.max_positions).then_some(config.max_positions);
 
         let n_threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        let weights_loaded = loader::load(&tensors, &graph, &*devices[0], n_threads, progress)?;
+        let weights_loaded = loader::load(&stored, &graph, &*devices[0], n_threads, progress)?;
         let facts = ModelFacts {
             parameters,
             weights,
@@ -182,5 +181,22 @@ impl Model {
 
     pub(crate) fn residency(&self) -> MutexGuard<'_, Residency> {
         self.residency.lock()
+    }
+}
+
+/// What linear weights are held in: as asked for, or as they are stored in panels, or by the size of the model.
+fn choose_weights(
+    source: &ModelSource,
+    config: &ModelConfig,
+    asked: Option<WeightFormat>,
+) -> Result<WeightFormat, LlamaError> {
+    match (config.packed_weights, asked) {
+        (Some(stored), Some(asked)) if stored != asked => {
+            Err(LlamaError::PackedOtherwise { model: source.name(), stored, asked })
+        }
+        (Some(stored), _) => Ok(stored),
+        (None, Some(asked)) => Ok(asked),
+        (None, None) if config.parameter_count() > QUANTIZE_ABOVE_PARAMETERS => Ok(WeightFormat::W4G32),
+        (None, None) => Ok(WeightFormat::Bf16),
     }
 }

@@ -87,7 +87,7 @@ impl ModelSource {
     }
 
     /// The whole content of a file; an error when there is none of the name.
-    fn read(&self, name: &str, expected: &'static str) -> Result<Vec<u8>, LlamaError> {
+    pub(crate) fn read(&self, name: &str, expected: &'static str) -> Result<Vec<u8>, LlamaError> {
         match self {
             ModelSource::Folder(folder) => files::read(&folder.join(name), expected),
             ModelSource::Embedded(model) => model
@@ -98,7 +98,7 @@ impl ModelSource {
     }
 
     /// The whole content of a file, if there is one of the name.
-    fn read_optional(&self, name: &str, expected: &'static str) -> Result<Option<Vec<u8>>, LlamaError> {
+    pub(crate) fn read_optional(&self, name: &str, expected: &'static str) -> Result<Option<Vec<u8>>, LlamaError> {
         match self.read(name, expected) {
             Ok(bytes) => Ok(Some(bytes)),
             Err(LlamaError::MissingFile { .. }) => Ok(None),

@@ -8,7 +8,7 @@ mod parse;
 mod rope;
 mod shapes;
 
-use hetero_core::DType;
+use hetero_core::{DType, WeightFormat};
 
 pub use self::rope::rope_frequencies;
 pub use self::shapes::SHAPE_NAMES;
@@ -19,6 +19,11 @@ const MAX_WIDTH: usize = 1 << 20;
 const MAX_VOCABULARY: usize = 1 << 24;
 const MAX_POSITIONS: usize = 1 << 28;
 const MAX_LAYERS: usize = 4096;
+
+/// `quantization_config.quant_method` of a checkpoint that hetero has quantised.
+pub(crate) const PACKED_METHOD: &str = "hetero";
+/// `quantization_config.version` of the same: that of the panel layout and the tensors' names.
+pub(crate) const PACKED_VERSION: u64 = 1;
 
 /// What a Llama-family model is made of.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,6 +66,8 @@ pub struct ModelConfig {
     pub pad_token: Option<u32>,
     /// The element type that the configuration gives for the weights. Each tensor's own header is what counts.
     pub stored_dtype: Option<DType>,
+    /// The format of linear weights that are stored in panels already, by `hetero quantize`.
+    pub packed_weights: Option<WeightFormat>,
 }
 
 /// The families whose forward pass this crate knows. They differ in names of tensors and in biases.

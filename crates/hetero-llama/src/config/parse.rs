@@ -5,12 +5,12 @@
 
 use std::path::Path;
 
-use hetero_core::DType;
+use hetero_core::{DType, WeightFormat};
 use serde_json::Value;
 
 use super::json::{Object, parse_object};
 use super::{
-    Architecture, MAX_LAYERS, MAX_POSITIONS, MAX_VOCABULARY, MAX_WIDTH, ModelConfig, Rope,
+    Architecture, MAX_LAYERS, MAX_POSITIONS, MAX_VOCABULARY, MAX_WIDTH, ModelConfig, PACKED_METHOD, PACKED_VERSION, Rope,
     RopeScaling,
 };
 use crate::error::LlamaError;
@@ -78,6 +78,7 @@ impl ModelConfig {
             eos_tokens: object.tokens("eos_token_id", vocab)?.unwrap_or_default(),
             pad_token: pad_token(&object, vocab),
             stored_dtype: stored_dtype(&object)?,
+            packed_weights: packed_weights(&object)?,
         })
     }
 }
@@ -114,14 +115,6 @@ fn refuse_what_changes_the_forward_pass(
     object: &Object<'_>,
     architecture: Architecture,
 ) -> Result<(), LlamaError> {
-    if let Some(value) = object.value("quantization_config") {
-        let method = value.get("quant_method").unwrap_or(value);
-        return Err(object.unsupported(
-            "quantization_config",
-            "weights in f32, f16 or bf16 (no quantization_config)",
-            method,
-        ));
-    }
     if let Some(value) = object.value("hidden_act") {
         if !matches!(value.as_str(), Some("silu" | "swish")) {
             return Err(object.unsupported("hidden_act", "silu", value));
@@ -295,6 +288,31 @@ fn rope_scaling(object: &Object<'_>, max_positions: usize) -> Result<RopeScaling
 /// Nothing here fills a batch, so a padding token that the vocabulary lacks (many configurations have -1) is no error.
 fn pad_token(object: &Object<'_>, vocab: usize) -> Option<u32> {
     object.token("pad_token_id", vocab).ok().flatten()
+}
+
+/// The format of a checkpoint that hetero itself has quantised; see [`crate::packed`].
+fn packed_weights(object: &Object<'_>) -> Result<Option<WeightFormat>, LlamaError> {
+    let Some(value) = object.value("quantization_config") else {
+        return Ok(None);
+    };
+    let method = value.get("quant_method");
+    if method.and_then(Value::as_str) != Some(PACKED_METHOD) {
+        return Err(object.unsupported(
+            "quantization_config",
+            "weights in f32, f16 or bf16 (no quantization_config), or as `hetero quantize` writes them",
+            method.unwrap_or(value),
+        ));
+    }
+    if value.get("version").and_then(Value::as_u64) != Some(PACKED_VERSION) {
+        let expected = format!("version {PACKED_VERSION} of the format of `hetero quantize`");
+        return Err(object.unsupported("quantization_config", &expected, value));
+    }
+    let weights = value.get("weights").and_then(Value::as_str);
+    let format = weights.and_then(|weights| weights.parse().ok());
+    match format {
+        Some(format) => Ok(Some(format)),
+        None => Err(object.bad("quantization_config.weights", "f32, f16, bf16, w8g32 or w4g32", value)),
+    }
 }
 
 fn stored_dtype(object: &Object<'_>) -> Result<Option<DType>, LlamaError> {

@@ -42,6 +42,7 @@ impl ModelConfig {
             eos_tokens: vec![128_001],
             pad_token: None,
             stored_dtype: Some(hetero_core::DType::BF16),
+            packed_weights: None,
         };
         let llama_3_2 = ModelConfig {
             max_positions: 131_072,

@@ -180,11 +180,37 @@ impl ModelBuilder<'_> {
     }
 }
 
+/// The name under which `hetero quantize` stores the weight, so it must not change.
 impl std::fmt::Display for WeightKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            WeightKey::Layer { layer, weight } => write!(f, "layers.{layer}.{weight:?}"),
-            other => write!(f, "{other:?}"),
+            WeightKey::Embedding => f.write_str("embedding"),
+            WeightKey::Layer { layer, weight } => write!(f, "layers.{layer}.{}", weight.name()),
+            WeightKey::OutputNorm => f.write_str("output_norm"),
+            WeightKey::OutputHead => f.write_str("output_head"),
+        }
+    }
+}
+
+impl LayerWeight {
+    fn name(self) -> &'static str {
+        match self {
+            LayerWeight::AttentionNorm => "attention_norm",
+            LayerWeight::Query => "query",
+            LayerWeight::QueryBias => "query_bias",
+            LayerWeight::Key => "key",
+            LayerWeight::KeyBias => "key_bias",
+            LayerWeight::Value => "value",
+            LayerWeight::ValueBias => "value_bias",
+            LayerWeight::AttentionOutput => "attention_output",
+            LayerWeight::AttentionOutputBias => "attention_output_bias",
+            LayerWeight::FeedForwardNorm => "ffn_norm",
+            LayerWeight::Gate => "ffn_gate",
+            LayerWeight::GateBias => "ffn_gate_bias",
+            LayerWeight::Up => "ffn_up",
+            LayerWeight::UpBias => "ffn_up_bias",
+            LayerWeight::Down => "ffn_down",
+            LayerWeight::DownBias => "ffn_down_bias",
         }
     }
 }

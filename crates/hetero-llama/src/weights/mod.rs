@@ -21,12 +21,11 @@ use crate::files;
 pub use self::mapped_file::MappedFile;
 pub use self::names::{LayerTensors, Linear, Matrix, ModelTensors, SourceRows, Vector};
 pub use self::safetensors::{TensorEntry, read_entries};
-pub use self::tensor::TensorRef;
+pub use self::tensor::{RawTensor, TensorRef};
 
 const SINGLE_FILE: &str = "model.safetensors";
 const INDEX_FILE: &str = "model.safetensors.index.json";
-const FOLDER: &str =
-    "a Hugging Face model folder (config.json, *.safetensors, tokenizer.json)";
+const FOLDER: &str = "a Hugging Face model folder (config.json, *.safetensors, tokenizer.json)";
 const WEIGHT_FILE: &str = "model weights in safetensors format";
 
 /// All tensors of a model, by name.
@@ -84,12 +83,14 @@ impl Checkpoint {
                 stored_tensors(MappedFile::open(&path, WEIGHT_FILE)?)?.collect();
             for name in names {
                 // A shard may hold more than the index takes from it; the index decides, as it does in transformers.
-                let stored = in_shard.remove(&name).ok_or_else(|| LlamaError::MissingTensor {
-                    file: path.clone(),
-                    tensor: shorten(&name),
-                    expected: format!("a tensor that {INDEX_FILE} places here"),
-                    nearest: None,
-                })?;
+                let stored = in_shard
+                    .remove(&name)
+                    .ok_or_else(|| LlamaError::MissingTensor {
+                        file: path.clone(),
+                        tensor: shorten(&name),
+                        expected: format!("a tensor that {INDEX_FILE} places here"),
+                        nearest: None,
+                    })?;
                 tensors.insert(name, stored);
             }
         }
@@ -111,8 +112,17 @@ impl Checkpoint {
 
     /// Bytes of all tensors together, as stored.
     pub fn stored_bytes(&self) -> u64 {
-        let sizes = self.tensors.values().map(|stored| stored.entry.bytes.len() as u64);
+        let sizes = self
+            .tensors
+            .values()
+            .map(|stored| stored.entry.bytes.len() as u64);
         sizes.sum()
+    }
+
+    /// The bytes of the tensor of this name, whatever its dtype, if there is one.
+    pub(crate) fn raw_tensor(&self, name: &str) -> Option<RawTensor> {
+        let Stored { file, entry } = self.tensors.get(name)?;
+        Some(RawTensor::new(file.clone(), entry))
     }
 
     /// The tensor of this name, if there is one; an error when its dtype is none that weights may have.
@@ -132,9 +142,7 @@ impl Checkpoint {
     }
 }
 
-fn stored_tensors(
-    file: MappedFile,
-) -> Result<impl Iterator<Item = (String, Stored)>, LlamaError> {
+fn stored_tensors(file: MappedFile) -> Result<impl Iterator<Item = (String, Stored)>, LlamaError> {
     let entries = read_entries(file.bytes(), file.path())?;
     let file = Arc::new(file);
     Ok(entries.into_iter().map(move |entry| {
@@ -163,7 +171,10 @@ fn parse_index(bytes: &[u8], index: &Path) -> Result<BTreeMap<String, Vec<String
                 found: shorten(&shard.to_string()),
             });
         }
-        by_shard.entry(name.to_owned()).or_default().push(tensor.clone());
+        by_shard
+            .entry(name.to_owned())
+            .or_default()
+            .push(tensor.clone());
     }
     Ok(by_shard)
 }
@@ -171,7 +182,11 @@ fn parse_index(bytes: &[u8], index: &Path) -> Result<BTreeMap<String, Vec<String
 /// Whether a name stays in its folder on every system: no separators, no drive, no parent.
 fn is_plain_file_name(name: &str) -> bool {
     let forbidden = |c: char| matches!(c, '/' | '\\' | ':') || c.is_control();
-    !name.is_empty() && name.len() <= 255 && name != "." && name != ".." && !name.contains(forbidden)
+    !name.is_empty()
+        && name.len() <= 255
+        && name != "."
+        && name != ".."
+        && !name.contains(forbidden)
 }
 
 fn check_folder(folder: &Path) -> Result<(), LlamaError> {
@@ -179,7 +194,10 @@ fn check_folder(folder: &Path) -> Result<(), LlamaError> {
     let metadata = match std::fs::metadata(folder) {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return Err(LlamaError::MissingFile { file, expected: FOLDER });
+            return Err(LlamaError::MissingFile {
+                file,
+                expected: FOLDER,
+            });
         }
         Err(source) => return Err(LlamaError::Read { file, source }),
     };
@@ -188,10 +206,16 @@ fn check_folder(folder: &Path) -> Result<(), LlamaError> {
     }
     let found = match folder.extension().and_then(|extension| extension.to_str()) {
         Some("gguf") => "a GGUF file, which is not supported yet",
-        Some("safetensors") => "one weight file, without the config.json and tokenizer.json beside it",
+        Some("safetensors") => {
+            "one weight file, without the config.json and tokenizer.json beside it"
+        }
         _ => "a file",
     };
-    Err(LlamaError::WrongFileKind { file, expected: FOLDER, found: found.into() })
+    Err(LlamaError::WrongFileKind {
+        file,
+        expected: FOLDER,
+        found: found.into(),
+    })
 }
 
 /// Says what the folder has in place of safetensors.
@@ -204,19 +228,27 @@ fn no_weights(folder: &Path, single: PathBuf) -> LlamaError {
         .filter(|path| found_in_place_of_weights(path).is_some())
         .collect();
     foreign.sort();
-    match foreign.first().and_then(|path| Some((path, found_in_place_of_weights(path)?))) {
+    match foreign
+        .first()
+        .and_then(|path| Some((path, found_in_place_of_weights(path)?)))
+    {
         Some((path, found)) => LlamaError::WrongFileKind {
             file: path.clone(),
             expected: "model.safetensors, or model.safetensors.index.json with its shards, in this folder",
             found: found.into(),
         },
-        None => LlamaError::MissingFile { file: single, expected: WEIGHT_FILE },
+        None => LlamaError::MissingFile {
+            file: single,
+            expected: WEIGHT_FILE,
+        },
     }
 }
 
 fn found_in_place_of_weights(path: &Path) -> Option<&'static str> {
     match path.extension()?.to_str()? {
-        "bin" | "pt" | "pth" | "ckpt" => Some("only a pickle file, which is not read because it can run code"),
+        "bin" | "pt" | "pth" | "ckpt" => {
+            Some("only a pickle file, which is not read because it can run code")
+        }
         "gguf" => Some("only a GGUF file, which is not supported yet"),
         "safetensors" => Some("only a safetensors file of another name and no index"),
         _ => None,
@@ -230,7 +262,17 @@ mod tests {
     #[test]
     fn only_names_that_stay_in_the_folder_are_plain() {
         assert!(is_plain_file_name("model-00001-of-00002.safetensors"));
-        for name in ["", ".", "..", "../x", "a/b", "/etc/passwd", "a\\b", "C:x", "a\0b"] {
+        for name in [
+            "",
+            ".",
+            "..",
+            "../x",
+            "a/b",
+            "/etc/passwd",
+            "a\\b",
+            "C:x",
+            "a\0b",
+        ] {
             assert!(!is_plain_file_name(name), "{name:?}");
         }
     }

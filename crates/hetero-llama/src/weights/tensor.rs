@@ -101,6 +101,44 @@ impl TensorRef {
     }
 }
 
+/// One tensor of a checkpoint as bytes, whatever its dtype.
+#[derive(Clone)]
+pub struct RawTensor {
+    file: Arc<MappedFile>,
+    shape: Arc<[usize]>,
+    range: Range<usize>,
+}
+
+impl RawTensor {
+    pub(super) fn new(file: Arc<MappedFile>, entry: &TensorEntry) -> RawTensor {
+        RawTensor {
+            file,
+            shape: entry.shape.as_slice().into(),
+            range: entry.bytes.clone(),
+        }
+    }
+
+    /// The shape, outermost first.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// The bytes; not aligned.
+    pub fn bytes(&self) -> &[u8] {
+        &self.file.bytes()[self.range.clone()]
+    }
+
+    /// As [`TensorRef::check`].
+    pub fn check(&self) -> Result<(), LlamaError> {
+        self.file.check_length()
+    }
+
+    /// As [`TensorRef::release`].
+    pub fn release(&self) {
+        self.file.advise_done(self.range.clone());
+    }
+}
+
 impl AsRef<[u8]> for TensorRef {
     fn as_ref(&self) -> &[u8] {
         self.bytes()
@@ -109,7 +147,11 @@ impl AsRef<[u8]> for TensorRef {
 
 impl Debug for TensorRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {:?} {} in {:?}", self.name, self.shape, self.dtype, self.file)
+        write!(
+            f,
+            "{} {:?} {} in {:?}",
+            self.name, self.shape, self.dtype, self.file
+        )
     }
 }
 
@@ -168,27 +210,47 @@ mod tests {
         let values = || (0..3 * columns).map(value);
         // bf16 holds these values only up to 8 bits of mantissa, so what is compared went through bf16 as well.
         let cases: [(DType, Vec<u8>, fn(f32) -> f32); 3] = [
-            (DType::F32, values().flat_map(f32::to_le_bytes).collect(), |x| x),
-            (DType::F16, values().flat_map(|x| f16::from_f32(x).to_le_bytes()).collect(), |x| {
-                f16::from_f32(x).to_f32()
-            }),
-            (DType::BF16, values().flat_map(|x| bf16::from_f32(x).to_le_bytes()).collect(), |x| {
-                bf16::from_f32(x).to_f32()
-            }),
+            (
+                DType::F32,
+                values().flat_map(f32::to_le_bytes).collect(),
+                |x| x,
+            ),
+            (
+                DType::F16,
+                values()
+                    .flat_map(|x| f16::from_f32(x).to_le_bytes())
+                    .collect(),
+                |x| f16::from_f32(x).to_f32(),
+            ),
+            (
+                DType::BF16,
+                values()
+                    .flat_map(|x| bf16::from_f32(x).to_le_bytes())
+                    .collect(),
+                |x| bf16::from_f32(x).to_f32(),
+            ),
         ];
         for (dtype, data, rounded) in cases {
             let tensor = tensor(dtype, &[3, columns], data);
             let mut row = vec![0.0; columns];
             tensor.read_row_f32(2, &mut row);
             for (i, actual) in row.into_iter().enumerate() {
-                assert_eq!(actual, rounded(value(2 * columns + i)), "{dtype} column {i}");
+                assert_eq!(
+                    actual,
+                    rounded(value(2 * columns + i)),
+                    "{dtype} column {i}"
+                );
             }
         }
     }
 
     #[test]
     fn a_vector_is_a_matrix_of_one_row() {
-        let tensor = tensor(DType::F32, &[2], [1f32, 2.0].iter().flat_map(|x| x.to_le_bytes()).collect());
+        let tensor = tensor(
+            DType::F32,
+            &[2],
+            [1f32, 2.0].iter().flat_map(|x| x.to_le_bytes()).collect(),
+        );
         assert_eq!((tensor.rows(), tensor.columns()), (1, 2));
     }
 
