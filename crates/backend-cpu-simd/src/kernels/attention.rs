@@ -126,7 +126,13 @@ struct Work {
 ///
 /// `count <= 64` rows of `head_dim` stored values at `keys` and at `values`.
 #[inline(always)]
-unsafe fn load_block<S: Simd, E: Storage>(s: S, work: Work, keys: *const u8, values: *const u8, count: usize) {
+unsafe fn load_block<S: Simd, E: Storage>(
+    s: S,
+    work: Work,
+    keys: *const u8,
+    values: *const u8,
+    count: usize,
+) {
     let row_bytes = work.head_dim * E::BYTES;
     for vector in 0..work.vectors {
         let lanes = LANES.min(work.head_dim - vector * LANES);
@@ -145,7 +151,10 @@ unsafe fn load_block<S: Simd, E: Storage>(s: S, work: Work, keys: *const u8, val
             }
             for key in 0..count {
                 let value = E::load(s, values.add(key * row_bytes + offset), lanes);
-                s.store(work.values.add((key * work.vectors + vector) * LANES), value);
+                s.store(
+                    work.values.add((key * work.vectors + vector) * LANES),
+                    value,
+                );
             }
         }
     }
@@ -253,9 +262,12 @@ unsafe fn add_values<S: Simd, const R: usize, const C: usize>(
     // SAFETY: the scratch has 64 rows of outputs and scores and 64 keys of values, all as wide as the head.
     unsafe {
         let output = work.output.add(row * width + vector * LANES);
-        for r in 0..R {
-            for c in 0..C {
-                sums[r][c] = s.mul(s.load(output.add(r * width + c * LANES)), s.splat(shrink[r]));
+        for (r, sums) in sums.iter_mut().enumerate() {
+            for (c, sums) in sums.iter_mut().enumerate() {
+                *sums = s.mul(
+                    s.load(output.add(r * width + c * LANES)),
+                    s.splat(shrink[r]),
+                );
             }
         }
         for key in 0..keys {
@@ -340,7 +352,10 @@ unsafe fn attend_rows<S: Simd, E: Storage>(
             for vector in 0..work.vectors {
                 let lanes = LANES.min(head_dim - vector * LANES);
                 let query = StoredF32::load(s, query.add(vector * LANES).cast(), lanes);
-                s.store(work.query.add(i * width + vector * LANES), s.mul(query, s.splat(params.scale)));
+                s.store(
+                    work.query.add(i * width + vector * LANES),
+                    s.mul(query, s.splat(params.scale)),
+                );
                 s.store(work.output.add(i * width + vector * LANES), s.splat(0.0));
             }
             s.store(work.totals.add(i * LANES), s.splat(0.0));
@@ -350,11 +365,22 @@ unsafe fn attend_rows<S: Simd, E: Storage>(
         for first in (0..end).step_by(KEYS) {
             let start = cut.kv_head * head_bytes + first * head_dim * E::BYTES;
             let count = KEYS.min(end - first);
-            load_block::<S, E>(s, work, params.keys.first.add(start), params.values.first.add(start), count);
+            load_block::<S, E>(
+                s,
+                work,
+                params.keys.first.add(start),
+                params.values.first.add(start),
+                count,
+            );
             let visible = |i: usize| sees(rows.start + i).saturating_sub(first).min(KEYS);
             let mut i = 0;
             while S::FLOAT_PANELS == 2 && i + 4 <= n_rows {
-                attend::<S, 4>(s, work, i, [visible(i), visible(i + 1), visible(i + 2), visible(i + 3)]);
+                attend::<S, 4>(
+                    s,
+                    work,
+                    i,
+                    [visible(i), visible(i + 1), visible(i + 2), visible(i + 3)],
+                );
                 i += 4;
             }
             while i < n_rows {
@@ -386,8 +412,14 @@ pub(crate) unsafe fn attention<S: Simd>(
     cut: &AttentionCut,
     scratch: &mut AttentionScratch,
 ) {
-    assert!(params.head_dim <= scratch.max_head_dim, "heads are wider than the attention scratch");
-    assert!(params.past + cut.positions.end <= params.context, "attention beyond the end of the cache");
+    assert!(
+        params.head_dim <= scratch.max_head_dim,
+        "heads are wider than the attention scratch"
+    );
+    assert!(
+        params.past + cut.positions.end <= params.context,
+        "attention beyond the end of the cache"
+    );
     super::check_range(&cut.heads, params.group);
     let work = Work {
         query: scratch.query.as_mut_ptr().cast(),

@@ -39,7 +39,12 @@ fn transpose8(_: Avx2, rows: [__m256; 8]) -> [__m256; 8] {
         }
         let mut fours = pairs;
         for i in 0..2 {
-            let (a, b, c, d) = (pairs[4 * i], pairs[4 * i + 1], pairs[4 * i + 2], pairs[4 * i + 3]);
+            let (a, b, c, d) = (
+                pairs[4 * i],
+                pairs[4 * i + 1],
+                pairs[4 * i + 2],
+                pairs[4 * i + 3],
+            );
             fours[4 * i] = _mm256_shuffle_ps::<0x44>(a, c);
             fours[4 * i + 1] = _mm256_shuffle_ps::<0xee>(a, c);
             fours[4 * i + 2] = _mm256_shuffle_ps::<0x44>(b, d);
@@ -113,8 +118,14 @@ impl Simd for Avx2 {
     unsafe fn store_f16(self, pointer: *mut u16, value: Floats) {
         // SAFETY: the caller vouches for 16 values; `self` for the instruction.
         unsafe {
-            _mm_storeu_si128(pointer.cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(value[0]));
-            _mm_storeu_si128(pointer.add(8).cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(value[1]));
+            _mm_storeu_si128(
+                pointer.cast(),
+                _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(value[0]),
+            );
+            _mm_storeu_si128(
+                pointer.add(8).cast(),
+                _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(value[1]),
+            );
         }
     }
 
@@ -139,11 +150,15 @@ impl Simd for Avx2 {
                 // Nearest even: add half a unit less the lowest kept bit. A NaN keeps its top bits and is made quiet.
                 let bits = _mm256_castps_si256(value);
                 let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
-                let rounded = _mm256_add_epi32(_mm256_add_epi32(bits, odd), _mm256_set1_epi32(0x7fff));
+                let rounded =
+                    _mm256_add_epi32(_mm256_add_epi32(bits, odd), _mm256_set1_epi32(0x7fff));
                 let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x0040_0000));
                 let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(value, value));
                 let bits = _mm256_srli_epi32::<16>(_mm256_blendv_epi8(rounded, quiet, nan));
-                let packed = _mm_packus_epi32(_mm256_castsi256_si128(bits), _mm256_extracti128_si256::<1>(bits));
+                let packed = _mm_packus_epi32(
+                    _mm256_castsi256_si128(bits),
+                    _mm256_extracti128_si256::<1>(bits),
+                );
                 _mm_storeu_si128(pointer.add(8 * half).cast(), packed);
             }
         }
@@ -171,7 +186,10 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn mul_add(self, a: Floats, b: Floats, c: Floats) -> Floats {
-        registers!([_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])])
+        registers!([
+            _mm256_fmadd_ps(a[0], b[0], c[0]),
+            _mm256_fmadd_ps(a[1], b[1], c[1])
+        ])
     }
 
     #[inline(always)]
@@ -188,7 +206,10 @@ impl Simd for Avx2 {
     fn reduce_sum(self, value: Floats) -> f32 {
         registers!({
             let eight = _mm256_add_ps(value[0], value[1]);
-            let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+            let four = _mm_add_ps(
+                _mm256_castps256_ps128(eight),
+                _mm256_extractf128_ps::<1>(eight),
+            );
             let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
             _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
         })
@@ -198,7 +219,10 @@ impl Simd for Avx2 {
     fn reduce_max(self, value: Floats) -> f32 {
         registers!({
             let eight = _mm256_max_ps(value[0], value[1]);
-            let four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+            let four = _mm_max_ps(
+                _mm256_castps256_ps128(eight),
+                _mm256_extractf128_ps::<1>(eight),
+            );
             let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
             _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps::<1>(two, two)))
         })
@@ -239,7 +263,10 @@ impl Simd for Avx2 {
                 _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(value[0]),
                 _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(value[1]),
             ];
-            [_mm256_cvttps_epi32(nearest[0]), _mm256_cvttps_epi32(nearest[1])]
+            [
+                _mm256_cvttps_epi32(nearest[0]),
+                _mm256_cvttps_epi32(nearest[1]),
+            ]
         })
     }
 
@@ -258,7 +285,10 @@ impl Simd for Avx2 {
     fn reduce_sum_i32(self, value: Ints) -> i32 {
         registers!({
             let eight = _mm256_add_epi32(value[0], value[1]);
-            let four = _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256::<1>(eight));
+            let four = _mm_add_epi32(
+                _mm256_castsi256_si128(eight),
+                _mm256_extracti128_si256::<1>(eight),
+            );
             let two = _mm_add_epi32(four, _mm_shuffle_epi32::<0b1110>(four));
             _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32::<1>(two)))
         })
@@ -270,7 +300,10 @@ impl Simd for Avx2 {
         unsafe {
             // Packing works within 128-bit halves; the permutation restores the order.
             let words = _mm256_permute4x64_epi64::<0xd8>(_mm256_packs_epi32(value[0], value[1]));
-            let bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+            let bytes = _mm_packs_epi16(
+                _mm256_castsi256_si128(words),
+                _mm256_extracti128_si256::<1>(words),
+            );
             _mm_storeu_si128(pointer.cast(), bytes);
         }
     }
@@ -278,7 +311,12 @@ impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn load_block(self, pointer: *const u8) -> Ints {
         // SAFETY: the caller vouches for 64 bytes; `self` for the instruction.
-        unsafe { [_mm256_loadu_si256(pointer.cast()), _mm256_loadu_si256(pointer.add(32).cast())] }
+        unsafe {
+            [
+                _mm256_loadu_si256(pointer.cast()),
+                _mm256_loadu_si256(pointer.add(32).cast()),
+            ]
+        }
     }
 
     #[inline(always)]
@@ -294,7 +332,10 @@ impl Simd for Avx2 {
     fn low_nibbles(self, block: Ints) -> Ints {
         registers!({
             let mask = _mm256_set1_epi8(15);
-            [_mm256_and_si256(block[0], mask), _mm256_and_si256(block[1], mask)]
+            [
+                _mm256_and_si256(block[0], mask),
+                _mm256_and_si256(block[1], mask),
+            ]
         })
     }
 
@@ -315,7 +356,12 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn dot_nibble_group(self, start: Ints, weights: &[Ints; 8], activations: *const i8) -> Ints {
+    unsafe fn dot_nibble_group(
+        self,
+        start: Ints,
+        weights: &[Ints; 8],
+        activations: *const i8,
+    ) -> Ints {
         // All eight words are added up in 16 bits: 16 products of at most 15 * 127 make 30480.
         let mut sums = registers!([_mm256_setzero_si256(); 2]);
         for (word, weights) in weights.iter().enumerate() {
@@ -360,8 +406,14 @@ impl Simd for Avx2 {
     fn f16_pair(self, block: Ints) -> (Floats, Floats) {
         registers!({
             let mask = _mm256_set1_epi32(0xffff);
-            let low = _mm256_packus_epi32(_mm256_and_si256(block[0], mask), _mm256_and_si256(block[1], mask));
-            let high = _mm256_packus_epi32(_mm256_srli_epi32::<16>(block[0]), _mm256_srli_epi32::<16>(block[1]));
+            let low = _mm256_packus_epi32(
+                _mm256_and_si256(block[0], mask),
+                _mm256_and_si256(block[1], mask),
+            );
+            let high = _mm256_packus_epi32(
+                _mm256_srli_epi32::<16>(block[0]),
+                _mm256_srli_epi32::<16>(block[1]),
+            );
             // Packing works within 128-bit halves; the permutation restores the order.
             let low = _mm256_permute4x64_epi64::<0xd8>(low);
             let high = _mm256_permute4x64_epi64::<0xd8>(high);

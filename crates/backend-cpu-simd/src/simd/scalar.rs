@@ -168,7 +168,11 @@ impl Simd for Scalar {
     fn round(self, value: Floats) -> [i32; LANES] {
         // Adding 1.5 * 2^23 leaves the integer, rounded to even, in the low bits; larger values take the library.
         value.map(|value| {
-            if value.abs() < 4_194_304.0 { (value + 12_582_912.0 - 12_582_912.0) as i32 } else { value.round_ties_even() as i32 }
+            if value.abs() < 4_194_304.0 {
+                (value + 12_582_912.0 - 12_582_912.0) as i32
+            } else {
+                value.round_ties_even() as i32
+            }
         })
     }
 
@@ -185,7 +189,11 @@ impl Simd for Scalar {
     #[inline(always)]
     unsafe fn store_i8(self, pointer: *mut i8, value: [i32; LANES]) {
         // SAFETY: the caller vouches for 16 bytes.
-        unsafe { pointer.cast::<[i8; LANES]>().write_unaligned(value.map(|value| value as i8)) }
+        unsafe {
+            pointer
+                .cast::<[i8; LANES]>()
+                .write_unaligned(value.map(|value| value as i8))
+        }
     }
 
     #[inline(always)]
@@ -197,7 +205,11 @@ impl Simd for Scalar {
     #[inline(always)]
     unsafe fn store_block(self, pointer: *mut u8, block: [u32; LANES]) {
         // SAFETY: the caller vouches for 64 bytes.
-        unsafe { pointer.cast::<[u32; LANES]>().write_unaligned(block.map(u32::to_le)) }
+        unsafe {
+            pointer
+                .cast::<[u32; LANES]>()
+                .write_unaligned(block.map(u32::to_le))
+        }
     }
 
     #[inline(always)]

@@ -75,12 +75,14 @@ impl Packed {
                     }
                     WeightFormat::F16 => {
                         let value = f16::from_f32(random.float());
-                        panel[word(column / 2) + column % 2 * 2..][..2].copy_from_slice(&value.to_le_bytes());
+                        panel[word(column / 2) + column % 2 * 2..][..2]
+                            .copy_from_slice(&value.to_le_bytes());
                         value.to_f32()
                     }
                     WeightFormat::Bf16 => {
                         let value = bf16::from_f32(random.float());
-                        panel[word(column / 2) + column % 2 * 2..][..2].copy_from_slice(&value.to_le_bytes());
+                        panel[word(column / 2) + column % 2 * 2..][..2]
+                            .copy_from_slice(&value.to_le_bytes());
                         value.to_f32()
                     }
                     WeightFormat::W8G32 => {
@@ -105,11 +107,22 @@ impl Packed {
         for (line, bytes) in lines.iter_mut().zip(bytes.chunks_exact(64)) {
             line.0.copy_from_slice(bytes);
         }
-        Self { lines, format, n, k, values }
+        Self {
+            lines,
+            format,
+            n,
+            k,
+            values,
+        }
     }
 
     fn weights(&self) -> PanelWeights {
-        PanelWeights { format: self.format, panels: self.lines.as_ptr().cast(), n: self.n, k: self.k }
+        PanelWeights {
+            format: self.format,
+            panels: self.lines.as_ptr().cast(),
+            n: self.n,
+            k: self.k,
+        }
     }
 }
 
@@ -125,11 +138,21 @@ struct Quantized {
 impl Quantized {
     fn of(kernels: &Kernels, input: &[f32], stride: usize, positions: usize, k: usize) -> Self {
         let count = QuantizedRows::n_scales(positions, k);
-        let mut this =
-            Self { values: vec![99; count * GROUP], scales: vec![9.0; count], corrections: vec![9; count], positions, k };
+        let mut this = Self {
+            values: vec![99; count * GROUP],
+            scales: vec![9.0; count],
+            corrections: vec![9; count],
+            positions,
+            k,
+        };
         let output = this.rows();
         let groups = output.groups();
-        let params = QuantizeActivations { input: Rows::of(input, stride), output, positions: 0..positions, groups: 0..groups };
+        let params = QuantizeActivations {
+            input: Rows::of(input, stride),
+            output,
+            positions: 0..positions,
+            groups: 0..groups,
+        };
         // SAFETY: the input has all rows, and the buffers are of the documented sizes.
         unsafe { (kernels.quantize_activations)(&params) };
         this
@@ -162,7 +185,13 @@ impl Quantized {
 
 /// Asserts that `actual` is `expected` but for `tolerance` times the sum of the magnitudes that make it up.
 #[track_caller]
-fn assert_close(actual: f32, expected: f64, magnitude: f64, tolerance: f64, what: impl core::fmt::Display) {
+fn assert_close(
+    actual: f32,
+    expected: f64,
+    magnitude: f64,
+    tolerance: f64,
+    what: impl core::fmt::Display,
+) {
     let difference = (f64::from(actual) - expected).abs();
     assert!(
         difference <= tolerance * magnitude.max(1e-30),
