@@ -22,3 +22,4 @@ mod weight;
 
 pub use backend::{ActivationMode, CpuBackend, CpuOptions};
 pub use error::CpuError;
+pub use topology::performance_cores;

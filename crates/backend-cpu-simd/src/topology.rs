@@ -7,7 +7,7 @@ use std::num::NonZeroUsize;
 ///
 /// A thread on a slow core holds up all others at every join, so cores whose highest clock (or capacity, where the
 /// system gives that) is well below the best are left out.
-pub(crate) fn performance_cores() -> usize {
+pub fn performance_cores() -> usize {
     let available = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let speeds = core_speeds();
     match speeds.iter().max() {
