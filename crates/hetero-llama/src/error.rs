@@ -3,6 +3,8 @@
 //! Each message names the file, the tensor or key, what was expected and what was found; [`LlamaError::fix`] says what
 //! the user can do about it, and [`LlamaError::is_bad_input`] tells a wrong input from a failure while running.
 
+mod fix;
+
 use std::path::{Path, PathBuf};
 
 use hetero_core::WeightFormat;
@@ -326,7 +328,9 @@ pub enum LlamaError {
     NoDevice,
 
     /// A context length that the model was not made for.
-    #[error("option `context`: expected 1 to {limit} (`max_position_embeddings` of config.json), found {asked}")]
+    #[error(
+        "option `context`: expected 1 to {limit} (`max_position_embeddings` of config.json), found {asked}"
+    )]
     BadContext {
         /// The length that was asked for, in tokens.
         asked: usize,
@@ -368,7 +372,9 @@ pub enum LlamaError {
     },
 
     /// A token id that the model has no row for.
-    #[error("token id: expected ids below {vocabulary} (`vocab_size` of config.json), found {token}")]
+    #[error(
+        "token id: expected ids below {vocabulary} (`vocab_size` of config.json), found {token}"
+    )]
     TokenOutOfRange {
         /// The id.
         token: u32,
@@ -377,7 +383,9 @@ pub enum LlamaError {
     },
 
     /// Windows of a perplexity that do not fit the context.
-    #[error("windows of {length} tokens with a stride of {stride}: expected at most {room} tokens and a stride of 1 to the length")]
+    #[error(
+        "windows of {length} tokens with a stride of {stride}: expected at most {room} tokens and a stride of 1 to the length"
+    )]
     BadWindows {
         /// Tokens of a window.
         length: usize,
@@ -419,7 +427,9 @@ pub enum LlamaError {
     },
 
     /// A model that is to be quantised is quantised already.
-    #[error("{model}: expected weights in f32, f16 or bf16, found {format}, as `hetero quantize` writes them")]
+    #[error(
+        "{model}: expected weights in f32, f16 or bf16, found {format}, as `hetero quantize` writes them"
+    )]
     AlreadyPacked {
         /// The model.
         model: String,
@@ -428,7 +438,9 @@ pub enum LlamaError {
     },
 
     /// A model that is stored in one format is asked for in another.
-    #[error("{model}: expected `--weights {stored}`, as its weights are stored, found `--weights {asked}`")]
+    #[error(
+        "{model}: expected `--weights {stored}`, as its weights are stored, found `--weights {asked}`"
+    )]
     PackedOtherwise {
         /// The model.
         model: String,
@@ -460,58 +472,6 @@ pub enum LlamaError {
 }
 
 impl LlamaError {
-    /// What the user can do about it: one sentence, without a full stop at the end.
-    pub fn fix(&self) -> String {
-        match self {
-            Self::MissingFile { expected, .. } => {
-                format!("check the path; it should lead to {expected}")
-            }
-            Self::WrongFileKind { file, .. } => match extension(file) {
-                "gguf" => "give the Hugging Face folder of the same model (config.json, *.safetensors, tokenizer.json); GGUF files are not supported yet".into(),
-                "bin" | "pt" | "pth" | "ckpt" => "convert the weights to safetensors, or download the safetensors variant of the model; pickle files can run code and are not read".into(),
-                _ => "give the folder that holds config.json, tokenizer.json and the *.safetensors files".into(),
-            },
-            Self::Read { .. } => "check the permissions of the file and that its disk is attached".into(),
-            Self::LfsPointer { .. } => "run `git lfs pull` in the model's folder, or download the file again".into(),
-            Self::Json { .. } | Self::BadValue { .. } => "restore the file from the model's original distribution, or correct it by hand".into(),
-            Self::Unsupported { expected, .. } => format!("choose a model that has {expected}"),
-            Self::WeightsHeader { .. } | Self::TensorExtent { .. } => "the file is truncated or damaged: download it again and compare its checksum".into(),
-            Self::TensorDtype { expected, .. } => format!("convert the checkpoint to one of {expected} before loading it"),
-            Self::TensorShape { .. } | Self::UnexpectedTensor { .. } => "config.json and the weights are of different models: take both from one distribution".into(),
-            Self::MissingTensor { .. } => "the checkpoint is incomplete or of another architecture: download all its files again, with their config.json".into(),
-            Self::DuplicateTensor { .. } => "remove the file that does not belong to this model".into(),
-            Self::ShardName { .. } => "do not load this checkpoint unless you trust its source: its index points outside its own folder".into(),
-            Self::MissingShard { shard, .. } => format!("download {} into the folder of the index", shard.file_name().map_or(shard.display().to_string(), |name| name.to_string_lossy().into_owned())),
-            Self::FileChanged { .. } => "let downloads and conversions of the model finish before it is loaded, then start again".into(),
-            Self::Tokenizer { .. } => "download tokenizer.json again; a model that has only tokenizer.model must be converted with transformers first".into(),
-            Self::TokenizerVocabulary { .. } => "take tokenizer.json and config.json from one distribution of the model".into(),
-            Self::Tokenize { .. } => "report the text or tokens with the model's name; `--raw` text that is shorter may pass".into(),
-            Self::MissingTemplate { .. } => "use a chat model, give a template file of your own, or run the prompt as it is with `--raw`".into(),
-            Self::TemplateSyntax { .. } | Self::TemplateFailed { .. } => "correct the template, give a template file of your own, or run the prompt as it is with `--raw`".into(),
-            Self::TemplateRefused { .. } => "change the conversation as the template asks: most want user and assistant to take turns".into(),
-            Self::TemplateLimit { .. } => "shorten the conversation, or give a template file of your own: this one does not end".into(),
-            Self::UnknownDevice { .. } => "`hetero devices` lists the devices of this machine".into(),
-            Self::DeviceNotBuilt { name } => format!("build with the cargo feature for `{name}`, or choose another device"),
-            Self::DeviceUnusable { fix, .. } => fix.clone(),
-            Self::NoDevice => "build with at least one backend's cargo feature, such as `cpu-simd`".into(),
-            Self::BadContext { limit, .. } => format!("give a context of at most {limit} tokens"),
-            Self::DoesNotFit { .. } => "choose narrower weights (`--weights w4g32`), a shorter `--context`, or a smaller model".into(),
-            Self::EmptyPrompt => "give some text".into(),
-            Self::PromptTooLong { .. } | Self::ContextFull { .. } => "shorten the prompt, or raise `--context` if the model allows more".into(),
-            Self::TokenOutOfRange { vocabulary, .. } => format!("give ids below {vocabulary}, from this model's own tokenizer"),
-            Self::BadWindows { room, .. } => format!("give a `--context` of at most {room} tokens"),
-            Self::TextTooShort { .. } => "give a longer text".into(),
-            Self::Cancelled => "start again".into(),
-            Self::Run(_) => "run again; if it fails again, leave the device out with `--devices`".into(),
-            Self::Write { .. } => "check the permissions of the folder and the free space of its disk".into(),
-            Self::FolderNotEmpty { .. } => "choose another folder, or empty this one first".into(),
-            Self::AlreadyPacked { .. } => "quantise the model that this one was made from".into(),
-            Self::PackedOtherwise { .. } => "leave `--weights` out, or quantise the original model to the other format".into(),
-            Self::BadOption { option, expected, .. } => format!("give `{option}` {expected}"),
-            Self::BadLogits { .. } => "compare with `--weights f32 --activations float`; if that is wrong too, the checkpoint is damaged".into(),
-        }
-    }
-
     /// Whether a file or an argument is at fault (exit code 2) and not the run itself (exit code 1).
     pub fn is_bad_input(&self) -> bool {
         !matches!(
@@ -568,10 +528,6 @@ pub(crate) fn shorten(text: &str) -> String {
         short.push('…');
     }
     short
-}
-
-fn extension(file: &Path) -> &str {
-    file.extension().and_then(|extension| extension.to_str()).unwrap_or("")
 }
 
 fn nearest_text(nearest: &Option<String>) -> String {

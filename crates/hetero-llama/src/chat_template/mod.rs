@@ -191,10 +191,10 @@ impl ChatTemplate {
                     found: shorten(message),
                 };
             }
-            if let Some(inner) = inner.downcast_ref::<minijinja::Error>() {
-                if inner.kind() == ErrorKind::OutOfFuel {
-                    return self.limit(format!("{MAX_STEPS} steps"));
-                }
+            if let Some(inner) = inner.downcast_ref::<minijinja::Error>()
+                && inner.kind() == ErrorKind::OutOfFuel
+            {
+                return self.limit(format!("{MAX_STEPS} steps"));
             }
             source = inner.source();
         }

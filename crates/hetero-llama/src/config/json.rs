@@ -91,11 +91,7 @@ impl<'a> Object<'a> {
             .ok_or_else(|| self.absent(key, &expected))
     }
 
-    pub(crate) fn optional_size(
-        &self,
-        key: &str,
-        max: usize,
-    ) -> Result<Option<usize>, LlamaError> {
+    pub(crate) fn optional_size(&self, key: &str, max: usize) -> Result<Option<usize>, LlamaError> {
         let Some(value) = self.value(key) else {
             return Ok(None);
         };

@@ -10,9 +10,9 @@ mod shapes;
 
 use hetero_core::{DType, WeightFormat};
 
+pub(crate) use self::json::{Object, parse_object};
 pub use self::rope::rope_frequencies;
 pub use self::shapes::SHAPE_NAMES;
-pub(crate) use self::json::{Object, parse_object};
 
 /// The largest value of every size in a configuration except the vocabulary, the positions and the layers.
 const MAX_WIDTH: usize = 1 << 20;

@@ -34,8 +34,8 @@ fn scale(frequency: f32, scaling: RopeScaling) -> f32 {
             } else if wavelength > original / low_freq_factor {
                 frequency / factor
             } else {
-                let smooth =
-                    (original / wavelength - low_freq_factor) / (high_freq_factor - low_freq_factor);
+                let smooth = (original / wavelength - low_freq_factor)
+                    / (high_freq_factor - low_freq_factor);
                 (1.0 - smooth) * frequency / factor + smooth * frequency
             }
         }

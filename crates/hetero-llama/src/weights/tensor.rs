@@ -203,45 +203,40 @@ mod tests {
         TensorRef::new(file, &entry, dtype)
     }
 
+    /// Stores 3 rows of 300 numbers with `to_bytes` and expects to read what `rounded` says.
+    fn check_rows<const N: usize>(
+        dtype: DType,
+        to_bytes: fn(f32) -> [u8; N],
+        rounded: fn(f32) -> f32,
+    ) {
+        let columns = 300;
+        let value = |i: usize| i as f32 * 0.37 - 64.0;
+        let data = (0..3 * columns).flat_map(|i| to_bytes(value(i))).collect();
+        let tensor = tensor(dtype, &[3, columns], data);
+        let mut row = vec![0.0; columns];
+        tensor.read_row_f32(2, &mut row);
+        for (i, actual) in row.into_iter().enumerate() {
+            assert_eq!(
+                actual,
+                rounded(value(2 * columns + i)),
+                "{dtype} column {i}"
+            );
+        }
+    }
+
     #[test]
     fn rows_of_every_dtype_are_read_unaligned() {
-        let columns = 300;
-        let value = |i: usize| i as f32 * 0.5 - 64.0;
-        let values = || (0..3 * columns).map(value);
-        // bf16 holds these values only up to 8 bits of mantissa, so what is compared went through bf16 as well.
-        let cases: [(DType, Vec<u8>, fn(f32) -> f32); 3] = [
-            (
-                DType::F32,
-                values().flat_map(f32::to_le_bytes).collect(),
-                |x| x,
-            ),
-            (
-                DType::F16,
-                values()
-                    .flat_map(|x| f16::from_f32(x).to_le_bytes())
-                    .collect(),
-                |x| f16::from_f32(x).to_f32(),
-            ),
-            (
-                DType::BF16,
-                values()
-                    .flat_map(|x| bf16::from_f32(x).to_le_bytes())
-                    .collect(),
-                |x| bf16::from_f32(x).to_f32(),
-            ),
-        ];
-        for (dtype, data, rounded) in cases {
-            let tensor = tensor(dtype, &[3, columns], data);
-            let mut row = vec![0.0; columns];
-            tensor.read_row_f32(2, &mut row);
-            for (i, actual) in row.into_iter().enumerate() {
-                assert_eq!(
-                    actual,
-                    rounded(value(2 * columns + i)),
-                    "{dtype} column {i}"
-                );
-            }
-        }
+        check_rows(DType::F32, f32::to_le_bytes, |x| x);
+        check_rows(
+            DType::F16,
+            |x| f16::from_f32(x).to_le_bytes(),
+            |x| f16::from_f32(x).to_f32(),
+        );
+        check_rows(
+            DType::BF16,
+            |x| bf16::from_f32(x).to_le_bytes(),
+            |x| bf16::from_f32(x).to_f32(),
+        );
     }
 
     #[test]
