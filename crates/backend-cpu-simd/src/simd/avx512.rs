@@ -242,6 +242,12 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn prefetch(self, pointer: *const u8) {
+        // A prefetch of an address that cannot be read does nothing.
+        registers!(_mm_prefetch::<_MM_HINT_T0>(pointer.cast()))
+    }
+
+    #[inline(always)]
     unsafe fn store_block(self, pointer: *mut u8, block: __m512i) {
         // SAFETY: the caller vouches for 64 bytes; `self` for the instruction.
         unsafe { _mm512_storeu_si512(pointer.cast(), block) }

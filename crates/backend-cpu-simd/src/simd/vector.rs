@@ -156,6 +156,9 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     ///
     /// 64 readable bytes at `pointer`, of any alignment.
     unsafe fn load_block(self, pointer: *const u8) -> Self::Block;
+    /// Asks for the 64 bytes at `pointer`, which will be read soon; any address will do.
+    #[inline(always)]
+    fn prefetch(self, _pointer: *const u8) {}
     /// Stores 64 bytes.
     ///
     /// # Safety
