@@ -1,3 +1,113 @@
 //! The command line of hetero.
+//!
+//! Results go to standard output and everything else to standard error. A command is a file: its options, what it does
+//! with [`hetero_llama`], and what it prints.
 
-fn main() {}
+#![forbid(unsafe_code)]
+
+mod bench;
+mod chat;
+mod demo;
+mod devices;
+mod error;
+mod interrupt;
+mod json;
+mod logits;
+mod options;
+mod output;
+mod perplexity;
+mod progress;
+mod run;
+mod sampling;
+mod stream;
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::error::CliError;
+
+/// Llama-family language models on every processor of a device.
+#[derive(Parser)]
+#[command(name = "hetero", version, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed while running, 2 bad arguments or bad input file, \
+    3 refused because of --strict, 130 ended by Ctrl-C.";
+
+#[derive(Subcommand)]
+enum Command {
+    Run(run::Args),
+    Chat(chat::Args),
+    Logits(logits::Args),
+    Perplexity(perplexity::Args),
+    Bench(bench::Args),
+    Devices(devices::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    start_log();
+    match cli.command.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            error.report();
+            error.exit_code(cli.command.is_strict())
+        }
+    }
+}
+
+impl Command {
+    fn run(&self) -> Result<(), CliError> {
+        match self {
+            Command::Run(args) => run::run(args),
+            Command::Chat(args) => chat::run(args),
+            Command::Logits(args) => logits::run(args),
+            Command::Perplexity(args) => perplexity::run(args),
+            Command::Bench(args) => bench::run(args),
+            Command::Devices(args) => devices::run(args),
+        }
+    }
+
+    /// Whether a processor that cannot do its part is a refusal and not a failure.
+    fn is_strict(&self) -> bool {
+        match self {
+            Command::Run(args) => args.model.strict,
+            Command::Chat(args) => args.model.strict,
+            Command::Logits(args) => args.model.strict,
+            Command::Perplexity(args) => args.model.strict,
+            Command::Bench(args) => args.model.strict,
+            Command::Devices(_) => false,
+        }
+    }
+}
+
+/// The log is silent unless `RUST_LOG` asks for it.
+fn start_log() {
+    if std::env::var_os("RUST_LOG").is_none() {
+        return;
+    }
+    match EnvFilter::try_from_default_env() {
+        Ok(filter) => tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(std::io::stderr)
+            .with_ansi(std::io::stderr().is_terminal())
+            .init(),
+        Err(error) => output::note(format_args!("RUST_LOG is ignored: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_of_the_options_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

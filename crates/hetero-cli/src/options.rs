@@ -1,0 +1,158 @@
+//! The options of every command that loads a model, and the loading.
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use hetero_core::WeightFormat;
+use hetero_llama::{Activations, DeviceOptions, DeviceSelection, Model, ModelOptions, ModelSource};
+
+use crate::demo;
+use crate::error::CliError;
+use crate::output::{bytes_text, note};
+use crate::progress;
+
+/// Which model, where it runs, and in which precision.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Model")]
+pub(crate) struct ModelArgs {
+    /// Hugging Face folder of the model: config.json, *.safetensors, tokenizer.json [default: the demo model]
+    #[arg(long = "model", value_name = "PATH")]
+    path: Option<PathBuf>,
+    /// Processors that may be used, such as `cpu`, with commas between; `auto` for every usable one
+    #[arg(long, value_name = "LIST", default_value = "auto")]
+    devices: DeviceSelection,
+    /// What linear weights are held in: f32, f16, bf16, w8g32, w4g32; `auto` for as stored if quantised, else w4g32
+    /// above a billion parameters and bf16 below
+    #[arg(long, value_name = "FMT", default_value = "auto")]
+    weights: Weights,
+    /// How exactly activations are kept: `auto` for the fastest way measured as harmless, `float` for 32-bit floats
+    #[arg(long, value_name = "KIND", default_value = "auto", value_parser = activations)]
+    activations: Activations,
+    /// CPU worker threads [default: one for each performance core]
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    /// Fail with exit code 3 if anything would not run on the processors asked for
+    #[arg(long)]
+    pub(crate) strict: bool,
+    /// Length of the KV cache in tokens [default: what the command needs, up to the model's limit and the memory]
+    #[arg(long, value_name = "N")]
+    context: Option<usize>,
+}
+
+impl ModelArgs {
+    /// Where the model's files are.
+    pub(crate) fn source(&self) -> Result<ModelSource, CliError> {
+        match &self.path {
+            Some(path) => Ok(ModelSource::Folder(path.clone())),
+            None => demo::source(),
+        }
+    }
+
+    /// What to call the model: the name of its folder.
+    pub(crate) fn name(&self) -> String {
+        let Some(path) = &self.path else {
+            return "demo-model".to_owned();
+        };
+        let full = path.canonicalize();
+        let name = full.as_deref().unwrap_or(path).file_name();
+        name.map_or_else(
+            || path.display().to_string(),
+            |name| Path::new(name).display().to_string(),
+        )
+    }
+
+    /// Loads the model. `needed` is the context in tokens that is enough for the command, `None` for as much as
+    /// possible; `--context` overrides it.
+    pub(crate) fn load(&self, needed: Option<usize>) -> Result<Arc<Model>, CliError> {
+        let source = self.source()?;
+        let context = match (self.context, needed) {
+            (None, Some(needed)) => Some(needed.clamp(1, source.config()?.max_positions)),
+            (asked, _) => asked,
+        };
+        let options = ModelOptions {
+            devices: self.device_options(),
+            weights: self.weights.0,
+            context,
+        };
+        let bar = progress::bytes("loading");
+        let result = Model::load(source, &options, &mut |progress| {
+            bar.set_length(progress.total_bytes);
+            bar.set_position(progress.done_bytes);
+        });
+        bar.finish_and_clear();
+        Ok(result?)
+    }
+
+    /// Tells on standard error what was loaded and what it runs on.
+    pub(crate) fn tell_facts(&self, model: &Model) {
+        let facts = model.facts();
+        note(format_args!(
+            "model    {}: {:.1} M parameters, {} weights, {}",
+            self.name(),
+            facts.parameters as f64 / 1e6,
+            facts.weights,
+            bytes_text(facts.weight_bytes),
+        ));
+        let lowered = facts
+            .context_lowered_from
+            .map_or_else(String::new, |limit| {
+                format!(" (lowered from {limit} by memory)")
+            });
+        note(format_args!(
+            "context  {} tokens{lowered}, cache {}",
+            facts.context,
+            bytes_text(facts.cache_bytes)
+        ));
+        for device in model.devices() {
+            note(format_args!(
+                "device   {}: {}",
+                device.info().name,
+                device.info().description
+            ));
+        }
+    }
+
+    /// CPU worker threads that the model runs on.
+    pub(crate) fn n_threads(&self) -> usize {
+        self.device_options().n_threads()
+    }
+
+    fn device_options(&self) -> DeviceOptions {
+        DeviceOptions {
+            devices: self.devices.clone(),
+            threads: self.threads,
+            activations: self.activations,
+        }
+    }
+}
+
+/// A weight format, or `None` for `auto`.
+#[derive(Clone, Copy, Debug)]
+struct Weights(Option<WeightFormat>);
+
+impl FromStr for Weights {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        if name == "auto" {
+            return Ok(Weights(None));
+        }
+        name.parse()
+            .map(|format| Weights(Some(format)))
+            .map_err(|_| {
+                let known = WeightFormat::ALL
+                    .map(|format| format.to_string())
+                    .join(", ");
+                format!("expected auto, {known}")
+            })
+    }
+}
+
+fn activations(name: &str) -> Result<Activations, String> {
+    let known = [Activations::Auto, Activations::Float];
+    let found = known
+        .into_iter()
+        .find(|activations| activations.to_string() == name);
+    found.ok_or_else(|| "expected auto or float".to_owned())
+}

@@ -1,0 +1,95 @@
+//! Generation as the commands show it: text as it comes, figures at the end.
+
+use hetero_llama::memory::peak_resident_bytes;
+use hetero_llama::{
+    CancelToken, FinishReason, GenerateOptions, Generation, GenerationStats, Session,
+};
+
+use crate::error::CliError;
+use crate::interrupt::Interrupt;
+use crate::json::{DeviceShare, Speed};
+use crate::output::{bytes_text, note};
+
+/// A generation that has ended.
+pub(crate) struct Reply {
+    /// What was generated, without a stop text.
+    pub(crate) text: String,
+    /// The tokens that were generated, those of a stop text included.
+    pub(crate) tokens: Vec<u32>,
+    /// How long it took.
+    pub(crate) stats: GenerationStats,
+    /// Why it ended.
+    pub(crate) finish_reason: FinishReason,
+}
+
+/// Continues `prompt` and gives each piece of text to `show`. Ctrl-C ends it after the current token.
+pub(crate) fn generate(
+    session: &mut Session,
+    prompt: &[u32],
+    options: &GenerateOptions,
+    interrupt: &Interrupt,
+    show: &mut dyn FnMut(&str) -> Result<(), CliError>,
+) -> Result<Reply, CliError> {
+    interrupt.during(|cancel| generate_until(session, prompt, options, cancel, show))
+}
+
+fn generate_until(
+    session: &mut Session,
+    prompt: &[u32],
+    options: &GenerateOptions,
+    cancel: &CancelToken,
+    show: &mut dyn FnMut(&str) -> Result<(), CliError>,
+) -> Result<Reply, CliError> {
+    let mut generation = Generation::new(session, prompt, options, cancel)?;
+    let mut text = String::new();
+    let mut tokens = Vec::new();
+    for piece in &mut generation {
+        let piece = piece?;
+        tokens.extend(piece.token);
+        if !piece.text.is_empty() {
+            show(&piece.text)?;
+            text.push_str(&piece.text);
+        }
+    }
+    Ok(Reply {
+        text,
+        tokens,
+        stats: *generation.stats(),
+        finish_reason: generation
+            .finish_reason()
+            .unwrap_or(FinishReason::MaxTokens),
+    })
+}
+
+/// The name of a reason in JSON documents.
+pub(crate) fn reason_name(reason: FinishReason) -> &'static str {
+    match reason {
+        FinishReason::EndOfSequence => "end_of_sequence",
+        FinishReason::MaxTokens => "max_tokens",
+        FinishReason::StopText => "stop_text",
+        FinishReason::ContextFull => "context_full",
+        FinishReason::Cancelled => "cancelled",
+        FinishReason::Failed => "failed",
+    }
+}
+
+/// Tells on standard error how fast a generation was.
+pub(crate) fn tell_figures(stats: &GenerationStats, session: &Session) {
+    let speed = |name: &str, speed: Speed| {
+        format!(
+            "{name} {} tokens, {:.1} tokens/s",
+            speed.tokens, speed.tokens_per_second
+        )
+    };
+    let mut parts = vec![
+        speed("prefill", Speed::prefill(stats)),
+        speed("decode", Speed::decode(stats)),
+        format!(
+            "first token {:.3} s",
+            stats.time_to_first_token.as_secs_f64()
+        ),
+    ];
+    parts.extend(peak_resident_bytes().map(|bytes| format!("peak {}", bytes_text(bytes))));
+    parts.push(DeviceShare::text(&DeviceShare::of(session)));
+    note(parts.join(" | "));
+}
