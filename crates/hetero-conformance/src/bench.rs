@@ -172,14 +172,14 @@ impl<'a> Bench<'a> {
                 timeline.completed()
             )));
         }
-        if bindings.tensors.len() != segment.values.len() {
+        if bindings.tensors.len() != segment.values().len() {
             return Err(Trouble::Failed(format!(
                 "{} of {} bindings came back",
                 bindings.tensors.len(),
-                segment.values.len()
+                segment.values().len()
             )));
         }
-        for (binding, &id) in bindings.tensors.iter().zip(&segment.values) {
+        for (binding, &id) in bindings.tensors.iter().zip(segment.values()) {
             let name = &segment.graph.value(id).name;
             if !std::ptr::eq(binding.tensor(), &*self.tensors[id.0]) {
                 return Err(Trouble::Failed(format!(
@@ -342,7 +342,7 @@ fn bindings(
     let is_first = slots.is_empty();
     slots.resize_with(tensors.len(), Vec::new);
     let mut bindings = Bindings::default();
-    for &id in &segment.values {
+    for &id in segment.values() {
         let tensor = &tensors[id.0];
         bindings.tensors.push(if segment.writes(id) {
             if is_first {

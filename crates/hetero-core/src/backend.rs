@@ -37,7 +37,8 @@ pub trait Backend: Debug + Send + Sync {
 
 /// A segment compiled for one backend.
 pub trait Executable: Any + Debug + Send + Sync {
-    /// Queues one run and returns at once. `bindings` stands in the order of the segment's values.
+    /// Queues one run and returns at once. [`Segment::binding_idx`] says which of `bindings` holds
+    /// which value.
     ///
     /// # Panics
     /// When a binding does not fit its value, when `step.rows` is zero or above the graph's capacity, or when the

@@ -23,41 +23,85 @@ pub struct Segment {
     pub graph: Arc<Graph>,
     /// What to compute.
     pub nodes: Vec<SegmentNode>,
-    /// The values that the nodes read or write; [`crate::Bindings::tensors`] stands in the same order.
-    pub values: Vec<ValueId>,
+    /// The values that the nodes read or write, in the order of their first use.
+    values: Vec<ValueId>,
+    /// For each of `values`, which of the submission's bindings holds it.
+    storage: Vec<usize>,
+    n_bindings: usize,
 }
 
 impl Segment {
-    /// A segment of these nodes; its values are listed in the order of their first use.
+    /// A segment in which every value has a tensor of its own.
     pub fn new(graph: Arc<Graph>, nodes: Vec<SegmentNode>) -> Segment {
+        Self::with_storage(graph, nodes, |value| value.0)
+    }
+
+    /// A segment in which values for which `tensor_of` gives the same number lie in the same tensor, one after the
+    /// other. The caller sees to it that no value is overwritten before it has been read for the last time, in the
+    /// order of the nodes, and that no node reads the tensor that it writes.
+    pub fn with_storage(
+        graph: Arc<Graph>,
+        nodes: Vec<SegmentNode>,
+        tensor_of: impl Fn(ValueId) -> usize,
+    ) -> Segment {
         let mut values = Vec::new();
+        let mut storage = Vec::new();
+        let mut tensors = Vec::new();
         for node in &nodes {
             let node = graph.node(node.node);
             for &value in node.inputs.iter().chain([&node.output]) {
-                if !values.contains(&value) {
-                    values.push(value);
+                if values.contains(&value) {
+                    continue;
                 }
+                let tensor = tensor_of(value);
+                let known = tensors.iter().position(|&known| known == tensor);
+                storage.push(known.unwrap_or(tensors.len()));
+                if known.is_none() {
+                    tensors.push(tensor);
+                }
+                values.push(value);
             }
         }
         Segment {
             graph,
             nodes,
             values,
+            storage,
+            n_bindings: tensors.len(),
         }
     }
 
-    /// Where a value stands in [`Segment::values`].
+    /// The values that the nodes read or write, in the order of their first use.
+    pub fn values(&self) -> &[ValueId] {
+        &self.values
+    }
+
+    /// Number of tensors that a submission binds.
+    pub fn n_bindings(&self) -> usize {
+        self.n_bindings
+    }
+
+    /// Which binding holds a value.
     ///
     /// # Panics
     /// When the segment does not use the value.
     pub fn binding_idx(&self, value: ValueId) -> usize {
         let idx = self.values.iter().position(|&v| v == value);
-        idx.unwrap_or_else(|| {
+        let idx = idx.unwrap_or_else(|| {
             panic!(
                 "value {:?} is not of this segment",
                 self.graph.value(value).name
             )
-        })
+        });
+        self.storage[idx]
+    }
+
+    /// The values that a binding holds, one after the other.
+    pub fn values_of(&self, binding_idx: usize) -> impl Iterator<Item = ValueId> {
+        let pairs = self.values.iter().zip(&self.storage);
+        pairs
+            .filter(move |(_, storage)| **storage == binding_idx)
+            .map(|(value, _)| *value)
     }
 
     /// Whether a node of the segment writes a value.

@@ -341,13 +341,13 @@ fn convert<A: Copy, B>(from: &[A], to: &mut [B], f: impl Fn(A) -> B) {
     }
 }
 
-/// The tensors of one submission, in the order of its segment's values.
+/// The tensors of one submission; [`crate::Segment::binding_idx`] says which holds which value.
 ///
 /// It moves into [`crate::Executable::submit`] and comes back from [`crate::Ticket::wait`], so the same list serves
 /// every step and nothing is allocated.
 #[derive(Debug, Default)]
 pub struct Bindings {
-    /// One binding for each of [`crate::Segment::values`].
+    /// As many as [`crate::Segment::n_bindings`].
     pub tensors: Vec<Binding>,
 }
 

@@ -77,7 +77,11 @@ impl WeightFormat {
     /// Bytes of a panel with so many columns, scales included.
     pub const fn panel_bytes(self, columns: usize) -> usize {
         let n_groups = columns.div_ceil(WeightLayout::GROUP_COLUMNS);
-        let scales = if self.is_quantized() { n_groups * WeightLayout::PANEL_ROWS * 2 } else { 0 };
+        let scales = if self.is_quantized() {
+            n_groups * WeightLayout::PANEL_ROWS * 2
+        } else {
+            0
+        };
         (n_groups * self.group_bytes() + scales).next_multiple_of(WeightLayout::PANEL_ALIGNMENT)
     }
 

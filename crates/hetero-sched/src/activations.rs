@@ -68,6 +68,11 @@ impl Activations {
         &self.tensors[value.0]
     }
 
+    /// A number that values in the same tensor have in common.
+    pub fn tensor_number(&self, value: ValueId) -> usize {
+        Arc::as_ptr(&self.tensors[value.0]).addr()
+    }
+
     /// Bytes of all tensors, state not counted.
     pub fn bytes(&self, graph: &Graph) -> u64 {
         let mut seen: Vec<*const SharedTensor> = Vec::new();

@@ -34,10 +34,22 @@ struct Stage {
 
 #[derive(Debug)]
 struct Run {
-    segment: Segment,
+    /// For each binding, the tensor and what is done with it.
+    tensors: Vec<(Arc<SharedTensor>, Right)>,
     executable: Arc<dyn Executable>,
     /// Empty, between steps; keeps its capacity.
     bindings: Bindings,
+}
+
+/// What a run does with a tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Right {
+    /// Reads it.
+    Read,
+    /// Writes it, and perhaps reads it afterwards.
+    Write,
+    /// Writes its part of it, while other runs of the stage write theirs.
+    Part,
 }
 
 impl Executor {
@@ -72,14 +84,17 @@ impl Executor {
                         weights,
                     });
                 }
-                let segment = Segment::new(Arc::clone(graph), nodes);
+                let segment = Segment::with_storage(Arc::clone(graph), nodes, |value| {
+                    activations.tensor_number(value)
+                });
                 check_access(&segment, &activations, &**backend, devices)?;
                 let executable = backend.compile(&segment)?;
+                let tensors = rights(&segment, &activations, planned.len() > 1);
                 let bindings = Bindings {
-                    tensors: Vec::with_capacity(segment.values.len()),
+                    tensors: Vec::with_capacity(tensors.len()),
                 };
                 runs.push(Run {
-                    segment,
+                    tensors,
                     executable,
                     bindings,
                 });
@@ -126,22 +141,15 @@ impl Executor {
             // Slots are taken from the end, so devices are visited in reverse.
             for run in stage.runs.iter_mut().rev() {
                 let mut bindings = std::mem::take(&mut run.bindings);
-                for &value in &run.segment.values {
-                    let tensor = self.activations.tensor(value);
-                    let is_split = stage
-                        .split
-                        .as_ref()
-                        .is_some_and(|(split, _)| *split == value);
-                    bindings.tensors.push(if is_split {
-                        Binding::Write(
+                for (tensor, right) in &run.tensors {
+                    bindings.tensors.push(match right {
+                        Right::Part => Binding::Write(
                             self.slots
                                 .pop()
                                 .expect("one slot for each run of the stage"),
-                        )
-                    } else if run.segment.writes(value) {
-                        Binding::Write(tensor.slot())
-                    } else {
-                        Binding::Read(tensor.view())
+                        ),
+                        Right::Write => Binding::Write(tensor.slot()),
+                        Right::Read => Binding::Read(tensor.view()),
                     });
                 }
                 self.tickets.push(run.executable.submit(bindings, step)?);
@@ -197,6 +205,26 @@ fn plan_stages(plan: &Plan) -> Vec<PlannedStage> {
     stages
 }
 
+/// What a segment does with the tensor of each binding. In a split stage every run writes its part of one value.
+fn rights(
+    segment: &Segment,
+    activations: &Activations,
+    is_split: bool,
+) -> Vec<(Arc<SharedTensor>, Right)> {
+    let right = |binding_idx: usize| {
+        let mut values = segment.values_of(binding_idx);
+        let first = values.next().expect("a binding holds a value");
+        let is_written = segment.writes(first) || values.any(|value| segment.writes(value));
+        let right = match (is_written, is_split) {
+            (false, _) => Right::Read,
+            (true, false) => Right::Write,
+            (true, true) => Right::Part,
+        };
+        (Arc::clone(activations.tensor(first)), right)
+    };
+    (0..segment.n_bindings()).map(right).collect()
+}
+
 fn split_of(plan: &Plan, stage: &PlannedStage) -> Option<(ValueId, Partition)> {
     if stage.len() < 2 {
         return None;
@@ -232,7 +260,7 @@ fn check_access(
     backend: &dyn Backend,
     devices: &[Arc<dyn Backend>],
 ) -> Result<(), SchedError> {
-    for &value in &segment.values {
+    for &value in segment.values() {
         let tensor = activations.tensor(value).tensor();
         if backend.access(tensor) == Access::NeedsCopy {
             let owner = devices

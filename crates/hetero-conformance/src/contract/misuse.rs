@@ -44,7 +44,7 @@ pub(super) fn wrong_type(probe: &Probe<'_>) -> Result<(), Trouble> {
 }
 
 fn wrong_tensor(job: &Job<'_>, change: impl Fn(TensorDesc) -> TensorDesc) -> Result<(), Trouble> {
-    let n_values = job.segment.values.len();
+    let n_values = job.segment.values().len();
     for idx in 0..n_values {
         let mut bindings = job.bench.bind_whole(&job.segment);
         let desc = change(*bindings.tensors[idx].tensor().desc());

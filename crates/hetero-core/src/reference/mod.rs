@@ -38,10 +38,11 @@ pub fn check_step(segment: &Segment, bindings: &Bindings, step: StepParams) {
     );
     assert_eq!(
         bindings.tensors.len(),
-        segment.values.len(),
-        "one binding for each value of the segment"
+        segment.n_bindings(),
+        "the bindings of the segment"
     );
-    for (binding, &value) in bindings.tensors.iter().zip(&segment.values) {
+    for &value in segment.values() {
+        let binding = &bindings.tensors[segment.binding_idx(value)];
         let expected = segment.graph.tensor_desc(value);
         assert_eq!(
             *binding.tensor().desc(),
