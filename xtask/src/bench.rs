@@ -72,9 +72,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     if args.criterion {
         let mut cargo = Command::new("cargo");
-        cargo
-            .args(["bench", "-p", "benches"])
-            .current_dir(workspace::root());
+        cargo.args(["bench", "-p", "benches"]).current_dir(workspace::root());
         run_visibly(&mut cargo)?;
     }
 
@@ -96,9 +94,7 @@ fn build() -> Result<()> {
 fn run_visibly(command: &mut Command) -> Result<()> {
     let shown = format!("{command:?}").replace('"', "");
     eprintln!("$ {shown}");
-    let status = command
-        .status()
-        .with_context(|| format!("cannot start {shown}"))?;
+    let status = command.status().with_context(|| format!("cannot start {shown}"))?;
     ensure!(status.success(), "{shown}: {status}");
     Ok(())
 }
@@ -127,20 +123,13 @@ fn model(args: &Args) -> Result<PathBuf> {
 fn hetero_bench(model: &Path, extra: &[String]) -> Result<Value> {
     let binary = workspace::target_dir().join("release/hetero");
     let mut command = Command::new(&binary);
-    command
-        .args(["bench", "--output", "json", "--model"])
-        .arg(model);
+    command.args(["bench", "--output", "json", "--model"]).arg(model);
     if extra.is_empty() {
         command.args(["--pp", "128,512", "--tg", "64", "--reps", "3"]);
     }
-    command
-        .args(extra)
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit());
+    command.args(extra).stdin(Stdio::null()).stderr(Stdio::inherit());
     eprintln!("$ {}", format!("{command:?}").replace('"', ""));
-    let output = command
-        .output()
-        .with_context(|| format!("cannot start {}", binary.display()))?;
+    let output = command.output().with_context(|| format!("cannot start {}", binary.display()))?;
     ensure!(output.status.success(), "hetero bench: {}", output.status);
     serde_json::from_slice(&output.stdout).context("hetero bench printed no JSON document")
 }
@@ -165,16 +154,11 @@ fn compare(model: &Path, result: &Value, limits: &[Bandwidth]) -> Value {
         let median = row["tokens_per_second"]["median"].as_f64().unwrap_or(0.0);
         // A decode at depth d of n tokens sees d + n/2 positions on average.
         let tokens = row["tokens"].as_u64().unwrap_or(0);
-        let bytes = test
-            .starts_with("tg")
-            .then(|| bound::bytes_per_token(model, weights, depth + tokens / 2))
-            .flatten();
+        let bytes =
+            test.starts_with("tg").then(|| bound::bytes_per_token(model, weights, depth + tokens / 2)).flatten();
         let bound = bytes.filter(|_| !busy).map(|bytes| bandwidth / bytes);
         let (shown, ratio) = match bound {
-            Some(bound) => (
-                format!("{bound:.1}"),
-                format!("{:.0} %", 100.0 * median / bound),
-            ),
+            Some(bound) => (format!("{bound:.1}"), format!("{:.0} %", 100.0 * median / bound)),
             None => ("-".to_owned(), "-".to_owned()),
         };
         println!("{test:<12} {depth:>5} {median:>11.1} {shown:>11} {ratio:>9}");

@@ -70,17 +70,14 @@ impl Run {
     fn check(&mut self, line: Invocation) -> Result<Finished> {
         println!("    $ {line}");
         self.n_commands += 1;
-        let log = self
-            .log_dir
-            .join(format!("{}-{}.log", self.step, self.n_commands));
+        let log = self.log_dir.join(format!("{}-{}.log", self.step, self.n_commands));
         let finished = line.run_logged(&log, self.verbose)?;
         if !finished.success {
             if !self.verbose {
                 show_end(&finished.output);
             }
             println!("    {}; log: {}", finished.ending, log.display());
-            self.failures
-                .push(format!("{}: {}", line.brief(), finished.ending));
+            self.failures.push(format!("{}: {}", line.brief(), finished.ending));
         }
         Ok(finished)
     }
@@ -146,9 +143,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     } else {
         let remedies = needs::remedies(&needs);
         if !remedies.is_empty() {
-            println!(
-                "Some steps will be skipped. This brings what they miss (--install-deps runs it):"
-            );
+            println!("Some steps will be skipped. This brings what they miss (--install-deps runs it):");
             for remedy in &remedies {
                 println!("    {remedy}");
             }
@@ -178,12 +173,7 @@ fn run_step(step: &Step, run: &mut Run) -> StepReport {
     println!("==> {}: {}", step.name, step.about);
     let began = Instant::now();
     (run.step, run.n_commands) = (step.name, 0);
-    let missing: Vec<String> = step
-        .needs
-        .iter()
-        .filter(|need| !need.is_met())
-        .map(|need| need.title())
-        .collect();
+    let missing: Vec<String> = step.needs.iter().filter(|need| !need.is_met()).map(|need| need.title()).collect();
     let verdict = if missing.is_empty() {
         if let Err(error) = (step.run)(run) {
             run.fail(format!("{error:#}"));
@@ -197,12 +187,7 @@ fn run_step(step: &Step, run: &mut Run) -> StepReport {
     } else {
         Verdict::Skipped(format!("not on this machine: {}", missing.join(", ")))
     };
-    let report = StepReport {
-        name: step.name,
-        verdict,
-        took: began.elapsed(),
-        tally: std::mem::take(&mut run.tally),
-    };
+    let report = StepReport { name: step.name, verdict, took: began.elapsed(), tally: std::mem::take(&mut run.tally) };
     println!("    {:.1} s", report.took.as_secs_f64());
     report
 }

@@ -1,10 +1,7 @@
 //! The project's own chores: `cargo xtask help` lists them.
 //!
 //! One file a command. Everything that CI does is a command here, so that it can be done on any machine.
-#![allow(
-    clippy::print_stdout,
-    reason = "a command line tool: its results go to stdout"
-)]
+#![allow(clippy::print_stdout, reason = "a command line tool: its results go to stdout")]
 
 mod bench;
 mod ci;
@@ -18,12 +15,7 @@ use std::process::ExitCode;
 
 /// The project's own chores.
 #[derive(Parser)]
-#[command(
-    name = "cargo xtask",
-    bin_name = "cargo xtask",
-    version,
-    max_term_width = 100
-)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version, max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
     chore: Chore,

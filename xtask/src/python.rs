@@ -35,18 +35,10 @@ fn run_script(args: &Args, script: &str, modules: &[&str]) -> Result<()> {
     let path = folder.join(script);
     ensure!(path.exists(), "there is no {}", path.display());
     let python = &args.python;
-    let missing: Vec<&str> = modules
-        .iter()
-        .copied()
-        .filter(|module| !can_import(args, module))
-        .collect();
+    let missing: Vec<&str> = modules.iter().copied().filter(|module| !can_import(args, module)).collect();
     if !missing.is_empty() {
         let requirements = folder.join("requirements.txt");
-        let what = if requirements.exists() {
-            format!("-r {}", requirements.display())
-        } else {
-            modules.join(" ")
-        };
+        let what = if requirements.exists() { format!("-r {}", requirements.display()) } else { modules.join(" ") };
         bail!(
             "{} cannot import {}\n  fix: python3 -m venv .venv && .venv/bin/pip install {what}\n  \
              then pass --python .venv/bin/python",
@@ -65,9 +57,7 @@ fn run_script(args: &Args, script: &str, modules: &[&str]) -> Result<()> {
 }
 
 fn can_import(args: &Args, module: &str) -> bool {
-    let finder = format!(
-        "import importlib.util, sys; sys.exit(importlib.util.find_spec('{module}') is None)"
-    );
+    let finder = format!("import importlib.util, sys; sys.exit(importlib.util.find_spec('{module}') is None)");
     let mut command = Command::new(&args.python);
     command.arg("-c").arg(finder).stderr(Stdio::null());
     command.status().is_ok_and(|status| status.success())

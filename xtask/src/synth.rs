@@ -47,10 +47,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let out = &args.out;
     if has_entries(out)? && !args.force {
-        bail!(
-            "{} is not empty; --force replaces the model in it",
-            out.display()
-        );
+        bail!("{} is not empty; --force replaces the model in it", out.display());
     }
     let began = Instant::now();
     let terminal = io::stderr().is_terminal();
@@ -59,10 +56,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     })?;
     let seconds = began.elapsed().as_secs_f64();
     let (gigabytes, out) = (to_gigabytes(bytes), out.display());
-    eprintln!(
-        "{out}: {gigabytes:.2} GB in {seconds:.1} s ({:.2} GB/s)",
-        gigabytes / seconds
-    );
+    eprintln!("{out}: {gigabytes:.2} GB in {seconds:.1} s ({:.2} GB/s)", gigabytes / seconds);
     Ok(())
 }
 
@@ -74,23 +68,14 @@ pub(crate) fn write_quietly(shape: &str, out: &Path) -> Result<()> {
 /// Writes a model into `out` and returns the bytes of its weights; `progress` is told bytes done and in all.
 ///
 /// `config.json` comes last, so a folder that has it is complete.
-pub(crate) fn write(
-    shape: &Shape,
-    seed: u64,
-    out: &Path,
-    progress: &(dyn Fn(u64, u64) + Sync),
-) -> Result<u64> {
+pub(crate) fn write(shape: &Shape, seed: u64, out: &Path, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<u64> {
     fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
     remove_old_model(out)?;
     let shards = Shards::plan(shape.tensors());
     check_free_space(out, shards.total_bytes())?;
     shards.write(out, seed, progress)?;
     write_json(out, "tokenizer.json", &tokenizer::tokenizer(shape))?;
-    write_json(
-        out,
-        "tokenizer_config.json",
-        &tokenizer::tokenizer_config(shape),
-    )?;
+    write_json(out, "tokenizer_config.json", &tokenizer::tokenizer_config(shape))?;
     write_json(out, "generation_config.json", &config::generation(shape))?;
     write_json(out, "config.json", &config::model(shape))?;
     Ok(shards.total_bytes())
@@ -128,11 +113,8 @@ fn check_free_space(folder: &Path, needed: u64) -> Result<()> {
     let output = Command::new("df").arg("-Pk").arg(folder).output();
     let Ok(output) = output else { return Ok(()) };
     let text = String::from_utf8_lossy(&output.stdout);
-    let kilobytes: Option<u64> = text
-        .lines()
-        .nth(1)
-        .and_then(|line| line.split_whitespace().nth(3))
-        .and_then(|number| number.parse().ok());
+    let kilobytes: Option<u64> =
+        text.lines().nth(1).and_then(|line| line.split_whitespace().nth(3)).and_then(|number| number.parse().ok());
     if let Some(free) = kilobytes.map(|n| n * 1024) {
         // The tokenizer, and a little air.
         let wanted = needed + 64 * 1024 * 1024;
@@ -151,17 +133,9 @@ fn check_free_space(folder: &Path, needed: u64) -> Result<()> {
 fn show_progress(done: u64, total: u64, terminal: bool) {
     if terminal {
         let end = if done == total { "\n" } else { "" };
-        eprint!(
-            "\r{:6.2} of {:.2} GB{end}",
-            to_gigabytes(done),
-            to_gigabytes(total)
-        );
+        eprint!("\r{:6.2} of {:.2} GB{end}", to_gigabytes(done), to_gigabytes(total));
     } else if done == total {
-        eprintln!(
-            "{:6.2} of {:.2} GB",
-            to_gigabytes(done),
-            to_gigabytes(total)
-        );
+        eprintln!("{:6.2} of {:.2} GB", to_gigabytes(done), to_gigabytes(total));
     }
 }
 
@@ -195,13 +169,7 @@ mod tests {
         let out = workspace_scratch("synth-refuse");
         fs::create_dir_all(&out)?;
         fs::write(out.join("notes.txt"), "mine")?;
-        let args = |force| Args {
-            shape: "tiny".to_owned(),
-            out: out.clone(),
-            seed: 0,
-            layers: Some(1),
-            force,
-        };
+        let args = |force| Args { shape: "tiny".to_owned(), out: out.clone(), seed: 0, layers: Some(1), force };
         assert!(run(&args(false)).is_err());
         run(&args(true))?;
         assert_eq!(fs::read_to_string(out.join("notes.txt"))?, "mine");

@@ -7,11 +7,9 @@ use std::path::{Path, PathBuf};
 
 /// The folder of the root manifest.
 pub(crate) fn root() -> PathBuf {
-    let manifest_dir = env::var_os("CARGO_MANIFEST_DIR")
-        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
-    manifest_dir
-        .parent()
-        .map_or_else(|| manifest_dir.clone(), Path::to_path_buf)
+    let manifest_dir =
+        env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+    manifest_dir.parent().map_or_else(|| manifest_dir.clone(), Path::to_path_buf)
 }
 
 /// The folder that cargo builds into.
@@ -22,25 +20,16 @@ pub(crate) fn target_dir() -> PathBuf {
 
 /// The workspace's own packages and their direct dependencies.
 pub(crate) fn metadata() -> Result<Metadata> {
-    MetadataCommand::new()
-        .manifest_path(root().join("Cargo.toml"))
-        .no_deps()
-        .exec()
-        .context("cargo metadata failed")
+    MetadataCommand::new().manifest_path(root().join("Cargo.toml")).no_deps().exec().context("cargo metadata failed")
 }
 
 /// Names of the packages that run the conformance suite: those with it among their dev-dependencies.
 pub(crate) fn conformance_consumers(metadata: &Metadata) -> Vec<String> {
     let uses_suite = |package: &&Package| {
-        package.dependencies.iter().any(|dependency| {
-            dependency.kind == DependencyKind::Development
-                && dependency.name == "hetero-conformance"
-        })
+        package
+            .dependencies
+            .iter()
+            .any(|dependency| dependency.kind == DependencyKind::Development && dependency.name == "hetero-conformance")
     };
-    metadata
-        .workspace_packages()
-        .into_iter()
-        .filter(uses_suite)
-        .map(|package| package.name.to_string())
-        .collect()
+    metadata.workspace_packages().into_iter().filter(uses_suite).map(|package| package.name.to_string()).collect()
 }

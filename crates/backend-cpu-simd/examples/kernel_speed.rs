@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use backend_cpu_simd::dispatch::Kernels;
 use backend_cpu_simd::kernels::{
-    Attention, AttentionCut, AttentionScratch, Element, GROUP, LinearBf16, LinearFloat, LinearInt8,
-    PANEL_ROWS, PanelWeights, QuantizeActivations, QuantizedRows, Rows, RowsMut, WeightFormat,
+    Attention, AttentionCut, AttentionScratch, Element, GROUP, LinearBf16, LinearFloat, LinearInt8, PANEL_ROWS,
+    PanelWeights, QuantizeActivations, QuantizedRows, Rows, RowsMut, WeightFormat,
 };
 use backend_cpu_simd::worker_pool::WorkerPool;
 
@@ -30,27 +30,16 @@ const COLD_BYTES: usize = 1 << 30;
 struct Line([u8; 64]);
 
 fn main() {
-    let threads = std::env::args()
-        .nth(1)
-        .map_or(2, |arg| arg.parse().expect("a number of threads"));
+    let threads = std::env::args().nth(1).map_or(2, |arg| arg.parse().expect("a number of threads"));
     let kernels = Kernels::select().expect("the instruction set of HETERO_CPU_ISA");
     let pool = WorkerPool::new(threads).expect("threads");
     println!("{} with {threads} threads", kernels.name);
 
-    let barrier = median(20, || {
-        pool.run(|worker| (0..1000).for_each(|_| worker.barrier()))
-            .expect("no panic")
-    });
+    let barrier = median(20, || pool.run(|worker| (0..1000).for_each(|_| worker.barrier())).expect("no panic"));
     let run = median(200, || pool.run(|_| {}).expect("no panic"));
-    println!(
-        "barrier {:.2} us, run {:.2} us",
-        micros(barrier) / 1000.0,
-        micros(run)
-    );
+    println!("barrier {:.2} us, run {:.2} us", micros(barrier) / 1000.0, micros(run));
 
-    let memory: Vec<Line> = (0..COLD_BYTES / 64)
-        .map(|i| Line([0x30 + (i % 13) as u8; 64]))
-        .collect();
+    let memory: Vec<Line> = (0..COLD_BYTES / 64).map(|i| Line([0x30 + (i % 13) as u8; 64])).collect();
     let bandwidth = read_bandwidth(&pool, &memory);
     println!("read bandwidth {bandwidth:.1} GB/s");
     let peak = dot_peak(&pool);
@@ -60,83 +49,38 @@ fn main() {
     for format in [WeightFormat::W4G32, WeightFormat::W8G32] {
         for shape in SHAPES {
             let gb = decode(&pool, kernels, &memory, format, shape, Activations::Int8);
-            println!(
-                "  int8  {format} {shape:?}: {gb:.1} GB/s, {:.0} % of reading",
-                100.0 * gb / bandwidth
-            );
+            println!("  int8  {format} {shape:?}: {gb:.1} GB/s, {:.0} % of reading", 100.0 * gb / bandwidth);
         }
     }
     for format in WeightFormat::ALL {
-        let gb = decode(
-            &pool,
-            kernels,
-            &memory,
-            format,
-            SHAPES[1],
-            Activations::Float,
-        );
-        println!(
-            "  float {format} {:?}: {gb:.1} GB/s, {:.0} % of reading",
-            SHAPES[1],
-            100.0 * gb / bandwidth
-        );
+        let gb = decode(&pool, kernels, &memory, format, SHAPES[1], Activations::Float);
+        println!("  float {format} {:?}: {gb:.1} GB/s, {:.0} % of reading", SHAPES[1], 100.0 * gb / bandwidth);
     }
     if kernels.linear_bf16.is_some() {
-        let gb = decode(
-            &pool,
-            kernels,
-            &memory,
-            WeightFormat::Bf16,
-            SHAPES[1],
-            Activations::Bf16,
-        );
-        println!(
-            "  bf16  bf16 {:?}: {gb:.1} GB/s, {:.0} % of reading",
-            SHAPES[1],
-            100.0 * gb / bandwidth
-        );
+        let gb = decode(&pool, kernels, &memory, WeightFormat::Bf16, SHAPES[1], Activations::Bf16);
+        println!("  bf16  bf16 {:?}: {gb:.1} GB/s, {:.0} % of reading", SHAPES[1], 100.0 * gb / bandwidth);
     }
 
     println!("prefill, {PREFILL} positions");
     for format in [WeightFormat::W4G32, WeightFormat::W8G32] {
         for shape in &SHAPES[..3] {
             let rate = prefill(&pool, kernels, &memory, format, *shape, Activations::Int8);
-            println!(
-                "  int8  {format} {shape:?}: {rate:.0} Gop/s, {:.0} % of the peak",
-                100.0 * rate / peak
-            );
+            println!("  int8  {format} {shape:?}: {rate:.0} Gop/s, {:.0} % of the peak", 100.0 * rate / peak);
         }
     }
     for format in WeightFormat::ALL {
-        let rate = prefill(
-            &pool,
-            kernels,
-            &memory,
-            format,
-            SHAPES[0],
-            Activations::Float,
-        );
+        let rate = prefill(&pool, kernels, &memory, format, SHAPES[0], Activations::Float);
         println!("  float {format} {:?}: {rate:.0} Gop/s", SHAPES[0]);
     }
     if kernels.linear_bf16.is_some() {
         for shape in &SHAPES[..3] {
-            let rate = prefill(
-                &pool,
-                kernels,
-                &memory,
-                WeightFormat::Bf16,
-                *shape,
-                Activations::Bf16,
-            );
+            let rate = prefill(&pool, kernels, &memory, WeightFormat::Bf16, *shape, Activations::Bf16);
             println!("  bf16  bf16 {shape:?}: {rate:.0} Gop/s");
         }
     }
     for (positions, past) in [(1, 1023), (512, 0)] {
         let time = attention(&pool, kernels, positions, past);
-        println!(
-            "attention of {positions} positions after {past}: {:.1} us a layer",
-            micros(time)
-        );
+        println!("attention of {positions} positions after {past}: {:.1} us a layer", micros(time));
     }
 }
 
@@ -237,9 +181,7 @@ impl Layer {
             kind,
             positions,
             k,
-            input: (0..positions * k)
-                .map(|i| (i % 37) as f32 / 37.0 - 0.5)
-                .collect(),
+            input: (0..positions * k).map(|i| (i % 37) as f32 / 37.0 - 0.5).collect(),
             values: vec![0; count * GROUP],
             scales: vec![0.0; count],
             corrections: vec![0; count],
@@ -272,23 +214,16 @@ impl Layer {
         let (positions, bias) = (self.positions, None);
         let quantized = self.quantized();
         let output = RowsMut::of(&mut self.output, weights.n);
-        let (input, halves) = (
-            Rows::of(&self.input, self.k),
-            Rows::of(&self.halves, self.k),
-        );
+        let (input, halves) = (Rows::of(&self.input, self.k), Rows::of(&self.halves, self.k));
         let kind = self.kind;
         pool.run(|worker| {
             let panels = worker.share(weights.n_panels());
             // SAFETY: all buffers have the documented sizes, and no two workers share a panel.
             unsafe {
                 match kind {
-                    Activations::Int8 => (kernels.linear_int8)(&LinearInt8 {
-                        weights,
-                        activations: quantized,
-                        output,
-                        bias,
-                        panels,
-                    }),
+                    Activations::Int8 => {
+                        (kernels.linear_int8)(&LinearInt8 { weights, activations: quantized, output, bias, panels })
+                    }
                     Activations::Float => (kernels.linear_float)(&LinearFloat {
                         weights,
                         activations: input,
@@ -299,14 +234,7 @@ impl Layer {
                     }),
                     Activations::Bf16 => {
                         let linear = kernels.linear_bf16.expect("checked by the caller");
-                        linear(&LinearBf16 {
-                            weights,
-                            activations: halves,
-                            output,
-                            bias,
-                            positions,
-                            panels,
-                        });
+                        linear(&LinearBf16 { weights, activations: halves, output, bias, positions, panels });
                     }
                 }
             }
@@ -331,16 +259,7 @@ fn decode(
     let time = median((copies * 2).min(60), || {
         let panels = memory[next % copies * lines..].as_ptr().cast();
         next += 1;
-        layer.run(
-            pool,
-            kernels,
-            PanelWeights {
-                format,
-                panels,
-                n,
-                k,
-            },
-        );
+        layer.run(pool, kernels, PanelWeights { format, panels, n, k });
     });
     black_box(&layer.output);
     (lines * 64) as f64 / time.as_secs_f64() / 1e9
@@ -357,18 +276,7 @@ fn prefill(
 ) -> f64 {
     let mut layer = Layer::new(kernels, kind, PREFILL, n, k);
     let panels = memory.as_ptr().cast();
-    let time = median(7, || {
-        layer.run(
-            pool,
-            kernels,
-            PanelWeights {
-                format,
-                panels,
-                n,
-                k,
-            },
-        )
-    });
+    let time = median(7, || layer.run(pool, kernels, PanelWeights { format, panels, n, k }));
     black_box(&layer.output);
     (2 * PREFILL * n * k) as f64 / time.as_secs_f64() / 1e9
 }
@@ -382,14 +290,8 @@ fn attention(pool: &WorkerPool, kernels: &Kernels, positions: usize, past: usize
     let cache = vec![0u16; kv_heads * context * head_dim];
     let params = Attention {
         query: Rows::of(&query, width),
-        keys: Rows {
-            first: cache.as_ptr().cast(),
-            stride: head_dim * 2,
-        },
-        values: Rows {
-            first: cache.as_ptr().cast(),
-            stride: head_dim * 2,
-        },
+        keys: Rows { first: cache.as_ptr().cast(), stride: head_dim * 2 },
+        values: Rows { first: cache.as_ptr().cast(), stride: head_dim * 2 },
         element: Element::F16,
         output: RowsMut::of(&mut output, width),
         past,

@@ -97,11 +97,11 @@ impl Backend for CpuBackend {
                 .or(is(op.inputs[2], &[op.inputs[1]], "cache of values"))
                 .or(is(op.output, &[DType::F32], "output")),
             Op::Convert { .. } => is(first, &floats, "input").or(is(op.output, &floats, "output")),
-            _ => op
-                .inputs
-                .iter()
-                .find_map(|&input| is(input, &[DType::F32], "input"))
-                .or(is(op.output, &[DType::F32], "output")),
+            _ => op.inputs.iter().find_map(|&input| is(input, &[DType::F32], "input")).or(is(
+                op.output,
+                &[DType::F32],
+                "output",
+            )),
         };
         refusal.map_or(Support::Yes, |refusal| Support::No(format!("the CPU has no kernel for {refusal}")))
     }

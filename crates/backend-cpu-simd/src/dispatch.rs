@@ -7,8 +7,8 @@ use core::fmt;
 use std::sync::OnceLock;
 
 use crate::kernels::{
-    Attention, AttentionCut, AttentionScratch, CacheWrite, Convert, Elementwise, EmbedRow,
-    LinearBf16, LinearFloat, LinearInt8, QuantizeActivations, RmsNorm, Rope, Softmax,
+    Attention, AttentionCut, AttentionScratch, CacheWrite, Convert, Elementwise, EmbedRow, LinearBf16, LinearFloat,
+    LinearInt8, QuantizeActivations, RmsNorm, Rope, Softmax,
 };
 use crate::simd::Simd;
 
@@ -56,9 +56,7 @@ pub struct Kernels {
 
 impl fmt::Debug for Kernels {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Kernels")
-            .field("name", &self.name)
-            .finish_non_exhaustive()
+        f.debug_struct("Kernels").field("name", &self.name).finish_non_exhaustive()
     }
 }
 
@@ -89,26 +87,15 @@ impl Kernels {
 
     /// The kernels of one instruction set.
     pub fn named(name: &str) -> Result<&'static Self, UnavailableIsa> {
-        Self::available()
-            .iter()
-            .find(|kernels| kernels.name == name)
-            .ok_or_else(|| {
-                let names: Vec<_> = Self::available()
-                    .iter()
-                    .map(|kernels| kernels.name)
-                    .collect();
-                UnavailableIsa {
-                    requested: name.to_owned(),
-                    available: names.join(", "),
-                }
-            })
+        Self::available().iter().find(|kernels| kernels.name == name).ok_or_else(|| {
+            let names: Vec<_> = Self::available().iter().map(|kernels| kernels.name).collect();
+            UnavailableIsa { requested: name.to_owned(), available: names.join(", ") }
+        })
     }
 
     fn best() -> &'static Self {
         // `detect` always puts the scalar kernels in.
-        Self::available()
-            .last()
-            .expect("the scalar kernels are always available")
+        Self::available().last().expect("the scalar kernels are always available")
     }
 }
 
@@ -185,30 +172,18 @@ kernels_for!(scalar, crate::simd::Scalar, "scalar",);
 #[cfg(target_arch = "x86_64")]
 kernels_for!(avx2, crate::simd::Avx2, "avx2", "avx2,fma,f16c");
 #[cfg(target_arch = "x86_64")]
-kernels_for!(
-    avx512,
-    crate::simd::Avx512,
-    "avx512",
-    "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c"
-);
+kernels_for!(avx512, crate::simd::Avx512, "avx512", "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c");
 #[cfg(target_arch = "aarch64")]
 kernels_for!(neon, crate::simd::Neon, "neon", "neon");
 #[cfg(target_arch = "aarch64")]
-kernels_for!(
-    neon_dotprod,
-    crate::simd::NeonDot,
-    "neon-dotprod",
-    "neon,dotprod"
-);
+kernels_for!(neon_dotprod, crate::simd::NeonDot, "neon-dotprod", "neon,dotprod");
 
 /// The bf16 kernel of AVX-512, if this machine has AVX512-BF16.
 #[cfg(target_arch = "x86_64")]
 fn avx512_bf16() -> Option<unsafe fn(&LinearBf16)> {
     use crate::simd::{Avx512Bf16, Bf16Dot};
 
-    #[target_feature(
-        enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c"
-    )]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]
     unsafe fn linear_bf16(params: &LinearBf16) {
         // SAFETY: reachable by way of `avx512_bf16` only, which has called `new`; the rest is forwarded.
         unsafe { crate::kernels::linear_bf16(Avx512Bf16::assume(), params) }
@@ -220,14 +195,8 @@ fn avx512_bf16() -> Option<unsafe fn(&LinearBf16)> {
 
 #[cfg(target_arch = "x86_64")]
 fn detect() -> Vec<Kernels> {
-    let avx512 = avx512::table().map(|kernels| Kernels {
-        linear_bf16: avx512_bf16(),
-        ..kernels
-    });
-    [scalar::table(), avx2::table(), avx512]
-        .into_iter()
-        .flatten()
-        .collect()
+    let avx512 = avx512::table().map(|kernels| Kernels { linear_bf16: avx512_bf16(), ..kernels });
+    [scalar::table(), avx2::table(), avx512].into_iter().flatten().collect()
 }
 
 /// The bf16 kernel of Armv8.6, if this machine has it.
@@ -247,14 +216,8 @@ fn neon_bf16() -> Option<unsafe fn(&LinearBf16)> {
 
 #[cfg(target_arch = "aarch64")]
 fn detect() -> Vec<Kernels> {
-    let neon_dotprod = neon_dotprod::table().map(|kernels| Kernels {
-        linear_bf16: neon_bf16(),
-        ..kernels
-    });
-    [scalar::table(), neon::table(), neon_dotprod]
-        .into_iter()
-        .flatten()
-        .collect()
+    let neon_dotprod = neon_dotprod::table().map(|kernels| Kernels { linear_bf16: neon_bf16(), ..kernels });
+    [scalar::table(), neon::table(), neon_dotprod].into_iter().flatten().collect()
 }
 
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
@@ -268,10 +231,7 @@ mod tests {
 
     #[test]
     fn the_best_is_last_and_the_scalar_kernels_are_first() {
-        let names: Vec<_> = Kernels::available()
-            .iter()
-            .map(|kernels| kernels.name)
-            .collect();
+        let names: Vec<_> = Kernels::available().iter().map(|kernels| kernels.name).collect();
         assert_eq!(names[0], "scalar");
         assert_eq!(Kernels::best().name, *names.last().expect("never empty"));
     }
@@ -290,10 +250,7 @@ mod tests {
         let required = std::env::var("ARM_REQUIRE").unwrap_or_default();
         for feature in required.split(',') {
             match feature {
-                "dotprod" => assert!(
-                    Kernels::named("neon-dotprod").is_ok(),
-                    "the emulated CPU shows no dotprod"
-                ),
+                "dotprod" => assert!(Kernels::named("neon-dotprod").is_ok(), "the emulated CPU shows no dotprod"),
                 "fp16" => assert!(std::arch::is_aarch64_feature_detected!("fp16")),
                 "i8mm" => assert!(std::arch::is_aarch64_feature_detected!("i8mm")),
                 _ => {}

@@ -30,7 +30,9 @@ impl CpuError {
     pub fn fix(&self) -> String {
         match self {
             CpuError::UnavailableIsa(_) => "unset the variable, or choose an instruction set of the list".into(),
-            CpuError::BadThreads { limit, .. } => format!("give 1 to {limit} threads; as many as performance cores is best"),
+            CpuError::BadThreads { limit, .. } => {
+                format!("give 1 to {limit} threads; as many as performance cores is best")
+            }
             CpuError::NoThread { .. } => "raise the limit on threads (`ulimit -u`), or give fewer `--threads`".into(),
         }
     }

@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use hetero_core::{
-    Arrangement, BackendError, DType, DeviceId, Tensor, TensorDesc, Weight, WeightLayout, WeightRows,
-};
+use hetero_core::{Arrangement, BackendError, DType, DeviceId, Tensor, TensorDesc, Weight, WeightLayout, WeightRows};
 
 use crate::kernels::PanelWeights;
 use crate::memory::CpuTensor;

@@ -64,9 +64,7 @@ pub fn share(count: usize, part: usize, parts: usize) -> Range<usize> {
 impl ChunkCounter {
     /// A counter at the start of its range.
     pub const fn new() -> Self {
-        Self {
-            next: AtomicUsize::new(0),
-        }
+        Self { next: AtomicUsize::new(0) }
     }
 
     /// The next chunk of `0..count` that nobody has, of at most `chunk` items.
@@ -122,11 +120,7 @@ impl WorkerPool {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let shared = Arc::new(Shared {
             n_workers,
-            spin: if n_workers > cores {
-                SPIN_OVERSUBSCRIBED
-            } else {
-                SPIN
-            },
+            spin: if n_workers > cores { SPIN_OVERSUBSCRIBED } else { SPIN },
             task: UnsafeCell::new(None),
             stop: AtomicBool::new(false),
             start: Gate::new(),
@@ -137,17 +131,12 @@ impl WorkerPool {
             broken: AtomicBool::new(false),
             panic: Mutex::new(None),
         });
-        let mut pool = Self {
-            shared,
-            threads: Vec::new(),
-            running: Mutex::new(()),
-        };
+        let mut pool = Self { shared, threads: Vec::new(), running: Mutex::new(()) };
         for index in 1..n_workers {
             let shared = Arc::clone(&pool.shared);
             // On an error `pool` is dropped here and ends the threads that it has.
-            let thread = std::thread::Builder::new()
-                .name(format!("hetero-cpu-{index}"))
-                .spawn(move || serve(&shared, index))?;
+            let thread =
+                std::thread::Builder::new().name(format!("hetero-cpu-{index}")).spawn(move || serve(&shared, index))?;
             pool.threads.push(thread);
         }
         Ok(pool)
@@ -166,10 +155,7 @@ impl WorkerPool {
     ///
     /// A task panicked. The pool stays usable.
     pub fn run(&self, task: impl Fn(&Worker<'_>) + Sync) -> Result<(), TaskPanicked> {
-        assert!(
-            !INSIDE_A_RUN.get(),
-            "a run of a worker pool inside a task of one"
-        );
+        assert!(!INSIDE_A_RUN.get(), "a run of a worker pool inside a task of one");
         let _running = self.running.lock();
         let shared = &*self.shared;
         let threads = self.threads.len();
@@ -178,8 +164,7 @@ impl WorkerPool {
             let done = shared.done.count();
             // SAFETY: this extends the lifetime of the closure only in name. `done` opens when the last thread has
             // finished with it, and nothing between here and the wait for that unwinds, because tasks are caught.
-            let erased =
-                unsafe { core::mem::transmute::<&(dyn Fn(&Worker<'_>) + Sync), Task>(task) };
+            let erased = unsafe { core::mem::transmute::<&(dyn Fn(&Worker<'_>) + Sync), Task>(task) };
             // SAFETY: no thread is in a run, since the last run's `done` has opened, and `running` keeps others out.
             unsafe { *shared.task.get() = Some(erased) };
             shared.unfinished.store(threads, Ordering::Relaxed);
@@ -194,9 +179,7 @@ impl WorkerPool {
         shared.broken.store(false, Ordering::Relaxed);
         match shared.panic.lock().take() {
             None => Ok(()),
-            Some(payload) => Err(TaskPanicked {
-                message: message_of(&*payload),
-            }),
+            Some(payload) => Err(TaskPanicked { message: message_of(&*payload) }),
         }
     }
 }
@@ -214,9 +197,7 @@ impl Drop for WorkerPool {
 
 impl fmt::Debug for WorkerPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WorkerPool")
-            .field("n_workers", &self.n_workers())
-            .finish_non_exhaustive()
+        f.debug_struct("WorkerPool").field("n_workers", &self.n_workers()).finish_non_exhaustive()
     }
 }
 
@@ -261,9 +242,7 @@ impl Worker<'_> {
 
 impl fmt::Debug for Worker<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Worker")
-            .field("index", &self.index)
-            .finish_non_exhaustive()
+        f.debug_struct("Worker").field("index", &self.index).finish_non_exhaustive()
     }
 }
 
@@ -276,10 +255,7 @@ impl Shared {
     /// Runs the task as one worker, and keeps what a panic says.
     fn perform(&self, task: &(dyn Fn(&Worker<'_>) + Sync), index: usize) {
         INSIDE_A_RUN.set(true);
-        let worker = Worker {
-            index,
-            shared: self,
-        };
+        let worker = Worker { index, shared: self };
         let result = catch_unwind(AssertUnwindSafe(|| task(&worker)));
         INSIDE_A_RUN.set(false);
         if let Err(payload) = result {
@@ -315,11 +291,8 @@ fn serve(shared: &Shared, index: usize) {
 }
 
 fn message_of(payload: &(dyn Any + Send)) -> String {
-    let text = payload
-        .downcast_ref::<&str>()
-        .map(|text| (*text).to_owned());
-    text.or_else(|| payload.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "no message".to_owned())
+    let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
 }
 
 /// A growing count that threads wait on: first by watching it, then asleep.
@@ -335,11 +308,7 @@ struct Gate {
 
 impl Gate {
     const fn new() -> Self {
-        Self {
-            word: AtomicUsize::new(0),
-            mutex: Mutex::new(()),
-            opened: Condvar::new(),
-        }
+        Self { word: AtomicUsize::new(0), mutex: Mutex::new(()), opened: Condvar::new() }
     }
 
     /// How often the gate has been opened.
@@ -351,10 +320,7 @@ impl Gate {
     fn open(&self) {
         let next = |word: usize| ((word >> 1) + 1) << 1;
         let mut word = self.word.load(Ordering::Relaxed);
-        while let Err(now) =
-            self.word
-                .compare_exchange_weak(word, next(word), Ordering::AcqRel, Ordering::Relaxed)
-        {
+        while let Err(now) = self.word.compare_exchange_weak(word, next(word), Ordering::AcqRel, Ordering::Relaxed) {
             word = now;
         }
         if word & 1 == 1 {

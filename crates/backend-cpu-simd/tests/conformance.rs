@@ -13,7 +13,9 @@ fn backend(threads: usize, activations: ActivationMode) -> CpuBackend {
 /// Every operator in f32, with every weight format.
 fn requirements() -> Expectations {
     let linear = WeightFormat::ALL.map(|format| format!("linear/{format}"));
-    linear.iter().fold(Expectations::new(), |expectations, pattern| expectations.requires(&format!("{pattern}/f32-f32-in")))
+    linear
+        .iter()
+        .fold(Expectations::new(), |expectations, pattern| expectations.requires(&format!("{pattern}/f32-f32-in")))
 }
 
 #[test]
@@ -27,11 +29,8 @@ fn narrow_activations_are_within_their_own_rounding() {
     const BF16: &str = "activations are rounded to bf16";
     // Rounding to 1/127 of a group's largest value is an error of about 0.5 % of a value, in a sum as in one term; a
     // segment of several operators adds some of them up.
-    let narrow = [
-        (WeightFormat::W4G32, 1.5e-2, INT8),
-        (WeightFormat::W8G32, 1.5e-2, INT8),
-        (WeightFormat::Bf16, 5e-3, BF16),
-    ];
+    let narrow =
+        [(WeightFormat::W4G32, 1.5e-2, INT8), (WeightFormat::W8G32, 1.5e-2, INT8), (WeightFormat::Bf16, 5e-3, BF16)];
     let mut expectations = requirements();
     for (format, normalised, reason) in narrow {
         for (op, factor) in [

@@ -4,9 +4,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use hetero_core::{
-    Backend, BackendError, Binding, Bindings, DType, DeviceId, Executable, HostTensor, NodeId, Op,
-    Part, Partition, Rows, Segment, SegmentNode, SharedTensor, Slot, StepParams, Support, Tensor,
-    TensorDesc, Ticket, ValueId, ValueKind, Weight, WeightMatrix, WeightRows, reference,
+    Backend, BackendError, Binding, Bindings, DType, DeviceId, Executable, HostTensor, NodeId, Op, Part, Partition,
+    Rows, Segment, SegmentNode, SharedTensor, Slot, StepParams, Support, Tensor, TensorDesc, Ticket, ValueId,
+    ValueKind, Weight, WeightMatrix, WeightRows, reference,
 };
 
 use crate::case::{Case, Cut};
@@ -57,18 +57,11 @@ impl<'a> Bench<'a> {
                 return Err(Trouble::Unsupported("no host access".to_owned()));
             }
             if tensor.desc() != desc {
-                return Err(Trouble::Failed(format!(
-                    "allocated {:?} instead of {desc:?}",
-                    tensor.desc()
-                )));
+                return Err(Trouble::Failed(format!("allocated {:?} instead of {desc:?}", tensor.desc())));
             }
             Ok(SharedTensor::new(tensor))
         };
-        let guard = TensorDesc {
-            rows: 1,
-            columns: 64,
-            dtype: DType::F32,
-        };
+        let guard = TensorDesc { rows: 1, columns: 64, dtype: DType::F32 };
         let mut guards = vec![allocate(&guard)?];
         let mut tensors = Vec::new();
         for idx in 0..case.graph.values().len() {
@@ -79,22 +72,14 @@ impl<'a> Bench<'a> {
             Image::sentinel(*guard.desc()).write(guard);
         }
         let matrices = stimulus::weights(case, backend)?;
-        Ok(Bench {
-            backend,
-            case,
-            tensors,
-            guards,
-            matrices,
-        })
+        Ok(Bench { backend, case, tensors, guards, matrices })
     }
 
     /// What the oracle leaves behind after each step.
     pub(crate) fn oracle(&self) -> Vec<Snapshot> {
         let graph = &self.case.graph;
         let partition = self.case.partition(Cut::Whole);
-        let load = |rows: WeightRows| -> Result<Arc<dyn Weight>, BackendError> {
-            Ok(Arc::new(OracleWeight { rows }))
-        };
+        let load = |rows: WeightRows| -> Result<Arc<dyn Weight>, BackendError> { Ok(Arc::new(OracleWeight { rows })) };
         let segment = self.segment_with(&partition.parts()[0], load);
         let segment = segment.expect("the oracle loads every weight");
         let device = DeviceId::next();
@@ -157,20 +142,12 @@ impl<'a> Bench<'a> {
     }
 
     /// Waits for a submission and checks that every right comes back.
-    pub(crate) fn finish(
-        &self,
-        segment: &Segment,
-        ticket: Ticket,
-        part: &Part,
-    ) -> Result<(), Trouble> {
+    pub(crate) fn finish(&self, segment: &Segment, ticket: Ticket, part: &Part) -> Result<(), Trouble> {
         let value = ticket.value();
         let timeline = Arc::clone(ticket.timeline());
         let bindings = ticket.wait()?;
         if timeline.completed() < value {
-            return Err(Trouble::Failed(format!(
-                "`wait` returned at {} of submission {value}",
-                timeline.completed()
-            )));
+            return Err(Trouble::Failed(format!("`wait` returned at {} of submission {value}", timeline.completed())));
         }
         if bindings.tensors.len() != segment.values().len() {
             return Err(Trouble::Failed(format!(
@@ -182,9 +159,7 @@ impl<'a> Bench<'a> {
         for (binding, &id) in bindings.tensors.iter().zip(segment.values()) {
             let name = &segment.graph.value(id).name;
             if !std::ptr::eq(binding.tensor(), &*self.tensors[id.0]) {
-                return Err(Trouble::Failed(format!(
-                    "another binding came back for {name:?}"
-                )));
+                return Err(Trouble::Failed(format!("another binding came back for {name:?}")));
             }
             let is_slot = matches!(binding, Binding::Write(_));
             let expected = match segment.writes(id) {
@@ -192,9 +167,7 @@ impl<'a> Bench<'a> {
                 false => binding.part(),
             };
             if is_slot != segment.writes(id) || binding.part() != expected {
-                return Err(Trouble::Failed(format!(
-                    "another right came back for {name:?}"
-                )));
+                return Err(Trouble::Failed(format!("another right came back for {name:?}")));
             }
         }
         Ok(())
@@ -210,9 +183,7 @@ impl<'a> Bench<'a> {
         for (idx, tensor) in self.tensors.iter().enumerate() {
             if catch_unwind(AssertUnwindSafe(|| drop(tensor.slot()))).is_err() {
                 let name = &self.case.graph.values()[idx].name;
-                return Err(Trouble::Failed(format!(
-                    "a right to {name:?} was never given back"
-                )));
+                return Err(Trouble::Failed(format!("a right to {name:?} was never given back")));
             }
         }
         let after = self.snapshot();
@@ -235,9 +206,7 @@ impl<'a> Bench<'a> {
         }
         for guard in &self.guards {
             if Image::read(guard) != Image::sentinel(*guard.desc()) {
-                return Err(Trouble::Failed(
-                    "a write outside all tensors, into a guard".to_owned(),
-                ));
+                return Err(Trouble::Failed("a write outside all tensors, into a guard".to_owned()));
             }
         }
         Ok(after)
@@ -250,16 +219,10 @@ impl<'a> Bench<'a> {
             return vec![];
         };
         let desc = graph.tensor_desc(id);
-        if let Op::CacheWrite {
-            kv_heads, context, ..
-        } = node.op
-        {
+        if let Op::CacheWrite { kv_heads, context, .. } = node.op {
             let of_head = |head: usize| {
                 let first = head * context + step.past;
-                Part {
-                    rows: first..first + step.rows,
-                    columns: 0..desc.columns,
-                }
+                Part { rows: first..first + step.rows, columns: 0..desc.columns }
             };
             return (0..kv_heads).map(of_head).collect();
         }
@@ -269,10 +232,7 @@ impl<'a> Bench<'a> {
         };
         let of_part = |part| {
             let part = part_of(part, self.case, &desc);
-            Part {
-                rows: part.rows.start.min(in_use)..part.rows.end.min(in_use),
-                columns: part.columns,
-            }
+            Part { rows: part.rows.start.min(in_use)..part.rows.end.min(in_use), columns: part.columns }
         };
         parts.iter().map(of_part).collect()
     }
@@ -291,18 +251,11 @@ impl<'a> Bench<'a> {
                 let matrix = Arc::clone(&self.matrices[id.0]);
                 // Tables are loaded whole: the columns of a bias are the rows of its matrix.
                 weights.push(load(match node.op {
-                    Op::Linear { .. } if weight_idx == 0 => WeightRows {
-                        matrix,
-                        rows: part.columns.clone(),
-                    },
+                    Op::Linear { .. } if weight_idx == 0 => WeightRows { matrix, rows: part.columns.clone() },
                     _ => WeightRows::all(matrix),
                 })?);
             }
-            nodes.push(SegmentNode {
-                node: NodeId(idx),
-                part,
-                weights,
-            });
+            nodes.push(SegmentNode { node: NodeId(idx), part, weights });
         }
         Ok(Segment::new(Arc::clone(graph), nodes))
     }
@@ -375,16 +328,9 @@ fn part_of(part: &Part, case: &Case, desc: &TensorDesc) -> Part {
 /// What is not cut has the length that the tensor has.
 fn stretch(part: &Part, shape: (usize, usize), desc: &TensorDesc) -> Part {
     let stretch = |range: &std::ops::Range<usize>, from: usize, to: usize| {
-        if *range == (0..from) {
-            0..to
-        } else {
-            range.clone()
-        }
+        if *range == (0..from) { 0..to } else { range.clone() }
     };
-    Part {
-        rows: stretch(&part.rows, shape.0, desc.rows),
-        columns: stretch(&part.columns, shape.1, desc.columns),
-    }
+    Part { rows: stretch(&part.rows, shape.0, desc.rows), columns: stretch(&part.columns, shape.1, desc.columns) }
 }
 
 /// A weight as the oracle holds it: the shared matrix itself.
@@ -399,10 +345,7 @@ impl Weight for OracleWeight {
     }
 
     fn device(&self) -> DeviceId {
-        self.rows
-            .matrix
-            .tensor()
-            .map_or_else(DeviceId::next, Tensor::device)
+        self.rows.matrix.tensor().map_or_else(DeviceId::next, Tensor::device)
     }
 
     fn own_bytes(&self) -> u64 {

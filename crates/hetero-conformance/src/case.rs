@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use hetero_core::{
-    DType, Graph, GraphBuilder, Op, OpSpec, Part, Partition, RowSelection, SplitRule, StepParams,
-    WeightFormat, WeightLayout,
+    DType, Graph, GraphBuilder, Op, OpSpec, Part, Partition, RowSelection, SplitRule, StepParams, WeightFormat,
+    WeightLayout,
 };
 
 /// One computation that every backend must get right, whichever way it is cut.
@@ -116,30 +116,18 @@ impl Cut {
         let parts = match self {
             Cut::Whole => vec![Part::whole(rows, columns)],
             Cut::Columns => {
-                let of = |columns| Part {
-                    rows: 0..rows,
-                    columns,
-                };
+                let of = |columns| Part { rows: 0..rows, columns };
                 column_cuts.into_iter().map(of).collect()
             }
             Cut::Rows => {
-                let of = |rows| Part {
-                    rows,
-                    columns: 0..columns,
-                };
+                let of = |rows| Part { rows, columns: 0..columns };
                 row_cuts.into_iter().map(of).collect()
             }
             Cut::Hybrid if row_cuts.is_empty() || column_cuts.is_empty() => vec![],
             Cut::Hybrid => {
                 let half = rows / 2;
-                let of = |columns| Part {
-                    rows: 0..half,
-                    columns,
-                };
-                let rest = Part {
-                    rows: half..rows,
-                    columns: 0..columns,
-                };
+                let of = |columns| Part { rows: 0..half, columns };
+                let rest = Part { rows: half..rows, columns: 0..columns };
                 column_cuts.into_iter().map(of).chain([rest]).collect()
             }
         };
@@ -153,12 +141,7 @@ impl Cut {
 impl Case {
     /// A case of one operator in all cuts that it allows. `table_format` is that of embeddings, norms and biases,
     /// `steps` are `(past, rows)`.
-    pub fn single(
-        spec: OpSpec,
-        table_format: WeightFormat,
-        capacity: usize,
-        steps: &[(usize, usize)],
-    ) -> Case {
+    pub fn single(spec: OpSpec, table_format: WeightFormat, capacity: usize, steps: &[(usize, usize)]) -> Case {
         let graph = single_graph(&spec, table_format, capacity);
         let weight_format = match spec.op {
             Op::Linear { format, .. } => Some(format),
@@ -175,9 +158,7 @@ impl Case {
             precision: spec.output,
             ..Case::without_detail("", graph, steps)
         };
-        case.detail(shape_name(&spec.op, capacity))
-            .detail_steps()
-            .cuts_allowed(&Cut::ALL)
+        case.detail(shape_name(&spec.op, capacity)).detail_steps().cuts_allowed(&Cut::ALL)
     }
 
     /// A case of a graph, whole, with random inputs. `steps` are `(past, rows)`.
@@ -186,10 +167,7 @@ impl Case {
     }
 
     fn without_detail(op: &'static str, graph: Graph, steps: &[(usize, usize)]) -> Case {
-        let steps: Vec<StepParams> = steps
-            .iter()
-            .map(|&(past, rows)| StepParams { past, rows })
-            .collect();
+        let steps: Vec<StepParams> = steps.iter().map(|&(past, rows)| StepParams { past, rows }).collect();
         Case {
             op,
             weight_format: None,
@@ -224,11 +202,8 @@ impl Case {
     pub(crate) fn cuts_allowed(mut self, cuts: &[Cut]) -> Case {
         let rule = self.split_rule();
         let output = self.graph.tensor_desc(self.last_output());
-        self.cuts = cuts
-            .iter()
-            .copied()
-            .filter(|cut| cut.partition(output.rows, output.columns, rule).is_some())
-            .collect();
+        self.cuts =
+            cuts.iter().copied().filter(|cut| cut.partition(output.rows, output.columns, rule).is_some()).collect();
         self
     }
 
@@ -259,10 +234,8 @@ impl Case {
         let columns = step.filter(|&step| {
             let made_here = |value| nodes.iter().any(|node| node.output == value);
             nodes.iter().all(|node| {
-                (0..node.inputs.len()).all(|idx| {
-                    !made_here(node.inputs[idx])
-                        || node.op.input_dependence(idx, 0..step) == (0..step)
-                })
+                (0..node.inputs.len())
+                    .all(|idx| !made_here(node.inputs[idx]) || node.op.input_dependence(idx, 0..step) == (0..step))
             })
         });
         SplitRule { rows, columns }
@@ -288,27 +261,14 @@ fn single_graph(spec: &OpSpec, table_format: WeightFormat, capacity: usize) -> G
     let columns = spec.op.input_columns();
     let mut weights = Vec::new();
     match spec.op {
-        Op::Embed {
-            vocabulary,
-            features,
-        } => {
-            weights.push(builder.weight(
-                "table",
-                WeightLayout::table(table_format, vocabulary, features),
-            ));
+        Op::Embed { vocabulary, features } => {
+            weights.push(builder.weight("table", WeightLayout::table(table_format, vocabulary, features)));
         }
-        Op::Linear {
-            in_features,
-            out_features,
-            format,
-            bias,
-        } => {
+        Op::Linear { in_features, out_features, format, bias } => {
             let layout = WeightLayout::panels(format, out_features, in_features);
             weights.push(builder.weight("matrix", layout));
             if bias {
-                weights.push(
-                    builder.weight("bias", WeightLayout::table(table_format, 1, out_features)),
-                );
+                weights.push(builder.weight("bias", WeightLayout::table(table_format, 1, out_features)));
             }
         }
         Op::RmsNorm { features, .. } => {
@@ -318,21 +278,12 @@ fn single_graph(spec: &OpSpec, table_format: WeightFormat, capacity: usize) -> G
     }
     let mut inputs = vec![builder.input("input0", columns[0], spec.inputs[0])];
     match spec.op {
-        Op::CacheWrite {
-            kv_heads,
-            head_dim,
-            context,
-        } => {
+        Op::CacheWrite { kv_heads, head_dim, context } => {
             let cache = builder.state("cache", kv_heads * context, head_dim, spec.output);
             builder.update("op", spec.op.clone(), &inputs, cache);
             return builder.finish();
         }
-        Op::Attention {
-            kv_heads,
-            head_dim,
-            context,
-            ..
-        } => {
+        Op::Attention { kv_heads, head_dim, context, .. } => {
             for (name, &dtype) in ["keys", "values"].into_iter().zip(&spec.inputs[1..]) {
                 inputs.push(builder.state(name, kv_heads * context, head_dim, dtype));
             }
@@ -350,42 +301,23 @@ fn single_graph(spec: &OpSpec, table_format: WeightFormat, capacity: usize) -> G
 
 fn shape_name(op: &Op, capacity: usize) -> String {
     let shape = match op {
-        Op::Embed {
-            vocabulary,
-            features,
-        } => format!("{vocabulary}x{features}"),
-        Op::Linear {
-            in_features,
-            out_features,
-            bias,
-            ..
-        } => {
+        Op::Embed { vocabulary, features } => format!("{vocabulary}x{features}"),
+        Op::Linear { in_features, out_features, bias, .. } => {
             let bias = if *bias { "+bias" } else { "" };
             format!("in{in_features}-out{out_features}{bias}")
         }
-        Op::Rope {
-            heads, head_dim, ..
-        } => format!("h{heads}-d{head_dim}"),
-        Op::CacheWrite {
-            kv_heads,
-            head_dim,
-            context,
-        } => format!("kv{kv_heads}-d{head_dim}-ctx{context}"),
-        Op::Attention {
-            heads,
-            kv_heads,
-            head_dim,
-            context,
-            ..
-        } => format!("h{heads}-kv{kv_heads}-d{head_dim}-ctx{context}"),
+        Op::Rope { heads, head_dim, .. } => format!("h{heads}-d{head_dim}"),
+        Op::CacheWrite { kv_heads, head_dim, context } => format!("kv{kv_heads}-d{head_dim}-ctx{context}"),
+        Op::Attention { heads, kv_heads, head_dim, context, .. } => {
+            format!("h{heads}-kv{kv_heads}-d{head_dim}-ctx{context}")
+        }
         Op::Convert { rows, features } => match rows {
             RowSelection::All => format!("all-f{features}"),
             RowSelection::Last => format!("last-f{features}"),
         },
-        Op::RmsNorm { features, .. }
-        | Op::Swiglu { features }
-        | Op::Add { features }
-        | Op::Softmax { features } => format!("f{features}"),
+        Op::RmsNorm { features, .. } | Op::Swiglu { features } | Op::Add { features } | Op::Softmax { features } => {
+            format!("f{features}")
+        }
         other => format!("{other:?}"),
     };
     format!("{shape}-cap{capacity}")

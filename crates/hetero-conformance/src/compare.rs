@@ -16,18 +16,12 @@ pub struct Tolerance {
 impl Tolerance {
     /// A normalised error, and eight times it for each single result: what an even spread of errors allows.
     pub const fn normalised(normalised: f64) -> Tolerance {
-        Tolerance {
-            normalised,
-            largest: 8.0 * normalised,
-        }
+        Tolerance { normalised, largest: 8.0 * normalised }
     }
 
     /// Several times as much.
     const fn times(self, factor: f64) -> Tolerance {
-        Tolerance {
-            normalised: self.normalised * factor,
-            largest: self.largest * factor,
-        }
+        Tolerance { normalised: self.normalised * factor, largest: self.largest * factor }
     }
 }
 
@@ -38,24 +32,12 @@ impl Tolerance {
 pub fn default_tolerance(op: &str, precision: DType) -> Tolerance {
     let base = match precision {
         // 2048 terms in another order move a sum of f32 by some 1e-6; approximate exp, sin and division by as much.
-        DType::F32 => Tolerance {
-            normalised: 1e-5,
-            largest: 1e-4,
-        },
+        DType::F32 => Tolerance { normalised: 1e-5, largest: 1e-4 },
         // Half a unit in the last place is 2^-11; a sum beside a rounding boundary falls to either side, one unit.
-        DType::F16 => Tolerance {
-            normalised: 5e-4,
-            largest: 2e-3,
-        },
+        DType::F16 => Tolerance { normalised: 5e-4, largest: 2e-3 },
         // The same with 2^-8.
-        DType::BF16 => Tolerance {
-            normalised: 4e-3,
-            largest: 1.6e-2,
-        },
-        DType::U8 | DType::U32 => Tolerance {
-            normalised: 0.0,
-            largest: 0.0,
-        },
+        DType::BF16 => Tolerance { normalised: 4e-3, largest: 1.6e-2 },
+        DType::U8 | DType::U32 => Tolerance { normalised: 0.0, largest: 0.0 },
     };
     match op {
         // Differences of a node go through all nodes after it.
@@ -80,10 +62,7 @@ impl Difference {
         if self.normalised <= tolerance.normalised && self.largest <= tolerance.largest {
             return Ok(());
         }
-        let Tolerance {
-            normalised,
-            largest,
-        } = tolerance;
+        let Tolerance { normalised, largest } = tolerance;
         let mut message = format!(
             "wrong: normalised error {:.2e} (tolerated {normalised:.2e}), largest {:.2e} of its row (tolerated {largest:.2e})",
             self.normalised, self.largest
@@ -96,26 +75,17 @@ impl Difference {
 }
 
 /// Measures some parts of a result against the oracle's. `floor` is the magnitude of a typical result.
-pub(crate) fn compare(
-    expected: &Image,
-    found: &Image,
-    parts: &[Part],
-    floor: f64,
-) -> Result<Difference, String> {
+pub(crate) fn compare(expected: &Image, found: &Image, parts: &[Part], floor: f64) -> Result<Difference, String> {
     let (mut squared, mut squared_expected, mut n) = (0.0, 0.0, 0usize);
     for part in parts {
         for row in part.rows.clone() {
             for column in part.columns.clone() {
                 let (x, y) = (expected.value(row, column), found.value(row, column));
                 if !x.is_finite() {
-                    return Err(format!(
-                        "the case is wrong: the oracle says {x} at [{row}, {column}]"
-                    ));
+                    return Err(format!("the case is wrong: the oracle says {x} at [{row}, {column}]"));
                 }
                 if !y.is_finite() {
-                    return Err(format!(
-                        "not finite or not written: {y} instead of {x} at [{row}, {column}]"
-                    ));
+                    return Err(format!("not finite or not written: {y} instead of {x} at [{row}, {column}]"));
                 }
                 squared += (f64::from(x) - f64::from(y)).powi(2);
                 squared_expected += f64::from(x).powi(2);
@@ -124,16 +94,14 @@ pub(crate) fn compare(
         }
     }
     let typical = (squared_expected / n.max(1) as f64).sqrt().max(floor);
-    let mut difference = Difference {
-        normalised: ratio((squared / n.max(1) as f64).sqrt(), typical),
-        ..Difference::default()
-    };
+    let mut difference =
+        Difference { normalised: ratio((squared / n.max(1) as f64).sqrt(), typical), ..Difference::default() };
     for part in parts {
         for row in part.rows.clone() {
             let in_row = part.columns.clone();
-            let largest = in_row.clone().fold(0.0f64, |largest, column| {
-                largest.max(f64::from(expected.value(row, column)).abs())
-            });
+            let largest = in_row
+                .clone()
+                .fold(0.0f64, |largest, column| largest.max(f64::from(expected.value(row, column)).abs()));
             // A row of values that cancelled out is no measure of the error that its sums have.
             let scale = largest.max(0.1 * typical);
             for column in in_row {
@@ -182,11 +150,7 @@ mod tests {
     use hetero_core::TensorDesc;
 
     fn image(values: &[f32]) -> Image {
-        let desc = TensorDesc {
-            rows: 1,
-            columns: values.len(),
-            dtype: DType::F32,
-        };
+        let desc = TensorDesc { rows: 1, columns: values.len(), dtype: DType::F32 };
         Image::from_fn(desc, |_, column| number(DType::F32, values[column]))
     }
 

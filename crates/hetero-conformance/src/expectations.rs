@@ -61,12 +61,7 @@ impl Expectations {
         tolerance: Tolerance,
         reason: &str,
     ) -> Expectations {
-        self.tolerances.push(ToleranceOverride {
-            op: op.to_owned(),
-            format,
-            tolerance,
-            reason: reason.to_owned(),
-        });
+        self.tolerances.push(ToleranceOverride { op: op.to_owned(), format, tolerance, reason: reason.to_owned() });
         self
     }
 
@@ -92,24 +87,19 @@ impl Expectations {
 
     pub(crate) fn expected_failure(&self, name: &str) -> Option<String> {
         let mut failures = self.failures.iter();
-        failures
-            .find(|(pattern, _)| name.contains(pattern))
-            .map(|(_, reason)| reason.clone())
+        failures.find(|(pattern, _)| name.contains(pattern)).map(|(_, reason)| reason.clone())
     }
 
     pub(crate) fn requirement(&self, name: &str) -> Option<&str> {
         let mut requirements = self.requirements.iter();
-        requirements
-            .find(|pattern| name.contains(pattern.as_str()))
-            .map(String::as_str)
+        requirements.find(|pattern| name.contains(pattern.as_str())).map(String::as_str)
     }
 
     pub(crate) fn tolerance_of(&self, case: &Case) -> Tolerance {
         let default = default_tolerance(case.op, case.precision);
         let mut overrides = self.tolerances.iter().rev();
-        let chosen = overrides.find(|entry| {
-            entry.op == case.op && (entry.format.is_none() || entry.format == case.weight_format)
-        });
+        let chosen = overrides
+            .find(|entry| entry.op == case.op && (entry.format.is_none() || entry.format == case.weight_format));
         // Rounding to the output's type comes on top, so an override never makes a coarse type stricter.
         chosen.map_or(default, |entry| Tolerance {
             normalised: entry.tolerance.normalised.max(default.normalised),
@@ -135,13 +125,8 @@ impl Expectations {
     /// The other tolerances, for the report.
     pub(crate) fn notes(&self) -> Vec<String> {
         let note = |entry: &ToleranceOverride| {
-            let format = entry
-                .format
-                .map_or("all formats".to_owned(), |format| format.to_string());
-            format!(
-                "tolerance of {} ({format}) is {:.1e}: {}",
-                entry.op, entry.tolerance.normalised, entry.reason
-            )
+            let format = entry.format.map_or("all formats".to_owned(), |format| format.to_string());
+            format!("tolerance of {} ({format}) is {:.1e}: {}", entry.op, entry.tolerance.normalised, entry.reason)
         };
         self.tolerances.iter().map(note).collect()
     }

@@ -5,9 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hetero_core::{
-    Access, Backend, BackendError, Bindings, DType, DeviceId, DeviceInfo, DeviceKind, Executable,
-    HostTensor, OpSpec, Segment, StepParams, Support, Tensor, TensorDesc, Ticket, Timeline, Weight,
-    WeightRows, reference,
+    Access, Backend, BackendError, Bindings, DType, DeviceId, DeviceInfo, DeviceKind, Executable, HostTensor, OpSpec,
+    Segment, StepParams, Support, Tensor, TensorDesc, Ticket, Timeline, Weight, WeightRows, reference,
 };
 
 type Kernel = dyn Fn(&Segment, &mut Bindings, StepParams) + Send + Sync;
@@ -21,10 +20,7 @@ pub struct ReferenceBackend {
 
 impl ReferenceBackend {
     /// A new device.
-    #[expect(
-        clippy::new_without_default,
-        reason = "a device is made, not defaulted"
-    )]
+    #[expect(clippy::new_without_default, reason = "a device is made, not defaulted")]
     pub fn new() -> ReferenceBackend {
         ReferenceBackend::with_kernel(reference::run_segment)
     }
@@ -51,9 +47,7 @@ impl ReferenceBackend {
 
 impl fmt::Debug for ReferenceBackend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ReferenceBackend")
-            .field("info", &self.info)
-            .finish_non_exhaustive()
+        f.debug_struct("ReferenceBackend").field("info", &self.info).finish_non_exhaustive()
     }
 }
 
@@ -87,10 +81,7 @@ impl Backend for ReferenceBackend {
     }
 
     fn load_weight(&self, rows: WeightRows) -> Result<Arc<dyn Weight>, BackendError> {
-        Ok(Arc::new(SharedWeight {
-            rows,
-            device: self.info.id,
-        }))
+        Ok(Arc::new(SharedWeight { rows, device: self.info.id }))
     }
 
     fn compile(&self, segment: &Segment) -> Result<Arc<dyn Executable>, BackendError> {
@@ -116,9 +107,7 @@ struct SegmentLoops {
 
 impl fmt::Debug for SegmentLoops {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SegmentLoops")
-            .field("segment", &self.segment)
-            .finish_non_exhaustive()
+        f.debug_struct("SegmentLoops").field("segment", &self.segment).finish_non_exhaustive()
     }
 }
 
@@ -131,11 +120,7 @@ impl Executable for SegmentLoops {
         (self.kernel)(&self.segment, &mut bindings, step);
         let value = self.timeline.completed.fetch_add(1, Ordering::Release) + 1;
         drop(running);
-        Ok(Ticket::new(
-            Arc::clone(&self.timeline) as Arc<dyn Timeline>,
-            value,
-            bindings,
-        ))
+        Ok(Ticket::new(Arc::clone(&self.timeline) as Arc<dyn Timeline>, value, bindings))
     }
 }
 
@@ -152,10 +137,7 @@ impl Timeline for Counter {
     }
 
     fn block_until(&self, value: u64) -> Result<(), BackendError> {
-        assert!(
-            value <= self.completed(),
-            "nothing is under way that could reach {value}"
-        );
+        assert!(value <= self.completed(), "nothing is under way that could reach {value}");
         Ok(())
     }
 }

@@ -59,22 +59,12 @@ pub enum Outcome {
 impl CaseResult {
     /// True when the case makes the suite red.
     pub fn is_failure(&self) -> bool {
-        matches!(
-            self.outcome,
-            Outcome::Failed(_) | Outcome::UnexpectedPass { .. }
-        )
+        matches!(self.outcome, Outcome::Failed(_) | Outcome::UnexpectedPass { .. })
     }
 
     /// A finding of the suite itself.
     pub(crate) fn of_suite(name: String, outcome: Outcome) -> CaseResult {
-        CaseResult {
-            name,
-            op: "suite",
-            format: String::new(),
-            outcome,
-            error: None,
-            elapsed: Duration::ZERO,
-        }
+        CaseResult { name, op: "suite", format: String::new(), outcome, error: None, elapsed: Duration::ZERO }
     }
 }
 
@@ -165,9 +155,7 @@ impl fmt::Display for Report {
                 }
                 Outcome::ExpectedFailure { reason, .. } => {
                     row.expected_failures += 1;
-                    *reasons
-                        .entry(format!("expected to fail: {reason}"))
-                        .or_default() += 1;
+                    *reasons.entry(format!("expected to fail: {reason}")).or_default() += 1;
                 }
             }
         }

@@ -16,13 +16,8 @@ use crate::{cases, contract};
 /// How often the first step of a case runs; the results must be the same bits.
 const N_REPEATS: usize = 3;
 
-pub(crate) fn run_all(
-    backend: &dyn Backend,
-    expectations: &Expectations,
-    only: Option<&str>,
-) -> Report {
-    let selected =
-        |name: &str| only.is_none_or(|only| name.contains(only)) && expectations.selects(name);
+pub(crate) fn run_all(backend: &dyn Backend, expectations: &Expectations, only: Option<&str>) -> Report {
+    let selected = |name: &str| only.is_none_or(|only| name.contains(only)) && expectations.selects(name);
     let mut results = Vec::new();
     for case in cases::all() {
         run_case(backend, &case, expectations, &selected, &mut results);
@@ -33,21 +28,13 @@ pub(crate) fn run_all(
     if is_complete {
         expectations.check_all_used(&mut results);
     }
-    Report {
-        backend: backend.info().name.clone(),
-        results,
-        notes: expectations.notes(),
-    }
+    Report { backend: backend.info().name.clone(), results, notes: expectations.notes() }
 }
 
 /// What `f` says; a panic is a failure with its message.
 pub(crate) fn caught<T>(f: impl FnOnce() -> Result<T, Trouble>) -> Result<T, Trouble> {
-    catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|panic| {
-        Err(Trouble::Failed(format!(
-            "panic: {}",
-            panic_message(&*panic)
-        )))
-    })
+    catch_unwind(AssertUnwindSafe(f))
+        .unwrap_or_else(|panic| Err(Trouble::Failed(format!("panic: {}", panic_message(&*panic)))))
 }
 
 /// The message of a panic, empty when it has none.
@@ -68,12 +55,7 @@ fn run_case(
     selected: &dyn Fn(&str) -> bool,
     results: &mut Vec<CaseResult>,
 ) {
-    let cuts: Vec<Cut> = case
-        .cuts
-        .iter()
-        .copied()
-        .filter(|&cut| selected(&case.name(cut)))
-        .collect();
+    let cuts: Vec<Cut> = case.cuts.iter().copied().filter(|&cut| selected(&case.name(cut))).collect();
     if cuts.is_empty() {
         return;
     }
@@ -87,14 +69,7 @@ fn run_case(
         let outcome = expectations.judge(&name, trouble);
         let elapsed: Duration = started.elapsed();
         started = Instant::now();
-        results.push(CaseResult {
-            name,
-            op: case.op,
-            format: case.format.clone(),
-            outcome,
-            error,
-            elapsed,
-        });
+        results.push(CaseResult { name, op: case.op, format: case.format.clone(), outcome, error, elapsed });
     };
     let tolerance = expectations.tolerance_of(case);
     let prepared = caught(|| {
@@ -148,12 +123,7 @@ struct Run {
     error: f64,
 }
 
-fn run_cut(
-    bench: &Bench<'_>,
-    cut: Cut,
-    expected: &[Snapshot],
-    tolerance: Tolerance,
-) -> Result<Run, Trouble> {
+fn run_cut(bench: &Bench<'_>, cut: Cut, expected: &[Snapshot], tolerance: Tolerance) -> Result<Run, Trouble> {
     let case = bench.case;
     let partition = case.partition(cut);
     let parts = partition.parts();
@@ -164,11 +134,10 @@ fn run_cut(
         executables.push(bench.backend.compile(&segment)?);
         segments.push(segment);
     }
-    let submit =
-        |part_idx: usize, slots: &mut Vec<_>, step: StepParams| -> Result<Ticket, Trouble> {
-            let bindings = bench.bind(&segments[part_idx], &partition, part_idx, slots);
-            Ok(executables[part_idx].submit(bindings, step)?)
-        };
+    let submit = |part_idx: usize, slots: &mut Vec<_>, step: StepParams| -> Result<Ticket, Trouble> {
+        let bindings = bench.bind(&segments[part_idx], &partition, part_idx, slots);
+        Ok(executables[part_idx].submit(bindings, step)?)
+    };
     // Each part by itself, the last one first, so that a write into a neighbour is seen.
     let one_by_one = |mut before: Snapshot, step: StepParams| -> Result<Snapshot, Trouble> {
         for part_idx in (0..parts.len()).rev() {
@@ -193,37 +162,20 @@ fn run_cut(
         bench.check_memory(&before, parts, step)
     };
 
-    let mut run = Run {
-        steps: Vec::new(),
-        error: 0.0,
-    };
+    let mut run = Run { steps: Vec::new(), error: 0.0 };
     for (step_idx, &step) in case.steps.iter().enumerate() {
         let mut first: Option<Snapshot> = None;
         for repeat in 0..if step_idx == 0 { N_REPEATS } else { 1 } {
             bench.fill(step_idx, step_idx == 0 && repeat == 0);
             let before = bench.snapshot();
-            let after = if step_idx == 0 && repeat == 0 {
-                one_by_one(before, step)?
-            } else {
-                together(before, step)?
-            };
+            let after = if step_idx == 0 && repeat == 0 { one_by_one(before, step)? } else { together(before, step)? };
             if let Some(first) = &first {
                 let what = format!("run {} differs from the first", repeat + 1);
-                same_bits(
-                    case,
-                    std::slice::from_ref(first),
-                    std::slice::from_ref(&after),
-                    &what,
-                )?;
+                same_bits(case, std::slice::from_ref(first), std::slice::from_ref(&after), &what)?;
                 continue;
             }
             let error = check_numbers(bench, step, &expected[step_idx], &after, tolerance)
-                .map_err(|message| {
-                    format!(
-                        "step {step_idx} ({} + {} rows): {message}",
-                        step.past, step.rows
-                    )
-                })?;
+                .map_err(|message| format!("step {step_idx} ({} + {} rows): {message}", step.past, step.rows))?;
             run.error = run.error.max(error);
             first = Some(after);
         }
@@ -255,21 +207,14 @@ fn check_numbers(
         }
         let difference = compare(&expected[idx], &found[idx], &written, case.floor)
             .map_err(|message| format!("{:?} {message}", value.name))?;
-        difference
-            .check(tolerance)
-            .map_err(|message| format!("{:?} {message}", value.name))?;
+        difference.check(tolerance).map_err(|message| format!("{:?} {message}", value.name))?;
         error = error.max(difference.normalised);
     }
     Ok(error)
 }
 
 /// Results of the same steps have the same bits.
-fn same_bits(
-    case: &Case,
-    first: &[Snapshot],
-    second: &[Snapshot],
-    what: &str,
-) -> Result<(), Trouble> {
+fn same_bits(case: &Case, first: &[Snapshot], second: &[Snapshot], what: &str) -> Result<(), Trouble> {
     for (step_idx, (first, second)) in first.iter().zip(second).enumerate() {
         for (idx, value) in case.graph.values().iter().enumerate() {
             if !is_result(value.kind) {
@@ -301,14 +246,10 @@ impl Expectations {
             (None, None) => Outcome::Passed,
             (None, Some(reason)) => Outcome::UnexpectedPass { reason },
             (Some(Trouble::Unsupported(reason)), _) => match self.requirement(name) {
-                Some(pattern) => Outcome::Failed(format!(
-                    "unsupported, but {pattern:?} is required: {reason}"
-                )),
+                Some(pattern) => Outcome::Failed(format!("unsupported, but {pattern:?} is required: {reason}")),
                 None => Outcome::Unsupported(reason),
             },
-            (Some(Trouble::Failed(message)), Some(reason)) => {
-                Outcome::ExpectedFailure { reason, message }
-            }
+            (Some(Trouble::Failed(message)), Some(reason)) => Outcome::ExpectedFailure { reason, message },
             (Some(Trouble::Failed(message)), None) => Outcome::Failed(message),
         }
     }

@@ -23,12 +23,8 @@ impl Image {
             match desc.dtype {
                 DType::U8 => bits.extend(view.row::<u8>(row).iter().map(|&x| u32::from(x))),
                 DType::U32 => bits.extend_from_slice(view.row::<u32>(row)),
-                DType::F16 => {
-                    bits.extend(view.row::<f16>(row).iter().map(|x| u32::from(x.to_bits())))
-                }
-                DType::BF16 => {
-                    bits.extend(view.row::<bf16>(row).iter().map(|x| u32::from(x.to_bits())))
-                }
+                DType::F16 => bits.extend(view.row::<f16>(row).iter().map(|x| u32::from(x.to_bits()))),
+                DType::BF16 => bits.extend(view.row::<bf16>(row).iter().map(|x| u32::from(x.to_bits()))),
                 DType::F32 => bits.extend(view.row::<f32>(row).iter().map(|x| x.to_bits())),
             }
         }
@@ -88,11 +84,7 @@ impl Image {
         changed
             .filter(|(_, (before, after))| before != after)
             .map(|(idx, _)| (idx / columns, idx % columns))
-            .find(|(row, column)| {
-                !parts
-                    .iter()
-                    .any(|part| part.rows.contains(row) && part.columns.contains(column))
-            })
+            .find(|(row, column)| !parts.iter().any(|part| part.rows.contains(row) && part.columns.contains(column)))
     }
 }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use half::{bf16, f16};
 use hetero_core::{
-    Arrangement, Backend, BackendError, DType, Op, Rows, StepParams, TensorDesc, ValueId,
-    ValueKind, WeightFormat, WeightId, WeightLayout, WeightMatrix, quantize,
+    Arrangement, Backend, BackendError, DType, Op, Rows, StepParams, TensorDesc, ValueId, ValueKind, WeightFormat,
+    WeightId, WeightLayout, WeightMatrix, quantize,
 };
 
 use crate::case::{Case, Cut, Fill, WeightPlace};
@@ -15,28 +15,17 @@ use crate::sentinel::{self, Image};
 /// What each value of a case's graph holds before step `step_idx`, in the order of the values. State comes as for a
 /// first step.
 pub(crate) fn images(case: &Case, step_idx: usize) -> Vec<Image> {
-    (0..case.graph.values().len())
-        .map(|idx| image(case, step_idx, ValueId(idx)))
-        .collect()
+    (0..case.graph.values().len()).map(|idx| image(case, step_idx, ValueId(idx))).collect()
 }
 
 /// The weights of a case's graph, in order, in memory of `backend`.
-pub(crate) fn weights(
-    case: &Case,
-    backend: &dyn Backend,
-) -> Result<Vec<Arc<WeightMatrix>>, BackendError> {
-    (0..case.graph.weights().len())
-        .map(|idx| weight(case, backend, WeightId(idx)))
-        .collect()
+pub(crate) fn weights(case: &Case, backend: &dyn Backend) -> Result<Vec<Arc<WeightMatrix>>, BackendError> {
+    (0..case.graph.weights().len()).map(|idx| weight(case, backend, WeightId(idx))).collect()
 }
 
 /// Memory of a backend for `bytes` bytes.
 pub(crate) fn byte_tensor(bytes: usize) -> TensorDesc {
-    TensorDesc {
-        rows: 1,
-        columns: bytes,
-        dtype: DType::U8,
-    }
+    TensorDesc { rows: 1, columns: bytes, dtype: DType::U8 }
 }
 
 fn image(case: &Case, step_idx: usize, id: ValueId) -> Image {
@@ -44,11 +33,7 @@ fn image(case: &Case, step_idx: usize, id: ValueId) -> Image {
     let value = graph.value(id);
     let desc = graph.tensor_desc(id);
     let step = case.steps[step_idx];
-    let mut numbers = Numbers::new(&format!(
-        "{} value {} step {step_idx}",
-        case.name(Cut::Whole),
-        id.0
-    ));
+    let mut numbers = Numbers::new(&format!("{} value {} step {step_idx}", case.name(Cut::Whole), id.0));
     match value.kind {
         ValueKind::Input => {
             let vocabulary = vocabulary(case, id);
@@ -91,30 +76,21 @@ fn state(case: &Case, id: ValueId, step: StepParams, numbers: &mut Numbers) -> I
         other => other,
     };
     Image::from_fn(desc, |row, _| {
-        let x = if row % context < known {
-            numbers.next(fill)
-        } else {
-            20_000.0 + 10_000.0 * numbers.next(Fill::Random)
-        };
+        let x =
+            if row % context < known { numbers.next(fill) } else { 20_000.0 + 10_000.0 * numbers.next(Fill::Random) };
         sentinel::number(desc.dtype, x)
     })
 }
 
 fn vocabulary(case: &Case, id: ValueId) -> Option<usize> {
     let nodes = case.graph.nodes().iter();
-    nodes
-        .filter(|node| node.inputs.contains(&id))
-        .find_map(|node| match node.op {
-            Op::Embed { vocabulary, .. } => Some(vocabulary),
-            _ => None,
-        })
+    nodes.filter(|node| node.inputs.contains(&id)).find_map(|node| match node.op {
+        Op::Embed { vocabulary, .. } => Some(vocabulary),
+        _ => None,
+    })
 }
 
-fn weight(
-    case: &Case,
-    backend: &dyn Backend,
-    id: WeightId,
-) -> Result<Arc<WeightMatrix>, BackendError> {
+fn weight(case: &Case, backend: &dyn Backend, id: WeightId) -> Result<Arc<WeightMatrix>, BackendError> {
     let desc = &case.graph.weights()[id.0];
     let layout = desc.layout;
     let values = weight_values(case, id, &layout);
@@ -198,9 +174,9 @@ struct Numbers {
 impl Numbers {
     fn new(name: &str) -> Numbers {
         // FNV-1a.
-        let state = name.bytes().fold(0xCBF2_9CE4_8422_2325, |hash: u64, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3)
-        });
+        let state = name
+            .bytes()
+            .fold(0xCBF2_9CE4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3));
         Numbers { state }
     }
 

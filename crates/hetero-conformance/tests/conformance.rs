@@ -8,10 +8,5 @@ fn the_reference_backend_conforms() {
     report.assert_passed();
     assert_eq!(report.n_unsupported(), 0);
     // The oracle is compared with itself.
-    assert!(
-        report
-            .results
-            .iter()
-            .all(|result| result.error.unwrap_or(0.0) == 0.0)
-    );
+    assert!(report.results.iter().all(|result| result.error.unwrap_or(0.0) == 0.0));
 }

@@ -129,11 +129,7 @@ impl Graph {
             Rows::Positions => self.capacity,
             Rows::Fixed(rows) => rows,
         };
-        TensorDesc {
-            rows,
-            columns: value.columns,
-            dtype: value.dtype,
-        }
+        TensorDesc { rows, columns: value.columns, dtype: value.dtype }
     }
 
     /// A node's operator with its element types.
@@ -141,11 +137,7 @@ impl Graph {
         let node = self.node(id);
         OpSpec {
             op: node.op.clone(),
-            inputs: node
-                .inputs
-                .iter()
-                .map(|&input| self.value(input).dtype)
-                .collect(),
+            inputs: node.inputs.iter().map(|&input| self.value(input).dtype).collect(),
             output: self.value(node.output).dtype,
         }
     }
@@ -162,12 +154,7 @@ impl GraphBuilder {
     /// Starts a graph for up to `capacity` positions.
     pub fn new(capacity: usize) -> GraphBuilder {
         assert!(capacity > 0, "a graph needs room for a position");
-        let graph = Graph {
-            capacity,
-            values: Vec::new(),
-            weights: Vec::new(),
-            nodes: Vec::new(),
-        };
+        let graph = Graph { capacity, values: Vec::new(), weights: Vec::new(), nodes: Vec::new() };
         GraphBuilder { graph, layer: None }
     }
 
@@ -178,38 +165,17 @@ impl GraphBuilder {
 
     /// A value that the caller writes before each step.
     pub fn input(&mut self, name: impl Into<String>, columns: usize, dtype: DType) -> ValueId {
-        self.value(
-            name.into(),
-            Rows::Positions,
-            columns,
-            dtype,
-            ValueKind::Input,
-        )
+        self.value(name.into(), Rows::Positions, columns, dtype, ValueKind::Input)
     }
 
     /// A value that is kept from step to step.
-    pub fn state(
-        &mut self,
-        name: impl Into<String>,
-        rows: usize,
-        columns: usize,
-        dtype: DType,
-    ) -> ValueId {
-        self.value(
-            name.into(),
-            Rows::Fixed(rows),
-            columns,
-            dtype,
-            ValueKind::State,
-        )
+    pub fn state(&mut self, name: impl Into<String>, rows: usize, columns: usize, dtype: DType) -> ValueId {
+        self.value(name.into(), Rows::Fixed(rows), columns, dtype, ValueKind::State)
     }
 
     /// A weight.
     pub fn weight(&mut self, name: impl Into<String>, layout: WeightLayout) -> WeightId {
-        self.graph.weights.push(WeightDesc {
-            name: name.into(),
-            layout,
-        });
+        self.graph.weights.push(WeightDesc { name: name.into(), layout });
         WeightId(self.graph.weights.len() - 1)
     }
 
@@ -225,15 +191,9 @@ impl GraphBuilder {
         weights: &[WeightId],
         dtype: DType,
     ) -> ValueId {
-        assert!(
-            !matches!(op, Op::CacheWrite { .. }),
-            "{name}: a cache is updated in place, by `update`"
-        );
+        assert!(!matches!(op, Op::CacheWrite { .. }), "{name}: a cache is updated in place, by `update`");
         let rows = match op {
-            Op::Convert {
-                rows: RowSelection::Last,
-                ..
-            } => Rows::Fixed(1),
+            Op::Convert { rows: RowSelection::Last, .. } => Rows::Fixed(1),
             _ => self.graph.value(inputs[0]).rows,
         };
         let columns = op.output_columns();
@@ -251,11 +211,7 @@ impl GraphBuilder {
     /// # Panics
     /// When `state` is not state, or inputs do not fit the operator.
     pub fn update(&mut self, name: &'static str, op: Op, inputs: &[ValueId], state: ValueId) {
-        assert_eq!(
-            self.graph.value(state).kind,
-            ValueKind::State,
-            "{name}: only state is updated in place"
-        );
+        assert_eq!(self.graph.value(state).kind, ValueKind::State, "{name}: only state is updated in place");
         self.push(name, op, inputs, &[], state);
     }
 
@@ -269,40 +225,13 @@ impl GraphBuilder {
         self.graph
     }
 
-    fn value(
-        &mut self,
-        name: String,
-        rows: Rows,
-        columns: usize,
-        dtype: DType,
-        kind: ValueKind,
-    ) -> ValueId {
-        self.graph.values.push(ValueDesc {
-            name,
-            rows,
-            columns,
-            dtype,
-            kind,
-        });
+    fn value(&mut self, name: String, rows: Rows, columns: usize, dtype: DType, kind: ValueKind) -> ValueId {
+        self.graph.values.push(ValueDesc { name, rows, columns, dtype, kind });
         ValueId(self.graph.values.len() - 1)
     }
 
-    fn push(
-        &mut self,
-        name: &'static str,
-        op: Op,
-        inputs: &[ValueId],
-        weights: &[WeightId],
-        output: ValueId,
-    ) {
-        let node = Node {
-            name,
-            layer: self.layer,
-            op,
-            inputs: inputs.to_vec(),
-            weights: weights.to_vec(),
-            output,
-        };
+    fn push(&mut self, name: &'static str, op: Op, inputs: &[ValueId], weights: &[WeightId], output: ValueId) {
+        let node = Node { name, layer: self.layer, op, inputs: inputs.to_vec(), weights: weights.to_vec(), output };
         check_shapes(&self.graph, &node);
         self.graph.nodes.push(node);
     }
@@ -310,100 +239,39 @@ impl GraphBuilder {
 
 /// The shape rules of all operators.
 fn check_shapes(graph: &Graph, node: &Node) {
-    let columns: Vec<usize> = node
-        .inputs
-        .iter()
-        .map(|&input| graph.value(input).columns)
-        .collect();
-    let misfit =
-        |what: &dyn fmt::Debug, expected: &dyn fmt::Debug, found: &dyn fmt::Debug| -> String {
-            format!(
-                "{} ({}): {what:?} must be {expected:?}, not {found:?}",
-                node.name,
-                node.op.name()
-            )
-        };
+    let columns: Vec<usize> = node.inputs.iter().map(|&input| graph.value(input).columns).collect();
+    let misfit = |what: &dyn fmt::Debug, expected: &dyn fmt::Debug, found: &dyn fmt::Debug| -> String {
+        format!("{} ({}): {what:?} must be {expected:?}, not {found:?}", node.name, node.op.name())
+    };
     let expected = node.op.input_columns();
-    assert_eq!(
-        columns,
-        expected,
-        "{}",
-        misfit(&"input columns", &expected, &columns)
-    );
+    assert_eq!(columns, expected, "{}", misfit(&"input columns", &expected, &columns));
     let output = graph.value(node.output);
     let out_columns = node.op.output_columns();
-    assert_eq!(
-        output.columns,
-        out_columns,
-        "{}",
-        misfit(&"output columns", &out_columns, &output.columns)
-    );
+    assert_eq!(output.columns, out_columns, "{}", misfit(&"output columns", &out_columns, &output.columns));
 
-    let weights: Vec<[usize; 2]> = node
-        .weights
-        .iter()
-        .map(|&w| graph.weights[w.0].layout)
-        .map(|layout| [layout.rows, layout.columns])
-        .collect();
+    let weights: Vec<[usize; 2]> =
+        node.weights.iter().map(|&w| graph.weights[w.0].layout).map(|layout| [layout.rows, layout.columns]).collect();
     let expected_weights = match node.op {
-        Op::Embed {
-            vocabulary,
-            features,
-        } => vec![[vocabulary, features]],
-        Op::Linear {
-            in_features,
-            out_features,
-            bias: false,
-            ..
-        } => vec![[out_features, in_features]],
-        Op::Linear {
-            in_features,
-            out_features,
-            bias: true,
-            ..
-        } => {
+        Op::Embed { vocabulary, features } => vec![[vocabulary, features]],
+        Op::Linear { in_features, out_features, bias: false, .. } => vec![[out_features, in_features]],
+        Op::Linear { in_features, out_features, bias: true, .. } => {
             vec![[out_features, in_features], [1, out_features]]
         }
         Op::RmsNorm { features, .. } => vec![[1, features]],
         _ => vec![],
     };
-    assert_eq!(
-        weights,
-        expected_weights,
-        "{}",
-        misfit(&"weights", &expected_weights, &weights)
-    );
+    assert_eq!(weights, expected_weights, "{}", misfit(&"weights", &expected_weights, &weights));
 
     match &node.op {
         Op::Linear { format, .. } => {
             assert_eq!(graph.weights[node.weights[0].0].layout.format, *format)
         }
-        Op::Rope {
-            head_dim,
-            frequencies,
-            ..
-        } => {
-            assert_eq!(
-                frequencies.len() * 2,
-                *head_dim,
-                "{}",
-                misfit(&"frequencies", head_dim, &frequencies.len())
-            );
+        Op::Rope { head_dim, frequencies, .. } => {
+            assert_eq!(frequencies.len() * 2, *head_dim, "{}", misfit(&"frequencies", head_dim, &frequencies.len()));
         }
-        Op::CacheWrite {
-            kv_heads, context, ..
-        } => check_cache(graph, node.output, kv_heads * context),
-        Op::Attention {
-            heads,
-            kv_heads,
-            context,
-            ..
-        } => {
-            assert!(
-                heads.is_multiple_of(*kv_heads),
-                "{}",
-                misfit(&"heads", kv_heads, heads)
-            );
+        Op::CacheWrite { kv_heads, context, .. } => check_cache(graph, node.output, kv_heads * context),
+        Op::Attention { heads, kv_heads, context, .. } => {
+            assert!(heads.is_multiple_of(*kv_heads), "{}", misfit(&"heads", kv_heads, heads));
             check_cache(graph, node.inputs[1], kv_heads * context);
             check_cache(graph, node.inputs[2], kv_heads * context);
         }
@@ -412,12 +280,7 @@ fn check_shapes(graph: &Graph, node: &Node) {
 }
 
 fn check_cache(graph: &Graph, cache: ValueId, rows: usize) {
-    assert_eq!(
-        graph.value(cache).rows,
-        Rows::Fixed(rows),
-        "the cache {:?}",
-        graph.value(cache).name
-    );
+    assert_eq!(graph.value(cache).rows, Rows::Fixed(rows), "the cache {:?}", graph.value(cache).name);
 }
 
 #[cfg(test)]
@@ -430,39 +293,13 @@ mod tests {
         let mut builder = GraphBuilder::new(8);
         let ids = builder.input("tokens", 1, DType::U32);
         let table = builder.weight("embed", WeightLayout::table(WeightFormat::F32, 10, 4));
-        let x = builder.node(
-            "embed",
-            Op::Embed {
-                vocabulary: 10,
-                features: 4,
-            },
-            &[ids],
-            &[table],
-            DType::F32,
-        );
-        let last = Op::Convert {
-            rows: RowSelection::Last,
-            features: 4,
-        };
+        let x = builder.node("embed", Op::Embed { vocabulary: 10, features: 4 }, &[ids], &[table], DType::F32);
+        let last = Op::Convert { rows: RowSelection::Last, features: 4 };
         let last = builder.node("last", last, &[x], &[], DType::F16);
         builder.output(last);
         let graph = builder.finish();
-        assert_eq!(
-            graph.tensor_desc(x),
-            TensorDesc {
-                rows: 8,
-                columns: 4,
-                dtype: DType::F32
-            }
-        );
-        assert_eq!(
-            graph.tensor_desc(last),
-            TensorDesc {
-                rows: 1,
-                columns: 4,
-                dtype: DType::F16
-            }
-        );
+        assert_eq!(graph.tensor_desc(x), TensorDesc { rows: 8, columns: 4, dtype: DType::F32 });
+        assert_eq!(graph.tensor_desc(last), TensorDesc { rows: 1, columns: 4, dtype: DType::F16 });
         assert_eq!(graph.op_spec(NodeId(1)).to_string(), "convert (f32) -> f16");
     }
 

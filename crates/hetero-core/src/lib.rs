@@ -36,9 +36,7 @@
 //! **Errors.** [`BackendError`] is for what a caller cannot foresee. Misuse is an assertion with a message.
 
 #[cfg(target_endian = "big")]
-compile_error!(
-    "weights are little-endian words in memory and in model files; big-endian machines are not supported"
-);
+compile_error!("weights are little-endian words in memory and in model files; big-endian machines are not supported");
 
 pub mod backend;
 pub mod dtype;
@@ -54,10 +52,7 @@ pub mod ticket;
 pub mod weight;
 pub mod weight_layout;
 
-pub use backend::{
-    Access, Backend, BackendError, DeviceId, DeviceInfo, DeviceKind, Executable, StepParams,
-    Support,
-};
+pub use backend::{Access, Backend, BackendError, DeviceId, DeviceInfo, DeviceKind, Executable, StepParams, Support};
 pub use dtype::{DType, Element};
 pub use graph::{Graph, GraphBuilder, Node, NodeId, Rows, ValueDesc, ValueId, ValueKind, WeightId};
 pub use op::{Op, OpSpec, RowSelection, SplitRule};

@@ -138,19 +138,11 @@ impl Op {
         match *self {
             Op::Embed { .. } => vec![1],
             Op::Linear { in_features, .. } => vec![in_features],
-            Op::Rope {
-                heads, head_dim, ..
-            } => vec![heads * head_dim],
-            Op::CacheWrite {
-                kv_heads, head_dim, ..
-            } => vec![kv_heads * head_dim],
-            Op::Attention {
-                heads, head_dim, ..
-            } => vec![heads * head_dim, head_dim, head_dim],
+            Op::Rope { heads, head_dim, .. } => vec![heads * head_dim],
+            Op::CacheWrite { kv_heads, head_dim, .. } => vec![kv_heads * head_dim],
+            Op::Attention { heads, head_dim, .. } => vec![heads * head_dim, head_dim, head_dim],
             Op::Swiglu { features } | Op::Add { features } => vec![features, features],
-            Op::RmsNorm { features, .. }
-            | Op::Convert { features, .. }
-            | Op::Softmax { features } => vec![features],
+            Op::RmsNorm { features, .. } | Op::Convert { features, .. } | Op::Softmax { features } => vec![features],
         }
     }
 
@@ -158,12 +150,7 @@ impl Op {
     pub fn output_columns(&self) -> usize {
         match *self {
             Op::Linear { out_features, .. } => out_features,
-            Op::Rope {
-                heads, head_dim, ..
-            }
-            | Op::Attention {
-                heads, head_dim, ..
-            } => heads * head_dim,
+            Op::Rope { heads, head_dim, .. } | Op::Attention { heads, head_dim, .. } => heads * head_dim,
             Op::CacheWrite { head_dim, .. } => head_dim,
             Op::Embed { features, .. }
             | Op::RmsNorm { features, .. }
@@ -182,12 +169,7 @@ impl Op {
             Op::Embed { .. } | Op::Swiglu { .. } | Op::Add { .. } => (true, Some(1)),
             Op::Rope { head_dim, .. } => (true, Some(head_dim)),
             // The query heads of a group share keys and values, so they stay together.
-            Op::Attention {
-                heads,
-                kv_heads,
-                head_dim,
-                ..
-            } => (true, Some(heads / kv_heads * head_dim)),
+            Op::Attention { heads, kv_heads, head_dim, .. } => (true, Some(heads / kv_heads * head_dim)),
             Op::RmsNorm { .. } | Op::Softmax { .. } => (true, None),
             Op::Convert { rows, .. } => (rows == RowSelection::All, Some(1)),
             // The output is the cache, whose rows are heads and positions.
@@ -199,9 +181,7 @@ impl Op {
     /// Which columns of input `input_idx` some columns of the output depend on.
     pub fn input_dependence(&self, input_idx: usize, output_columns: Range<usize>) -> Range<usize> {
         match self {
-            Op::Rope { .. } | Op::Swiglu { .. } | Op::Add { .. } | Op::Convert { .. } => {
-                output_columns
-            }
+            Op::Rope { .. } | Op::Swiglu { .. } | Op::Add { .. } | Op::Convert { .. } => output_columns,
             Op::Attention { .. } if input_idx == 0 => output_columns,
             _ => 0..self.input_columns()[input_idx],
         }
@@ -211,14 +191,8 @@ impl Op {
     pub fn operations(&self, rows: usize, past: usize) -> u64 {
         let rows_u64 = rows as u64;
         match *self {
-            Op::Linear {
-                in_features,
-                out_features,
-                ..
-            } => 2 * rows_u64 * in_features as u64 * out_features as u64,
-            Op::Attention {
-                heads, head_dim, ..
-            } => {
+            Op::Linear { in_features, out_features, .. } => 2 * rows_u64 * in_features as u64 * out_features as u64,
+            Op::Attention { heads, head_dim, .. } => {
                 // Row r sees past + r + 1 positions, for the scores and again for the weighted sum.
                 let seen = rows_u64 * past as u64 + rows_u64 * (rows_u64 + 1) / 2;
                 4 * seen * (heads * head_dim) as u64
@@ -228,9 +202,7 @@ impl Op {
             Op::RmsNorm { features, .. } | Op::Swiglu { features } | Op::Softmax { features } => {
                 4 * rows_u64 * features as u64
             }
-            Op::Rope {
-                heads, head_dim, ..
-            } => 3 * rows_u64 * (heads * head_dim) as u64,
+            Op::Rope { heads, head_dim, .. } => 3 * rows_u64 * (heads * head_dim) as u64,
         }
     }
 }
@@ -249,18 +221,8 @@ pub struct OpSpec {
 impl fmt::Display for OpSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.op.name())?;
-        if let Op::Linear {
-            in_features,
-            out_features,
-            format,
-            bias,
-        } = &self.op
-        {
-            write!(
-                f,
-                " {format} {in_features}->{out_features}{}",
-                if *bias { " + bias" } else { "" }
-            )?;
+        if let Op::Linear { in_features, out_features, format, bias } = &self.op {
+            write!(f, " {format} {in_features}->{out_features}{}", if *bias { " + bias" } else { "" })?;
         }
         let inputs: Vec<String> = self.inputs.iter().map(DType::to_string).collect();
         write!(f, " ({}) -> {}", inputs.join(", "), self.output)

@@ -16,10 +16,7 @@ pub struct Part {
 impl Part {
     /// All of a matrix.
     pub fn whole(rows: usize, columns: usize) -> Part {
-        Part {
-            rows: 0..rows,
-            columns: 0..columns,
-        }
+        Part { rows: 0..rows, columns: 0..columns }
     }
 
     /// Number of elements.
@@ -53,41 +50,23 @@ impl Partition {
                 return Err(PartitionError::Empty { part: part.clone() });
             }
             if part.rows.end > rows || part.columns.end > columns {
-                return Err(PartitionError::Outside {
-                    part: part.clone(),
-                    rows,
-                    columns,
-                });
+                return Err(PartitionError::Outside { part: part.clone(), rows, columns });
             }
             if let Some(other) = parts[..idx].iter().find(|other| other.overlaps(part)) {
-                return Err(PartitionError::Overlap {
-                    first: other.clone(),
-                    second: part.clone(),
-                });
+                return Err(PartitionError::Overlap { first: other.clone(), second: part.clone() });
             }
         }
         // The parts lie inside and apart, so they cover everything exactly when their areas add up.
         let covered: usize = parts.iter().map(Part::area).sum();
         if covered != rows * columns {
-            return Err(PartitionError::Gap {
-                covered,
-                expected: rows * columns,
-            });
+            return Err(PartitionError::Gap { covered, expected: rows * columns });
         }
-        Ok(Partition {
-            rows,
-            columns,
-            parts,
-        })
+        Ok(Partition { rows, columns, parts })
     }
 
     /// All in one part.
     pub fn whole(rows: usize, columns: usize) -> Partition {
-        Partition {
-            rows,
-            columns,
-            parts: vec![Part::whole(rows, columns)],
-        }
+        Partition { rows, columns, parts: vec![Part::whole(rows, columns)] }
     }
 
     /// Rows and columns of the matrix.
@@ -162,24 +141,9 @@ mod tests {
     #[test]
     fn every_flaw_is_named() {
         let check = |parts| Partition::new(4, 6, parts).unwrap_err();
-        assert!(matches!(
-            check(vec![part(0..4, 0..0)]),
-            PartitionError::Empty { .. }
-        ));
-        assert!(matches!(
-            check(vec![part(0..4, 0..7)]),
-            PartitionError::Outside { .. }
-        ));
-        assert!(matches!(
-            check(vec![part(0..4, 0..4), part(0..4, 3..6)]),
-            PartitionError::Overlap { .. }
-        ));
-        assert_eq!(
-            check(vec![part(0..4, 0..5)]),
-            PartitionError::Gap {
-                covered: 20,
-                expected: 24
-            }
-        );
+        assert!(matches!(check(vec![part(0..4, 0..0)]), PartitionError::Empty { .. }));
+        assert!(matches!(check(vec![part(0..4, 0..7)]), PartitionError::Outside { .. }));
+        assert!(matches!(check(vec![part(0..4, 0..4), part(0..4, 3..6)]), PartitionError::Overlap { .. }));
+        assert_eq!(check(vec![part(0..4, 0..5)]), PartitionError::Gap { covered: 20, expected: 24 });
     }
 }

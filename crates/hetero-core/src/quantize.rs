@@ -18,10 +18,7 @@ const GROUP: usize = WeightLayout::GROUP_COLUMNS;
 /// When a slice is of the wrong length.
 pub fn pack_panel(layout: &WeightLayout, rows: &[f32], panel: &mut [u8]) {
     assert_eq!(panel.len(), layout.panel_bytes(), "a panel of {layout:?}");
-    assert!(
-        rows.len().is_multiple_of(layout.columns) && rows.len() <= PANEL * layout.columns,
-        "rows of {layout:?}"
-    );
+    assert!(rows.len().is_multiple_of(layout.columns) && rows.len() <= PANEL * layout.columns, "rows of {layout:?}");
     // A group of zeros has a zero scale; in w4g32 its nibbles stand for zero when they are 8.
     panel.fill(0);
     if layout.format == WeightFormat::W4G32 {
@@ -48,12 +45,7 @@ pub fn pack_panel(layout: &WeightLayout, rows: &[f32], panel: &mut [u8]) {
                 }
                 WeightFormat::W4G32 => {
                     let (scale, q) = quantize_group_w4(&group);
-                    (0..4).for_each(|w| {
-                        put(
-                            w,
-                            std::array::from_fn(|b| q[4 * w + b] | q[16 + 4 * w + b] << 4),
-                        )
-                    });
+                    (0..4).for_each(|w| put(w, std::array::from_fn(|b| q[4 * w + b] | q[16 + 4 * w + b] << 4)));
                     put_scale(scales, g, r, scale);
                 }
             }
@@ -67,25 +59,16 @@ pub fn quantize_group_w8(group: &[f32; GROUP]) -> (f16, [i8; GROUP]) {
     let scale = largest / 127.0;
     let inverse = if scale == 0.0 { 0.0 } else { scale.recip() };
     // `round` rounds halves away from zero, as the format's reference does.
-    (
-        f16::from_f32(scale),
-        group.map(|x| (x * inverse).round() as i8),
-    )
+    (f16::from_f32(scale), group.map(|x| (x * inverse).round() as i8))
 }
 
 /// One group in w4g32: its scale and 32 integers from 0 to 15, of which 8 stands for zero.
 pub fn quantize_group_w4(group: &[f32; GROUP]) -> (f16, [u8; GROUP]) {
-    let extreme = group.iter().fold(
-        0.0f32,
-        |extreme, &x| if x.abs() > extreme.abs() { x } else { extreme },
-    );
+    let extreme = group.iter().fold(0.0f32, |extreme, &x| if x.abs() > extreme.abs() { x } else { extreme });
     let scale = extreme / -8.0;
     let inverse = if scale == 0.0 { 0.0 } else { scale.recip() };
     // Adding 8.5 and cutting off rounds to the nearest; a float-to-integer cast saturates at zero.
-    (
-        f16::from_f32(scale),
-        group.map(|x| ((x * inverse + 8.5) as u8).min(15)),
-    )
+    (f16::from_f32(scale), group.map(|x| ((x * inverse + 8.5) as u8).min(15)))
 }
 
 /// One row of a panel as numbers; `out` is `layout.columns` long.
@@ -95,12 +78,7 @@ pub fn dequantize_panel_row(layout: &WeightLayout, panel: &[u8], row: usize, out
     for (g, values) in out.chunks_mut(GROUP).enumerate() {
         let word = |w: usize| -> [u8; 4] {
             let start = ((g * words_per_group + w) * PANEL + row) * 4;
-            [
-                quants[start],
-                quants[start + 1],
-                quants[start + 2],
-                quants[start + 3],
-            ]
+            [quants[start], quants[start + 1], quants[start + 2], quants[start + 3]]
         };
         let half_word = |k: usize| -> u16 {
             let word = word(k / 2);
@@ -153,11 +131,7 @@ pub fn table_row(layout: &WeightLayout, bytes: &[u8], row: usize, out: &mut [f32
     }
 }
 
-fn pack_pairs(
-    group: &[f32; GROUP],
-    bits: impl Fn(f32) -> u16,
-    mut put: impl FnMut(usize, [u8; 4]),
-) {
+fn pack_pairs(group: &[f32; GROUP], bits: impl Fn(f32) -> u16, mut put: impl FnMut(usize, [u8; 4])) {
     for w in 0..GROUP / 2 {
         let [a, b] = bits(group[2 * w]).to_le_bytes();
         let [c, d] = bits(group[2 * w + 1]).to_le_bytes();
@@ -181,9 +155,7 @@ mod tests {
 
     /// Rows with every sign and a spread of magnitudes.
     fn rows(n: usize, columns: usize) -> Vec<f32> {
-        (0..n * columns)
-            .map(|i| ((i * 37 % 101) as f32 - 50.0) / 25.0 * if i % 7 == 0 { 3.0 } else { 1.0 })
-            .collect()
+        (0..n * columns).map(|i| ((i * 37 % 101) as f32 - 50.0) / 25.0 * if i % 7 == 0 { 3.0 } else { 1.0 }).collect()
     }
 
     #[test]
@@ -208,10 +180,7 @@ mod tests {
                         WeightFormat::W4G32 => largest / 8.0 * 1.01,
                     };
                     for (x, y) in row.iter().zip(&back) {
-                        assert!(
-                            (x - y).abs() <= step,
-                            "{format} {n}x{columns} row {r}: {x} became {y}"
-                        );
+                        assert!((x - y).abs() <= step, "{format} {n}x{columns} row {r}: {x} became {y}");
                     }
                 }
             }

@@ -39,11 +39,7 @@ impl Segment {
     /// A segment in which values for which `tensor_of` gives the same number lie in the same tensor, one after the
     /// other. The caller sees to it that no value is overwritten before it has been read for the last time, in the
     /// order of the nodes, and that no node reads the tensor that it writes.
-    pub fn with_storage(
-        graph: Arc<Graph>,
-        nodes: Vec<SegmentNode>,
-        tensor_of: impl Fn(ValueId) -> usize,
-    ) -> Segment {
+    pub fn with_storage(graph: Arc<Graph>, nodes: Vec<SegmentNode>, tensor_of: impl Fn(ValueId) -> usize) -> Segment {
         let mut values = Vec::new();
         let mut storage = Vec::new();
         let mut tensors = Vec::new();
@@ -62,13 +58,7 @@ impl Segment {
                 values.push(value);
             }
         }
-        Segment {
-            graph,
-            nodes,
-            values,
-            storage,
-            n_bindings: tensors.len(),
-        }
+        Segment { graph, nodes, values, storage, n_bindings: tensors.len() }
     }
 
     /// The values that the nodes read or write, in the order of their first use.
@@ -87,27 +77,18 @@ impl Segment {
     /// When the segment does not use the value.
     pub fn binding_idx(&self, value: ValueId) -> usize {
         let idx = self.values.iter().position(|&v| v == value);
-        let idx = idx.unwrap_or_else(|| {
-            panic!(
-                "value {:?} is not of this segment",
-                self.graph.value(value).name
-            )
-        });
+        let idx = idx.unwrap_or_else(|| panic!("value {:?} is not of this segment", self.graph.value(value).name));
         self.storage[idx]
     }
 
     /// The values that a binding holds, one after the other.
     pub fn values_of(&self, binding_idx: usize) -> impl Iterator<Item = ValueId> {
         let pairs = self.values.iter().zip(&self.storage);
-        pairs
-            .filter(move |(_, storage)| **storage == binding_idx)
-            .map(|(value, _)| *value)
+        pairs.filter(move |(_, storage)| **storage == binding_idx).map(|(value, _)| *value)
     }
 
     /// Whether a node of the segment writes a value.
     pub fn writes(&self, value: ValueId) -> bool {
-        self.nodes
-            .iter()
-            .any(|node| self.graph.node(node.node).output == value)
+        self.nodes.iter().any(|node| self.graph.node(node.node).output == value)
     }
 }

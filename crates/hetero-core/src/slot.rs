@@ -30,14 +30,8 @@ impl SharedTensor {
     /// # Panics
     /// When the tensor has another owner: two counts of one memory would protect nothing.
     pub fn new(mut tensor: Arc<dyn Tensor>) -> Arc<SharedTensor> {
-        assert!(
-            Arc::get_mut(&mut tensor).is_some(),
-            "a tensor must have one owner when it becomes shared"
-        );
-        Arc::new(SharedTensor {
-            tensor,
-            borrowers: AtomicIsize::new(0),
-        })
+        assert!(Arc::get_mut(&mut tensor).is_some(), "a tensor must have one owner when it becomes shared");
+        Arc::new(SharedTensor { tensor, borrowers: AtomicIsize::new(0) })
     }
 
     /// Shape and element type.
@@ -57,17 +51,9 @@ impl SharedTensor {
     pub fn view(self: &Arc<Self>) -> View {
         let taken = self
             .borrowers
-            .fetch_update(Ordering::Acquire, Ordering::Relaxed, |count| {
-                (count >= 0).then_some(count + 1)
-            });
-        assert!(
-            taken.is_ok(),
-            "a tensor {:?} is read while it is being written",
-            self.desc()
-        );
-        View {
-            tensor: Arc::clone(self),
-        }
+            .fetch_update(Ordering::Acquire, Ordering::Relaxed, |count| (count >= 0).then_some(count + 1));
+        assert!(taken.is_ok(), "a tensor {:?} is read while it is being written", self.desc());
+        View { tensor: Arc::clone(self) }
     }
 
     /// The exclusive right to all of the tensor.
@@ -77,13 +63,7 @@ impl SharedTensor {
     pub fn slot(self: &Arc<Self>) -> Slot {
         self.take_slots(1);
         let TensorDesc { rows, columns, .. } = *self.desc();
-        Slot {
-            tensor: Arc::clone(self),
-            part: Part {
-                rows: 0..rows,
-                columns: 0..columns,
-            },
-        }
+        Slot { tensor: Arc::clone(self), part: Part { rows: 0..rows, columns: 0..columns } }
     }
 
     /// The exclusive rights to the parts of a partition, appended to `slots` in the partition's order.
@@ -99,21 +79,12 @@ impl SharedTensor {
             self.desc()
         );
         self.take_slots(partition.parts().len() as isize);
-        slots.extend(partition.parts().iter().map(|part| Slot {
-            tensor: Arc::clone(self),
-            part: part.clone(),
-        }));
+        slots.extend(partition.parts().iter().map(|part| Slot { tensor: Arc::clone(self), part: part.clone() }));
     }
 
     fn take_slots(&self, n_slots: isize) {
-        let taken =
-            self.borrowers
-                .compare_exchange(0, -n_slots, Ordering::Acquire, Ordering::Relaxed);
-        assert!(
-            taken.is_ok(),
-            "a tensor {:?} is to be written while it is in use",
-            self.desc()
-        );
+        let taken = self.borrowers.compare_exchange(0, -n_slots, Ordering::Acquire, Ordering::Relaxed);
+        assert!(taken.is_ok(), "a tensor {:?} is to be written while it is in use", self.desc());
     }
 
     /// First element of a row, as an address inside the allocation.
@@ -123,9 +94,7 @@ impl SharedTensor {
         let offset = (row * desc.columns + column) * desc.dtype.size();
         // SAFETY: row and column lie inside the tensor (callers check against its shape), so the offset lies inside
         // the `desc.bytes()` bytes that `Tensor` promises.
-        self.tensor
-            .host_ptr()
-            .map(|start| unsafe { start.add(offset) })
+        self.tensor.host_ptr().map(|start| unsafe { start.add(offset) })
     }
 }
 
@@ -160,9 +129,7 @@ impl Clone for View {
     fn clone(&self) -> Self {
         // A view exists, so the count is positive and stays so.
         self.tensor.borrowers.fetch_add(1, Ordering::Relaxed);
-        View {
-            tensor: Arc::clone(&self.tensor),
-        }
+        View { tensor: Arc::clone(&self.tensor) }
     }
 }
 
@@ -213,11 +180,7 @@ impl Slot {
 
     fn owned_row<T: Element>(&self, row: usize) -> NonNull<T> {
         check_row::<T>(self.tensor.desc(), row);
-        assert!(
-            self.part.rows.contains(&row),
-            "row {row} is outside the slot's part {:?}",
-            self.part
-        );
+        assert!(self.part.rows.contains(&row), "row {row} is outside the slot's part {:?}", self.part);
         host_row(&self.tensor, row, self.part.columns.start).cast()
     }
 }
@@ -230,17 +193,11 @@ impl Drop for Slot {
 
 fn check_row<T: Element>(desc: &TensorDesc, row: usize) {
     assert_eq!(desc.dtype, T::DTYPE, "elements of another type");
-    assert!(
-        row < desc.rows,
-        "row {row} of a tensor with {} rows",
-        desc.rows
-    );
+    assert!(row < desc.rows, "row {row} of a tensor with {} rows", desc.rows);
 }
 
 fn host_row(tensor: &SharedTensor, row: usize, column: usize) -> NonNull<u8> {
-    tensor
-        .row_start(row, column)
-        .expect("the tensor is not host-visible: copy it first")
+    tensor.row_start(row, column).expect("the tensor is not host-visible: copy it first")
 }
 
 /// One tensor as a submission uses it.
@@ -264,9 +221,7 @@ impl Binding {
     /// The part that may be touched: all of it for a view.
     pub fn part(&self) -> Part {
         match self {
-            Binding::Read(view) => {
-                Part::whole(view.tensor().desc().rows, view.tensor().desc().columns)
-            }
+            Binding::Read(view) => Part::whole(view.tensor().desc().rows, view.tensor().desc().columns),
             Binding::Write(slot) => slot.part().clone(),
         }
     }
@@ -278,16 +233,8 @@ impl Binding {
     pub fn read_f32(&self, row: usize, first_column: usize, out: &mut [f32]) {
         match self.tensor().desc().dtype {
             DType::F32 => out.copy_from_slice(self.columns::<f32>(row, first_column, out.len())),
-            DType::F16 => convert(
-                self.columns::<half::f16>(row, first_column, out.len()),
-                out,
-                |x| x.to_f32(),
-            ),
-            DType::BF16 => convert(
-                self.columns::<half::bf16>(row, first_column, out.len()),
-                out,
-                |x| x.to_f32(),
-            ),
+            DType::F16 => convert(self.columns::<half::f16>(row, first_column, out.len()), out, |x| x.to_f32()),
+            DType::BF16 => convert(self.columns::<half::bf16>(row, first_column, out.len()), out, |x| x.to_f32()),
             other => panic!("{other} elements are not floats"),
         }
     }
@@ -315,9 +262,7 @@ impl Binding {
     /// # Panics
     /// When the binding is a view, the row or a column is not owned, or the tensor does not hold floats.
     pub fn write_f32(&mut self, row: usize, first_column: usize, values: &[f32]) {
-        let Binding::Write(slot) = self else {
-            panic!("a view cannot be written")
-        };
+        let Binding::Write(slot) = self else { panic!("a view cannot be written") };
         let start = slot.part().columns.start;
         assert!(
             first_column >= start && first_column + values.len() <= slot.part().columns.end,
@@ -357,27 +302,14 @@ mod tests {
     use crate::{DeviceId, HostTensor};
 
     fn shared(rows: usize, columns: usize) -> Arc<SharedTensor> {
-        let desc = TensorDesc {
-            rows,
-            columns,
-            dtype: DType::F32,
-        };
+        let desc = TensorDesc { rows, columns, dtype: DType::F32 };
         SharedTensor::new(Arc::new(HostTensor::new(DeviceId::next(), desc).unwrap()))
     }
 
     #[test]
     fn two_threads_write_their_parts_and_a_view_sees_both() {
         let tensor = shared(4, 6);
-        let parts = vec![
-            Part {
-                rows: 0..4,
-                columns: 0..2,
-            },
-            Part {
-                rows: 0..4,
-                columns: 2..6,
-            },
-        ];
+        let parts = vec![Part { rows: 0..4, columns: 0..2 }, Part { rows: 0..4, columns: 2..6 }];
         let mut slots = Vec::new();
         tensor.split(&Partition::new(4, 6, parts).unwrap(), &mut slots);
         std::thread::scope(|scope| {
@@ -419,16 +351,7 @@ mod tests {
     #[should_panic(expected = "outside the slot's part")]
     fn a_slot_lends_no_row_outside_its_part() {
         let tensor = shared(4, 2);
-        let parts = vec![
-            Part {
-                rows: 0..2,
-                columns: 0..2,
-            },
-            Part {
-                rows: 2..4,
-                columns: 0..2,
-            },
-        ];
+        let parts = vec![Part { rows: 0..2, columns: 0..2 }, Part { rows: 2..4, columns: 0..2 }];
         let mut slots = Vec::new();
         tensor.split(&Partition::new(4, 2, parts).unwrap(), &mut slots);
         slots[0].row_mut::<f32>(2);

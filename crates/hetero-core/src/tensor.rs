@@ -24,9 +24,7 @@ pub struct TensorDesc {
 impl TensorDesc {
     /// Size in bytes, or `None` when it does not fit in a `usize`.
     pub fn checked_bytes(&self) -> Option<usize> {
-        self.rows
-            .checked_mul(self.columns)?
-            .checked_mul(self.dtype.size())
+        self.rows.checked_mul(self.columns)?.checked_mul(self.dtype.size())
     }
 
     /// Size in bytes.
@@ -34,8 +32,7 @@ impl TensorDesc {
     /// # Panics
     /// When it does not fit in a `usize`; a tensor that exists always fits.
     pub fn bytes(&self) -> usize {
-        self.checked_bytes()
-            .unwrap_or_else(|| panic!("the size of {self:?} overflows"))
+        self.checked_bytes().unwrap_or_else(|| panic!("the size of {self:?} overflows"))
     }
 }
 
@@ -88,24 +85,15 @@ impl HostTensor {
         // SAFETY: the layout's size is not zero, `layout` rounds it up to a page.
         let start = unsafe { alloc_zeroed(layout) };
         match NonNull::new(start) {
-            Some(start) => Ok(HostTensor {
-                desc,
-                device,
-                start,
-            }),
+            Some(start) => Ok(HostTensor { desc, device, start }),
             // Small allocations that fail mean that the process cannot go on; large ones are the caller's to handle.
             None if layout.size() <= Self::PAGE => handle_alloc_error(layout),
-            None => Err(BackendError::OutOfMemory {
-                bytes: layout.size() as u64,
-            }),
+            None => Err(BackendError::OutOfMemory { bytes: layout.size() as u64 }),
         }
     }
 
     fn layout(desc: &TensorDesc) -> Option<Layout> {
-        let bytes = desc
-            .checked_bytes()?
-            .max(1)
-            .checked_next_multiple_of(Self::PAGE)?;
+        let bytes = desc.checked_bytes()?.max(1).checked_next_multiple_of(Self::PAGE)?;
         Layout::from_size_align(bytes, Self::PAGE).ok()
     }
 }
@@ -147,32 +135,14 @@ mod tests {
     #[test]
     fn host_tensors_are_page_aligned_and_zero_sized_ones_exist() {
         for (rows, columns) in [(0, 4), (1, 1), (3, 5), (100, 100)] {
-            let tensor = HostTensor::new(
-                DeviceId::next(),
-                TensorDesc {
-                    rows,
-                    columns,
-                    dtype: DType::F32,
-                },
-            )
-            .unwrap();
-            assert_eq!(
-                tensor.host_ptr().unwrap().as_ptr() as usize % HostTensor::PAGE,
-                0
-            );
+            let tensor = HostTensor::new(DeviceId::next(), TensorDesc { rows, columns, dtype: DType::F32 }).unwrap();
+            assert_eq!(tensor.host_ptr().unwrap().as_ptr() as usize % HostTensor::PAGE, 0);
         }
     }
 
     #[test]
     fn a_size_that_overflows_is_out_of_memory_rather_than_a_panic() {
-        let desc = TensorDesc {
-            rows: usize::MAX,
-            columns: 2,
-            dtype: DType::F32,
-        };
-        assert!(matches!(
-            HostTensor::new(DeviceId::next(), desc),
-            Err(BackendError::OutOfMemory { .. })
-        ));
+        let desc = TensorDesc { rows: usize::MAX, columns: 2, dtype: DType::F32 };
+        assert!(matches!(HostTensor::new(DeviceId::next(), desc), Err(BackendError::OutOfMemory { .. })));
     }
 }

@@ -28,11 +28,7 @@ pub struct Ticket {
 impl Ticket {
     /// For backends: the submission has finished when `timeline` reaches `value`.
     pub fn new(timeline: Arc<dyn Timeline>, value: u64, bindings: Bindings) -> Ticket {
-        Ticket {
-            timeline,
-            value,
-            bindings: Some(bindings),
-        }
+        Ticket { timeline, value, bindings: Some(bindings) }
     }
 
     /// The timeline of the backend that runs it.
@@ -53,10 +49,7 @@ impl Ticket {
     /// Waits for the end and gives the rights to the tensors back.
     pub fn wait(mut self) -> Result<Bindings, BackendError> {
         self.timeline.block_until(self.value)?;
-        Ok(self
-            .bindings
-            .take()
-            .expect("bindings are taken once, by `wait`, which consumes the ticket"))
+        Ok(self.bindings.take().expect("bindings are taken once, by `wait`, which consumes the ticket"))
     }
 }
 

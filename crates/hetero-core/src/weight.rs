@@ -35,26 +35,13 @@ impl WeightMatrix {
         mut tensor: Arc<dyn Tensor>,
         fill: impl FnOnce(&mut [u8]) -> Result<(), E>,
     ) -> Result<Arc<WeightMatrix>, E> {
-        assert!(
-            Arc::get_mut(&mut tensor).is_some(),
-            "a tensor must have one owner when it becomes a weight"
-        );
-        assert!(
-            tensor.desc().bytes() >= layout.bytes(),
-            "{:?} is too small for {layout:?}",
-            tensor.desc()
-        );
-        let start = tensor
-            .host_ptr()
-            .expect("weights are built in host-visible memory");
+        assert!(Arc::get_mut(&mut tensor).is_some(), "a tensor must have one owner when it becomes a weight");
+        assert!(tensor.desc().bytes() >= layout.bytes(), "{:?} is too small for {layout:?}", tensor.desc());
+        let start = tensor.host_ptr().expect("weights are built in host-visible memory");
         // SAFETY: `Tensor` promises `desc().bytes()` initialised bytes at `start`, of which these are the first; the
         // tensor was just shown to have this one owner, who makes no other reference while `fill` runs.
         fill(unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), layout.bytes()) })?;
-        Ok(Arc::new(WeightMatrix {
-            name: name.into(),
-            layout,
-            memory: WeightMemory::Tensor(tensor),
-        }))
+        Ok(Arc::new(WeightMatrix { name: name.into(), layout, memory: WeightMemory::Tensor(tensor) }))
     }
 
     /// Wraps bytes that exist already, such as part of a mapped file.
@@ -66,15 +53,8 @@ impl WeightMatrix {
         layout: WeightLayout,
         bytes: Arc<dyn AsRef<[u8]> + Send + Sync>,
     ) -> Arc<WeightMatrix> {
-        assert!(
-            (*bytes).as_ref().len() >= layout.bytes(),
-            "too few bytes for {layout:?}"
-        );
-        Arc::new(WeightMatrix {
-            name: name.into(),
-            layout,
-            memory: WeightMemory::Bytes(bytes),
-        })
+        assert!((*bytes).as_ref().len() >= layout.bytes(), "too few bytes for {layout:?}");
+        Arc::new(WeightMatrix { name: name.into(), layout, memory: WeightMemory::Bytes(bytes) })
     }
 
     /// What the matrix is called in the model, for messages.
@@ -99,9 +79,7 @@ impl WeightMatrix {
     pub fn bytes(&self) -> &[u8] {
         match &self.memory {
             WeightMemory::Tensor(tensor) => {
-                let start = tensor
-                    .host_ptr()
-                    .expect("`build` has checked that the host reaches the tensor");
+                let start = tensor.host_ptr().expect("`build` has checked that the host reaches the tensor");
                 // SAFETY: as in `build`; the matrix is frozen, so shared references are all there ever are.
                 unsafe { std::slice::from_raw_parts(start.as_ptr(), self.layout.bytes()) }
             }
@@ -127,12 +105,7 @@ impl WeightMatrix {
 
 impl Debug for WeightMatrix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let WeightLayout {
-            format,
-            rows,
-            columns,
-            ..
-        } = self.layout;
+        let WeightLayout { format, rows, columns, .. } = self.layout;
         write!(f, "{} ({format} [{rows}, {columns}])", self.name)
     }
 }

@@ -46,13 +46,8 @@ pub enum WeightFormat {
 
 impl WeightFormat {
     /// All formats, widest first.
-    pub const ALL: [WeightFormat; 5] = [
-        WeightFormat::F32,
-        WeightFormat::F16,
-        WeightFormat::Bf16,
-        WeightFormat::W8G32,
-        WeightFormat::W4G32,
-    ];
+    pub const ALL: [WeightFormat; 5] =
+        [WeightFormat::F32, WeightFormat::F16, WeightFormat::Bf16, WeightFormat::W8G32, WeightFormat::W4G32];
 
     /// True for the formats with scales.
     pub const fn is_quantized(self) -> bool {
@@ -77,11 +72,7 @@ impl WeightFormat {
     /// Bytes of a panel with so many columns, scales included.
     pub const fn panel_bytes(self, columns: usize) -> usize {
         let n_groups = columns.div_ceil(WeightLayout::GROUP_COLUMNS);
-        let scales = if self.is_quantized() {
-            n_groups * WeightLayout::PANEL_ROWS * 2
-        } else {
-            0
-        };
+        let scales = if self.is_quantized() { n_groups * WeightLayout::PANEL_ROWS * 2 } else { 0 };
         (n_groups * self.group_bytes() + scales).next_multiple_of(WeightLayout::PANEL_ALIGNMENT)
     }
 
@@ -110,9 +101,7 @@ impl FromStr for WeightFormat {
         WeightFormat::ALL
             .into_iter()
             .find(|format| format.to_string() == name)
-            .ok_or_else(|| UnknownWeightFormat {
-                name: name.to_owned(),
-            })
+            .ok_or_else(|| UnknownWeightFormat { name: name.to_owned() })
     }
 }
 
@@ -168,12 +157,7 @@ impl WeightLayout {
 
     /// A matrix in panels.
     pub fn panels(format: WeightFormat, rows: usize, columns: usize) -> WeightLayout {
-        WeightLayout {
-            format,
-            arrangement: Arrangement::Panels,
-            rows,
-            columns,
-        }
+        WeightLayout { format, arrangement: Arrangement::Panels, rows, columns }
     }
 
     /// A row-major table.
@@ -182,12 +166,7 @@ impl WeightLayout {
     /// When the format is quantised: tables hold plain numbers.
     pub fn table(format: WeightFormat, rows: usize, columns: usize) -> WeightLayout {
         assert!(!format.is_quantized(), "a table cannot be {format}");
-        WeightLayout {
-            format,
-            arrangement: Arrangement::Rows,
-            rows,
-            columns,
-        }
+        WeightLayout { format, arrangement: Arrangement::Rows, rows, columns }
     }
 
     /// Number of panels, the last of which may be filled up.
@@ -223,16 +202,8 @@ impl WeightLayout {
     /// # Panics
     /// When the range does not, or the matrix is not in panels.
     pub fn byte_range(&self, rows: Range<usize>) -> Range<usize> {
-        assert_eq!(
-            self.arrangement,
-            Arrangement::Panels,
-            "byte ranges are of panels"
-        );
-        assert!(
-            rows.end <= self.rows && rows.start <= rows.end,
-            "rows {rows:?} of a matrix with {}",
-            self.rows
-        );
+        assert_eq!(self.arrangement, Arrangement::Panels, "byte ranges are of panels");
+        assert!(rows.end <= self.rows && rows.start <= rows.end, "rows {rows:?} of a matrix with {}", self.rows);
         assert!(
             rows.start.is_multiple_of(Self::PANEL_ROWS)
                 && (rows.end.is_multiple_of(Self::PANEL_ROWS) || rows.end == self.rows),
@@ -264,13 +235,7 @@ mod tests {
         for format in WeightFormat::ALL {
             assert_eq!(format.to_string().parse::<WeightFormat>().unwrap(), format);
         }
-        assert!(
-            "q4_0"
-                .parse::<WeightFormat>()
-                .unwrap_err()
-                .to_string()
-                .contains("q4_0")
-        );
+        assert!("q4_0".parse::<WeightFormat>().unwrap_err().to_string().contains("q4_0"));
     }
 
     #[test]

@@ -36,30 +36,18 @@ impl Activations {
             let desc = graph.tensor_desc(value);
             let tensor = match tensor_idx {
                 None => {
-                    let tensor = state
-                        .next()
-                        .expect("one tensor for each state of the graph");
-                    assert_eq!(
-                        *tensor.desc(),
-                        desc,
-                        "the tensor for {:?}",
-                        graph.value(value).name
-                    );
+                    let tensor = state.next().expect("one tensor for each state of the graph");
+                    assert_eq!(*tensor.desc(), desc, "the tensor for {:?}", graph.value(value).name);
                     Arc::clone(tensor)
                 }
                 Some(tensor_idx) => match &mut shared[*tensor_idx] {
                     Some(tensor) => Arc::clone(tensor),
-                    empty => {
-                        Arc::clone(empty.insert(SharedTensor::new(allocator.allocate(&desc)?)))
-                    }
+                    empty => Arc::clone(empty.insert(SharedTensor::new(allocator.allocate(&desc)?))),
                 },
             };
             tensors.push(tensor);
         }
-        assert!(
-            state.next().is_none(),
-            "more state tensors than the graph has state"
-        );
+        assert!(state.next().is_none(), "more state tensors than the graph has state");
         Ok(Activations { tensors })
     }
 
@@ -141,24 +129,14 @@ mod tests {
         let input = builder.input("x", 8, DType::F32);
         let mut x = input;
         for _ in 0..10 {
-            x = builder.node(
-                "softmax",
-                Op::Softmax { features: 8 },
-                &[x],
-                &[],
-                DType::F32,
-            );
+            x = builder.node("softmax", Op::Softmax { features: 8 }, &[x], &[], DType::F32);
         }
         builder.output(x);
         let assignment = assign(&builder.finish());
         assert_eq!(assignment.iter().flatten().max(), Some(&2));
         // Neighbours in the chain never share, and nobody overwrites the input.
         assert!(assignment.windows(2).all(|pair| pair[0] != pair[1]));
-        assert!(
-            assignment[1..]
-                .iter()
-                .all(|tensor| *tensor != assignment[input.0])
-        );
+        assert!(assignment[1..].iter().all(|tensor| *tensor != assignment[input.0]));
     }
 
     #[test]

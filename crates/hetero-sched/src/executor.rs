@@ -7,8 +7,8 @@
 use std::sync::Arc;
 
 use hetero_core::{
-    Access, Backend, Binding, Bindings, Executable, NodeId, Op, Part, Partition, Segment,
-    SegmentNode, SharedTensor, Slot, StepParams, Support, Ticket, ValueId, Weight, WeightMatrix,
+    Access, Backend, Binding, Bindings, Executable, NodeId, Op, Part, Partition, Segment, SegmentNode, SharedTensor,
+    Slot, StepParams, Support, Ticket, ValueId, Weight, WeightMatrix,
 };
 
 use crate::activations::Activations;
@@ -78,37 +78,18 @@ impl Executor {
                 let mut nodes = Vec::with_capacity(parts.len());
                 for (node, part) in parts {
                     let weights = load_weights(&plan, *node, part, &**backend, weights, residency)?;
-                    nodes.push(SegmentNode {
-                        node: *node,
-                        part: part.clone(),
-                        weights,
-                    });
+                    nodes.push(SegmentNode { node: *node, part: part.clone(), weights });
                 }
-                let segment = Segment::with_storage(Arc::clone(graph), nodes, |value| {
-                    activations.tensor_number(value)
-                });
+                let segment = Segment::with_storage(Arc::clone(graph), nodes, |value| activations.tensor_number(value));
                 check_access(&segment, &activations, &**backend, devices)?;
                 let executable = backend.compile(&segment)?;
                 let tensors = rights(&segment, &activations, planned.len() > 1);
-                let bindings = Bindings {
-                    tensors: Vec::with_capacity(tensors.len()),
-                };
-                runs.push(Run {
-                    tensors,
-                    executable,
-                    bindings,
-                });
+                let bindings = Bindings { tensors: Vec::with_capacity(tensors.len()) };
+                runs.push(Run { tensors, executable, bindings });
             }
-            stages.push(Stage {
-                runs,
-                split: split_of(&plan, &planned),
-            });
+            stages.push(Stage { runs, split: split_of(&plan, &planned) });
         }
-        let most_runs = stages
-            .iter()
-            .map(|stage| stage.runs.len())
-            .max()
-            .unwrap_or(0);
+        let most_runs = stages.iter().map(|stage| stage.runs.len()).max().unwrap_or(0);
         Ok(Executor {
             plan,
             activations,
@@ -134,20 +115,14 @@ impl Executor {
     fn run_stages(&mut self, step: StepParams) -> Result<(), SchedError> {
         for stage in &mut self.stages {
             if let Some((value, partition)) = &stage.split {
-                self.activations
-                    .tensor(*value)
-                    .split(partition, &mut self.slots);
+                self.activations.tensor(*value).split(partition, &mut self.slots);
             }
             // Slots are taken from the end, so devices are visited in reverse.
             for run in stage.runs.iter_mut().rev() {
                 let mut bindings = std::mem::take(&mut run.bindings);
                 for (tensor, right) in &run.tensors {
                     bindings.tensors.push(match right {
-                        Right::Part => Binding::Write(
-                            self.slots
-                                .pop()
-                                .expect("one slot for each run of the stage"),
-                        ),
+                        Right::Part => Binding::Write(self.slots.pop().expect("one slot for each run of the stage")),
                         Right::Write => Binding::Write(tensor.slot()),
                         Right::Read => Binding::Read(tensor.view()),
                     });
@@ -156,10 +131,7 @@ impl Executor {
             }
             // Tickets were issued in reverse, so the last one belongs to the first run.
             for run in &mut stage.runs {
-                let ticket = self
-                    .tickets
-                    .pop()
-                    .expect("one ticket for each run of the stage");
+                let ticket = self.tickets.pop().expect("one ticket for each run of the stage");
                 run.bindings = ticket.wait()?;
                 run.bindings.tensors.clear();
             }
@@ -194,23 +166,15 @@ fn plan_stages(plan: &Plan) -> Vec<PlannedStage> {
             ([placed], Some([(device_idx, nodes)])) if *device_idx == placed.device_idx => {
                 nodes.push((node, placed.part.clone()));
             }
-            _ => stages.push(
-                placed
-                    .iter()
-                    .map(|placed| (placed.device_idx, vec![(node, placed.part.clone())]))
-                    .collect(),
-            ),
+            _ => stages
+                .push(placed.iter().map(|placed| (placed.device_idx, vec![(node, placed.part.clone())])).collect()),
         }
     }
     stages
 }
 
 /// What a segment does with the tensor of each binding. In a split stage every run writes its part of one value.
-fn rights(
-    segment: &Segment,
-    activations: &Activations,
-    is_split: bool,
-) -> Vec<(Arc<SharedTensor>, Right)> {
+fn rights(segment: &Segment, activations: &Activations, is_split: bool) -> Vec<(Arc<SharedTensor>, Right)> {
     let right = |binding_idx: usize| {
         let mut values = segment.values_of(binding_idx);
         let first = values.next().expect("a binding holds a value");
@@ -243,11 +207,7 @@ fn check_support(plan: &Plan, devices: &[Arc<dyn Backend>]) -> Result<(), SchedE
             let backend = &devices[placed.device_idx];
             if let Support::No(reason) = backend.support(&op) {
                 let device = backend.info().name.clone();
-                return Err(SchedError::Unsupported {
-                    device,
-                    op: op.to_string(),
-                    reason,
-                });
+                return Err(SchedError::Unsupported { device, op: op.to_string(), reason });
             }
         }
     }
@@ -263,13 +223,10 @@ fn check_access(
     for &value in segment.values() {
         let tensor = activations.tensor(value).tensor();
         if backend.access(tensor) == Access::NeedsCopy {
-            let owner = devices
-                .iter()
-                .find(|device| device.info().id == tensor.device());
+            let owner = devices.iter().find(|device| device.info().id == tensor.device());
             return Err(SchedError::Unreachable {
                 device: backend.info().name.clone(),
-                owner: owner
-                    .map_or_else(|| "unknown".to_owned(), |owner| owner.info().name.clone()),
+                owner: owner.map_or_else(|| "unknown".to_owned(), |owner| owner.info().name.clone()),
                 value: segment.graph.value(value).name.clone(),
             });
         }
@@ -290,20 +247,10 @@ fn load_weights(
     for (i, weight) in node.weights.iter().enumerate() {
         let matrix = &weights[weight.0];
         let expected = &plan.graph().weights()[weight.0].layout;
-        assert_eq!(
-            matrix.layout(),
-            expected,
-            "{}: weight {:?}",
-            node.name,
-            matrix
-        );
+        assert_eq!(matrix.layout(), expected, "{}: weight {:?}", node.name, matrix);
         // A linear operator's columns are the rows of its matrix; tables are loaded whole.
         let is_matrix = i == 0 && matches!(node.op, Op::Linear { .. });
-        let rows = if is_matrix {
-            part.columns.clone()
-        } else {
-            0..matrix.layout().rows
-        };
+        let rows = if is_matrix { part.columns.clone() } else { 0..matrix.layout().rows };
         loaded.push(residency.load(backend, matrix, rows)?);
     }
     Ok(loaded)

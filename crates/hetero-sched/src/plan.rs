@@ -27,15 +27,8 @@ impl Plan {
     /// # Panics
     /// When there is not one placement for each node, or a cut breaks the operator's split rule: a solver that
     /// proposes such a plan is wrong.
-    pub fn new(
-        graph: Arc<Graph>,
-        placements: Vec<Vec<PlacedPart>>,
-    ) -> Result<Plan, PartitionError> {
-        assert_eq!(
-            placements.len(),
-            graph.nodes().len(),
-            "one placement for each node"
-        );
+    pub fn new(graph: Arc<Graph>, placements: Vec<Vec<PlacedPart>>) -> Result<Plan, PartitionError> {
+        assert_eq!(placements.len(), graph.nodes().len(), "one placement for each node");
         for (idx, placed) in placements.iter().enumerate() {
             let node = graph.node(NodeId(idx));
             let output = graph.tensor_desc(node.output);
@@ -44,18 +37,10 @@ impl Plan {
             let rule = node.op.split_rule();
             for PlacedPart { part, .. } in placed {
                 let whole_rows = part.rows == (0..output.rows);
-                assert!(
-                    rule.rows || whole_rows,
-                    "{}: positions of {} may not be cut",
-                    node.name,
-                    node.op.name()
-                );
+                assert!(rule.rows || whole_rows, "{}: positions of {} may not be cut", node.name, node.op.name());
                 let whole_columns = part.columns == (0..output.columns);
                 let cut_fits = |at: usize| {
-                    at == output.columns
-                        || rule
-                            .columns
-                            .is_some_and(|multiple| at.is_multiple_of(multiple))
+                    at == output.columns || rule.columns.is_some_and(|multiple| at.is_multiple_of(multiple))
                 };
                 assert!(
                     whole_columns || (cut_fits(part.columns.start) && cut_fits(part.columns.end)),
@@ -77,10 +62,7 @@ impl Plan {
             .iter()
             .map(|node| {
                 let output = graph.tensor_desc(node.output);
-                vec![PlacedPart {
-                    device_idx,
-                    part: Part::whole(output.rows, output.columns),
-                }]
+                vec![PlacedPart { device_idx, part: Part::whole(output.rows, output.columns) }]
             })
             .collect();
         Plan { graph, placements }
@@ -107,9 +89,6 @@ impl Plan {
             }
         }
         let total: f64 = operations.iter().sum();
-        operations
-            .iter()
-            .map(|x| if total > 0.0 { x / total } else { 0.0 })
-            .collect()
+        operations.iter().map(|x| if total > 0.0 { x / total } else { 0.0 }).collect()
     }
 }

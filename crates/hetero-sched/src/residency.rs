@@ -31,10 +31,7 @@ impl Residency {
         if let Some(weight) = self.loaded.get(&key) {
             return Ok(Arc::clone(weight));
         }
-        let weight = backend.load_weight(WeightRows {
-            matrix: Arc::clone(matrix),
-            rows,
-        })?;
+        let weight = backend.load_weight(WeightRows { matrix: Arc::clone(matrix), rows })?;
         self.loaded.insert(key, Arc::clone(&weight));
         Ok(weight)
     }

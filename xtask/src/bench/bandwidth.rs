@@ -31,10 +31,7 @@ pub(super) fn measure(mebibytes: usize) -> Vec<Bandwidth> {
     let all = thread::available_parallelism().map_or(1, usize::from);
     let mut counts: Vec<usize> = (0..).map(|p| 1 << p).take_while(|n| *n < all).collect();
     counts.push(all);
-    counts
-        .into_iter()
-        .map(|n| measure_threads(&array, n))
-        .collect()
+    counts.into_iter().map(|n| measure_threads(&array, n)).collect()
 }
 
 fn measure_threads(array: &[u64], n_threads: usize) -> Bandwidth {
@@ -103,11 +100,7 @@ fn sum(words: &[u64]) -> u64 {
 /// The best median that this number of threads reached; with none of that number, the best of all.
 pub(super) fn best(limits: &[Bandwidth], threads: u64) -> f64 {
     let of = |wanted: &dyn Fn(&&Bandwidth) -> bool| {
-        limits
-            .iter()
-            .filter(wanted)
-            .map(|limit| limit.median)
-            .fold(0.0, f64::max)
+        limits.iter().filter(wanted).map(|limit| limit.median).fold(0.0, f64::max)
     };
     let same = of(&|limit| limit.threads == threads);
     if same > 0.0 { same } else { of(&|_| true) }
@@ -149,20 +142,13 @@ mod tests {
 
     #[test]
     fn the_limit_of_the_same_number_of_threads_is_taken() {
-        let limit = |threads, median, share| Bandwidth {
-            threads,
-            median,
-            range: (median, median),
-            core_share: Some(share),
-        };
+        let limit =
+            |threads, median, share| Bandwidth { threads, median, range: (median, median), core_share: Some(share) };
         let limits = [limit(1, 5.0, 1.0), limit(2, 8.0, 0.95), limit(1, 6.0, 0.99)];
         assert_eq!(best(&limits, 1), 6.0);
         assert_eq!(best(&limits, 2), 8.0);
         assert_eq!(best(&limits, 3), 8.0);
         assert_eq!(contention(&limits), None);
-        assert_eq!(
-            contention(&[limit(1, 2.0, 0.2), limits[0].clone()]),
-            Some(0.2)
-        );
+        assert_eq!(contention(&[limit(1, 2.0, 0.2), limits[0].clone()]), Some(0.2));
     }
 }

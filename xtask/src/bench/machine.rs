@@ -41,10 +41,7 @@ pub(super) fn facts() -> Value {
     };
     let flags = field(&cpuinfo, "flags").or_else(|| field(&cpuinfo, "Features"));
     let flags = flags.unwrap_or_default();
-    let features: Vec<&str> = flags
-        .split_whitespace()
-        .filter(|flag| FEATURES.contains(flag))
-        .collect();
+    let features: Vec<&str> = flags.split_whitespace().filter(|flag| FEATURES.contains(flag)).collect();
     let load = fs::read_to_string("/proc/loadavg").ok();
     json!({
         "cpu": field(&cpuinfo, "model name"),
@@ -68,13 +65,7 @@ pub(super) fn one_line(facts: &Value) -> String {
     let text = |name: &str| facts[name].as_str().unwrap_or("unknown").to_owned();
     let features = facts["features"]
         .as_array()
-        .map_or_else(String::new, |features| {
-            features
-                .iter()
-                .filter_map(Value::as_str)
-                .collect::<Vec<_>>()
-                .join(" ")
-        });
+        .map_or_else(String::new, |features| features.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" "));
     format!(
         "{}, {} cores, {:.1} GB, load {}, {}\n           {features}",
         text("cpu"),
@@ -87,9 +78,7 @@ pub(super) fn one_line(facts: &Value) -> String {
 
 /// Now, in UTC: `2026-01-31T23:59:59Z`.
 pub(super) fn timestamp() -> String {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     format_seconds(since.as_secs())
 }
 
@@ -104,16 +93,11 @@ fn format_seconds(seconds: u64) -> String {
 fn date_of(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let march_month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * march_month + 2) / 5 + 1;
-    let month = if march_month < 10 {
-        march_month + 3
-    } else {
-        march_month - 9
-    };
+    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
     (era * 400 + year_of_era + u64::from(month <= 2), month, day)
 }
 
@@ -127,9 +111,7 @@ fn field(text: &str, name: &str) -> Option<String> {
 
 fn last_cache() -> Option<String> {
     let folder = "/sys/devices/system/cpu/cpu0/cache";
-    (0..5)
-        .rev()
-        .find_map(|index| first_line(&format!("{folder}/index{index}/size")))
+    (0..5).rev().find_map(|index| first_line(&format!("{folder}/index{index}/size")))
 }
 
 fn first_line(path: &str) -> Option<String> {
@@ -138,11 +120,7 @@ fn first_line(path: &str) -> Option<String> {
 }
 
 fn stdout_of(program: &str, args: &[&str]) -> Option<String> {
-    let output = Command::new(program)
-        .args(args)
-        .current_dir(workspace::root())
-        .output()
-        .ok()?;
+    let output = Command::new(program).args(args).current_dir(workspace::root()).output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;
     output.status.success().then(|| text.trim().to_owned())
 }

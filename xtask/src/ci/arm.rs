@@ -18,27 +18,13 @@ pub(super) const ANDROID: &str = "aarch64-linux-android";
 const EMULATED: &[&str] = &["hetero-core", "hetero-sched"];
 
 /// Crates that contain no foreign code, so that they compile for Android without its NDK.
-const PURE_RUST: &[&str] = &[
-    "hetero-core",
-    "backend-cpu-simd",
-    "hetero-sched",
-    "hetero-llama",
-];
+const PURE_RUST: &[&str] = &["hetero-core", "backend-cpu-simd", "hetero-sched", "hetero-llama"];
 
 /// What the emulated tests need.
 pub(super) const EMULATION_NEEDS: &[Need] = &[
-    Need::Program {
-        program: "aarch64-linux-gnu-gcc",
-        package: "gcc-aarch64-linux-gnu",
-    },
-    Need::Program {
-        program: "qemu-aarch64",
-        package: "qemu-user",
-    },
-    Need::File {
-        path: "/usr/aarch64-linux-gnu/lib/libc.so.6",
-        package: "libc6-dev-arm64-cross",
-    },
+    Need::Program { program: "aarch64-linux-gnu-gcc", package: "gcc-aarch64-linux-gnu" },
+    Need::Program { program: "qemu-aarch64", package: "qemu-user" },
+    Need::File { path: "/usr/aarch64-linux-gnu/lib/libc.so.6", package: "libc6-dev-arm64-cross" },
     Need::Target(LINUX),
 ];
 
@@ -50,18 +36,9 @@ struct Model {
 
 /// Armv8.0 (wrong gating dies of an illegal instruction), a phone of 2019, and everything.
 const MODELS: [Model; 3] = [
-    Model {
-        name: "cortex-a53",
-        features: "",
-    },
-    Model {
-        name: "neoverse-n1",
-        features: "dotprod,fp16",
-    },
-    Model {
-        name: "max",
-        features: "dotprod,fp16,i8mm,fhm,bf16",
-    },
+    Model { name: "cortex-a53", features: "" },
+    Model { name: "neoverse-n1", features: "dotprod,fp16" },
+    Model { name: "max", features: "dotprod,fp16,i8mm,fhm,bf16" },
 ];
 
 /// Kernel tests on the three models, the other crates on the richest.
@@ -93,19 +70,13 @@ fn emulated(model: &Model) -> Invocation {
     Invocation::cargo("test --tests --no-fail-fast --target")
         .arg(LINUX)
         .target_dir("arm")
-        .env(
-            "CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER",
-            "aarch64-linux-gnu-gcc",
-        )
+        .env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", "aarch64-linux-gnu-gcc")
         .env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER", &runner)
         .env("ARM_REQUIRE", model.features)
 }
 
 /// Type-checks the libraries for Android.
 pub(super) fn android_check(run: &mut Run) -> Result<()> {
-    let line = Invocation::cargo("check --target")
-        .arg(ANDROID)
-        .packages(PURE_RUST.iter().copied())
-        .target_dir("arm");
+    let line = Invocation::cargo("check --target").arg(ANDROID).packages(PURE_RUST.iter().copied()).target_dir("arm");
     run.check(line).map(drop)
 }

@@ -21,12 +21,7 @@ pub(crate) struct Invocation {
 impl Invocation {
     /// A command line without arguments.
     pub(crate) fn new(program: &str) -> Self {
-        Self {
-            program: program.to_owned(),
-            args: Vec::new(),
-            env: Vec::new(),
-            dir: None,
-        }
+        Self { program: program.to_owned(), args: Vec::new(), env: Vec::new(), dir: None }
     }
 
     /// `cargo` with the words of `line` as arguments.
@@ -101,16 +96,13 @@ impl Invocation {
 
     /// Runs to the end with both output streams in one, kept in `log` and returned; `echo` shows them too.
     pub(crate) fn run_logged(&self, log: &Path, echo: bool) -> Result<Finished> {
-        let mut file =
-            File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
+        let mut file = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
         writeln!(file, "$ {self}")?;
         let (reader, writer) = io::pipe()?;
         let mut command = self.command();
         command.env("CARGO_TERM_COLOR", "never");
         command.stdout(writer.try_clone()?).stderr(writer);
-        let mut child = command
-            .spawn()
-            .with_context(|| format!("cannot start {}", self.program))?;
+        let mut child = command.spawn().with_context(|| format!("cannot start {}", self.program))?;
         // The parent's copies of the pipe's end go away with it, so that reading stops when the child does.
         drop(command);
 
@@ -127,11 +119,7 @@ impl Invocation {
             line.clear();
         }
         let status = child.wait()?;
-        Ok(Finished {
-            success: status.success(),
-            ending: status.to_string(),
-            output,
-        })
+        Ok(Finished { success: status.success(), ending: status.to_string(), output })
     }
 }
 
@@ -177,9 +165,6 @@ mod tests {
             .packages(["hetero-core"])
             .arg("it's")
             .env("RUSTDOCFLAGS", "-D warnings");
-        assert_eq!(
-            line.to_string(),
-            r"RUSTDOCFLAGS='-D warnings' cargo test --workspace -p hetero-core 'it'\''s'"
-        );
+        assert_eq!(line.to_string(), r"RUSTDOCFLAGS='-D warnings' cargo test --workspace -p hetero-core 'it'\''s'");
     }
 }

@@ -56,9 +56,7 @@ impl Need {
             }
             Self::Nightly => has_nightly(),
             Self::NightlyMiri => {
-                has_nightly()
-                    && succeeds("cargo", &["+nightly", "miri", "--version"])
-                    && has_nightly_sources()
+                has_nightly() && succeeds("cargo", &["+nightly", "miri", "--version"]) && has_nightly_sources()
             }
         }
     }
@@ -114,9 +112,7 @@ pub(crate) fn remedies(needs: &[Need]) -> Vec<Invocation> {
     packages.dedup();
     let mut commands = Vec::new();
     if !packages.is_empty() {
-        let install = Invocation::new("apt-get")
-            .words("install -y --no-install-recommends")
-            .words(&packages.join(" "));
+        let install = Invocation::new("apt-get").words("install -y --no-install-recommends").words(&packages.join(" "));
         commands.push(Invocation::new("apt-get").words("update"));
         commands.push(install.env("DEBIAN_FRONTEND", "noninteractive"));
     }
@@ -161,18 +157,13 @@ fn on_search_path(program: &str) -> bool {
 
 /// Asked of rustup first: `cargo +nightly` may otherwise download a whole toolchain.
 fn has_nightly() -> bool {
-    stdout_of("rustup", &["toolchain", "list"]).is_some_and(|list| {
-        list.lines()
-            .any(|line| line.starts_with("nightly-") || line.starts_with("nightly "))
-    })
+    stdout_of("rustup", &["toolchain", "list"])
+        .is_some_and(|list| list.lines().any(|line| line.starts_with("nightly-") || line.starts_with("nightly ")))
 }
 
 fn has_nightly_sources() -> bool {
-    stdout_of("rustc", &["+nightly", "--print", "sysroot"]).is_some_and(|sysroot| {
-        Path::new(sysroot.trim())
-            .join("lib/rustlib/src/rust/library/std")
-            .exists()
-    })
+    stdout_of("rustc", &["+nightly", "--print", "sysroot"])
+        .is_some_and(|sysroot| Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/std").exists())
 }
 
 fn has_target(target: &str) -> bool {

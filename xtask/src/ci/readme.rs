@@ -88,12 +88,7 @@ fn try_command(command: &str, scratch: &Path) -> Result<()> {
         .output()
         .context("cannot start bash")?;
     let stderr = String::from_utf8_lossy(&output.stderr);
-    anyhow::ensure!(
-        output.status.success(),
-        "{}\n{}",
-        output.status,
-        stderr.trim_end()
-    );
+    anyhow::ensure!(output.status.success(), "{}\n{}", output.status, stderr.trim_end());
     match written_file(command) {
         Some(file) => anyhow::ensure!(scratch.join(file).exists(), "wrote no {file}"),
         None => anyhow::ensure!(
@@ -125,10 +120,7 @@ mod tests {
 
     #[test]
     fn the_file_after_out_is_expected() {
-        assert_eq!(
-            written_file("hetero logits --out x.safetensors"),
-            Some("x.safetensors")
-        );
+        assert_eq!(written_file("hetero logits --out x.safetensors"), Some("x.safetensors"));
         assert_eq!(written_file("hetero devices"), None);
     }
 }

@@ -74,10 +74,6 @@ pub(crate) fn print(steps: &[StepReport], took: Duration) -> usize {
     }
     let minutes = took.as_secs() / 60;
     println!("\nin {minutes} min {} s", took.as_secs() % 60);
-    println!(
-        "{} passed, {failures} failed, {} skipped",
-        total.passed,
-        skips.len()
-    );
+    println!("{} passed, {failures} failed, {} skipped", total.passed, skips.len());
     failures
 }

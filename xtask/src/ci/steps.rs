@@ -6,20 +6,14 @@ use super::{Run, Step, arm, readme};
 use crate::workspace;
 use anyhow::Result;
 
-const CLIPPY: Need = Need::Component {
-    command: "clippy",
-    component: "clippy",
-};
+const CLIPPY: Need = Need::Component { command: "clippy", component: "clippy" };
 
 /// Every step.
 pub(super) const ALL: &[Step] = &[
     Step {
         name: "fmt",
         about: "rustfmt finds nothing to change",
-        needs: &[Need::Component {
-            command: "fmt",
-            component: "rustfmt",
-        }],
+        needs: &[Need::Component { command: "fmt", component: "rustfmt" }],
         run: |run| run.check(Invocation::cargo("fmt --all --check")).map(drop),
     },
     Step {
@@ -40,25 +34,12 @@ pub(super) const ALL: &[Step] = &[
             run.check(line.env("RUSTDOCFLAGS", "-D warnings")).map(drop)
         },
     },
-    Step {
-        name: "tests",
-        about: "unit, integration and documentation tests",
-        needs: &[],
-        run: tests,
-    },
-    Step {
-        name: "isa",
-        about: "the CPU kernels again, held to each narrower instruction set",
-        needs: &[],
-        run: isa,
-    },
+    Step { name: "tests", about: "unit, integration and documentation tests", needs: &[], run: tests },
+    Step { name: "isa", about: "the CPU kernels again, held to each narrower instruction set", needs: &[], run: isa },
     Step {
         name: "readme",
         about: "the README's commands work with the release binary",
-        needs: &[Need::Program {
-            program: "bash",
-            package: "bash",
-        }],
+        needs: &[Need::Program { program: "bash", package: "bash" }],
         run: readme::run,
     },
     Step {
@@ -93,10 +74,7 @@ pub(super) const ALL: &[Step] = &[
     Step {
         name: "deny",
         about: "licences, sources and banned crates among the dependencies",
-        needs: &[Need::CargoTool {
-            command: "deny",
-            package: "cargo-deny",
-        }],
+        needs: &[Need::CargoTool { command: "deny", package: "cargo-deny" }],
         // Advisories come from the network, so they are not part of a check that must repeat.
         run: |run| {
             // The packages of all platforms, which a build for this one does not fetch.
@@ -108,19 +86,13 @@ pub(super) const ALL: &[Step] = &[
     Step {
         name: "fuzz-check",
         about: "the fuzz targets compile",
-        needs: &[Need::Program {
-            program: "c++",
-            package: "g++",
-        }],
+        needs: &[Need::Program { program: "c++", package: "g++" }],
         run: fuzz_check,
     },
 ];
 
 fn tests(run: &mut Run) -> Result<()> {
-    let nextest = Need::CargoTool {
-        command: "nextest",
-        package: "cargo-nextest",
-    };
+    let nextest = Need::CargoTool { command: "nextest", package: "cargo-nextest" };
     if nextest.is_met() {
         let line = Invocation::cargo("nextest run --workspace --no-fail-fast --no-tests=pass")
             .words("--config-file .ci/nextest.toml")
@@ -141,9 +113,7 @@ fn instruction_sets() -> Vec<(&'static str, bool)> {
         ("scalar", true),
         (
             "avx2",
-            is_x86_feature_detected!("avx2")
-                && is_x86_feature_detected!("fma")
-                && is_x86_feature_detected!("f16c"),
+            is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c"),
         ),
     ];
     #[cfg(target_arch = "aarch64")]

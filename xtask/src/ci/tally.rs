@@ -88,16 +88,13 @@ impl Tally {
     }
 
     fn skip(&mut self, name: &str, reason: &str) {
-        self.skips
-            .insert((name.trim().to_owned(), reason.trim().to_owned()));
+        self.skips.insert((name.trim().to_owned(), reason.trim().to_owned()));
     }
 }
 
 fn reason_of<'a>(test: &str, reasons: &'a BTreeMap<String, String>) -> &'a str {
     let function = test.rsplit("::").next().unwrap_or(test);
-    reasons
-        .get(function)
-        .map_or("ignored without a reason", String::as_str)
+    reasons.get(function).map_or("ignored without a reason", String::as_str)
 }
 
 /// The number that stands before `word`: 12 in `12 passed`.
@@ -147,10 +144,7 @@ mod tests {
             test result: FAILED. 5 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out\n";
         let tally = Tally::of(Runner::Libtest, output, &BTreeMap::new());
         assert_eq!((tally.passed, tally.failed), (7, 1));
-        assert_eq!(
-            tally.skips,
-            BTreeSet::from([skip("slow::b", "takes an hour")])
-        );
+        assert_eq!(tally.skips, BTreeSet::from([skip("slow::b", "takes an hour")]));
     }
 
     #[test]
@@ -165,10 +159,7 @@ mod tests {
         let reasons = BTreeMap::from([("slow".to_owned(), "takes an hour".to_owned())]);
         let tally = Tally::of(Runner::Nextest, output, &reasons);
         assert_eq!((tally.passed, tally.failed), (10, 2));
-        let expected = [
-            skip("avx512", "this CPU has no avx512f"),
-            skip("tests::slow", "takes an hour"),
-        ];
+        let expected = [skip("avx512", "this CPU has no avx512f"), skip("tests::slow", "takes an hour")];
         assert_eq!(tally.skips, BTreeSet::from(expected));
     }
 }

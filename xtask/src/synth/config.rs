@@ -37,12 +37,7 @@ pub(super) fn model(shape: &Shape) -> Value {
     if shape.family == Family::InternLm2
         && let Some(fields) = config.as_object_mut()
     {
-        for llama_only in [
-            "attention_bias",
-            "attention_dropout",
-            "head_dim",
-            "mlp_bias",
-        ] {
+        for llama_only in ["attention_bias", "attention_dropout", "head_dim", "mlp_bias"] {
             fields.remove(llama_only);
         }
         fields.remove("pretraining_tp");

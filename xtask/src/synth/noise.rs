@@ -27,10 +27,7 @@ impl Noise {
 
     /// Fills `bytes` with the values from `first` on of the tensor with this `seed`; `first` is a multiple of 4.
     pub(super) fn fill(&self, seed: u64, first: u64, bytes: &mut [u8]) {
-        assert!(
-            first.is_multiple_of(4),
-            "blocks begin at a group of four values"
-        );
+        assert!(first.is_multiple_of(4), "blocks begin at a group of four values");
         let table: &[u16; 65_536] = self.quantiles.as_slice().try_into().expect("a full table");
         let group = |index: u64| {
             let bits = mixed(seed.wrapping_add(index.wrapping_mul(0x9E37_79B9_7F4A_7C15)));
@@ -51,9 +48,9 @@ impl Noise {
 
 /// The seed of one tensor: FNV-1a of its name, mixed with the model's seed.
 pub(super) fn tensor_seed(seed: u64, name: &str) -> u64 {
-    let hash = name.bytes().fold(0xCBF2_9CE4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3)
-    });
+    let hash = name
+        .bytes()
+        .fold(0xCBF2_9CE4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3));
     mixed(hash ^ mixed(seed))
 }
 
@@ -96,13 +93,7 @@ fn normal_quantile(p: f64) -> f64 {
         4.374664141464968,
         2.938163982698783,
     ];
-    const D: [f64; 5] = [
-        7.784695709041462e-3,
-        3.224671290700398e-1,
-        2.445134137142996,
-        3.754408661907416,
-        1.0,
-    ];
+    const D: [f64; 5] = [7.784695709041462e-3, 3.224671290700398e-1, 2.445134137142996, 3.754408661907416, 1.0];
     const TAIL: f64 = 0.02425;
     if p < TAIL {
         let q = (-2.0 * p.ln()).sqrt();
@@ -142,15 +133,8 @@ mod tests {
         let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n;
         let within = values.iter().filter(|v| v.abs() < DEVIATION).count() as f64 / n;
         assert!(mean.abs() < 1e-4, "mean {mean}");
-        assert!(
-            (variance.sqrt() / DEVIATION - 1.0).abs() < 0.01,
-            "deviation {}",
-            variance.sqrt()
-        );
-        assert!(
-            (within - 0.683).abs() < 0.005,
-            "within one deviation {within}"
-        );
+        assert!((variance.sqrt() / DEVIATION - 1.0).abs() < 0.01, "deviation {}", variance.sqrt());
+        assert!((within - 0.683).abs() < 0.005, "within one deviation {within}");
     }
 
     #[test]

@@ -56,12 +56,7 @@ impl Shards {
     }
 
     /// Writes all files into `out`, and the index if there are several.
-    pub(super) fn write(
-        &self,
-        out: &Path,
-        seed: u64,
-        progress: &(dyn Fn(u64, u64) + Sync),
-    ) -> Result<()> {
+    pub(super) fn write(&self, out: &Path, seed: u64, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<()> {
         let noise = Noise::new();
         let (done, total) = (AtomicU64::new(0), self.total_bytes());
         let step = |bytes| progress(done.fetch_add(bytes, Ordering::Relaxed) + bytes, total);
@@ -150,11 +145,9 @@ fn write_shard(
     let n_threads = thread::available_parallelism().map_or(1, usize::from);
     thread::scope(|scope| {
         let workers: Vec<_> = (0..n_threads).map(|_| scope.spawn(work)).collect();
-        workers.into_iter().try_for_each(|worker| {
-            worker
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
+        workers
+            .into_iter()
+            .try_for_each(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     })
 }
 
@@ -166,12 +159,7 @@ fn blocks(tensors: &[TensorSpec], data_begin: u64) -> Vec<Block<'_>> {
         let mut offset = 0;
         while offset < total {
             let len = BLOCK_BYTES.min(total - offset);
-            blocks.push(Block {
-                tensor,
-                first: offset / 2,
-                at: at + offset,
-                len,
-            });
+            blocks.push(Block { tensor, first: offset / 2, at: at + offset, len });
             offset += len;
         }
         at += total;

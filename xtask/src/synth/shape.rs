@@ -151,12 +151,7 @@ impl Shape {
     /// The shape of that name.
     pub(crate) fn named(name: &str) -> Result<Self> {
         let found = SHAPES.iter().find(|shape| shape.name == name);
-        found.cloned().with_context(|| {
-            format!(
-                "no shape is called `{name}`; there are {}",
-                names().join(", ")
-            )
-        })
+        found.cloned().with_context(|| format!("no shape is called `{name}`; there are {}", names().join(", ")))
     }
 
     /// Features of all key heads, or of all value heads.
@@ -171,24 +166,13 @@ impl Shape {
         let internlm2 = self.family == Family::InternLm2;
         let mut tensors = Vec::new();
         let mut add = |name: String, dims: &[usize]| {
-            let fill = if dims.len() == 1 {
-                Fill::Ones
-            } else {
-                Fill::Noise
-            };
+            let fill = if dims.len() == 1 { Fill::Ones } else { Fill::Noise };
             let dims = dims.to_vec();
             tensors.push(TensorSpec { name, dims, fill });
         };
 
-        let embedding = if internlm2 {
-            "tok_embeddings"
-        } else {
-            "embed_tokens"
-        };
-        add(
-            format!("model.{embedding}.weight"),
-            &[self.vocabulary, hidden],
-        );
+        let embedding = if internlm2 { "tok_embeddings" } else { "embed_tokens" };
+        add(format!("model.{embedding}.weight"), &[self.vocabulary, hidden]);
         for layer in 0..self.layers {
             let mut linear = |name: &str, dims: &[usize]| {
                 add(format!("model.layers.{layer}.{name}.weight"), dims);
@@ -215,11 +199,7 @@ impl Shape {
         }
         add("model.norm.weight".to_owned(), &[hidden]);
         if !self.tied {
-            let name = if internlm2 {
-                "output.weight"
-            } else {
-                "lm_head.weight"
-            };
+            let name = if internlm2 { "output.weight" } else { "lm_head.weight" };
             add(name.to_owned(), &[self.vocabulary, hidden]);
         }
         tensors
@@ -256,10 +236,7 @@ mod tests {
     fn check(name: &str, parameters: usize) {
         let shape = Shape::named(name).expect("a known shape");
         let tensors = shape.tensors();
-        let sum: usize = tensors
-            .iter()
-            .map(|t| t.dims.iter().product::<usize>())
-            .sum();
+        let sum: usize = tensors.iter().map(|t| t.dims.iter().product::<usize>()).sum();
         assert_eq!(sum, parameters, "{name}");
     }
 

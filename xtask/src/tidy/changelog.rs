@@ -17,15 +17,10 @@ pub(super) fn check(root: &Path, metadata: &Metadata) -> Result<Option<String>> 
 }
 
 fn finding(changelog: &str, version: &str) -> Option<String> {
-    let top = changelog
-        .lines()
-        .find_map(|line| line.strip_prefix("## ["))
-        .and_then(|rest| rest.split(']').next());
+    let top = changelog.lines().find_map(|line| line.strip_prefix("## [")).and_then(|rest| rest.split(']').next());
     match top {
         Some(top) if top == "Unreleased" || top == version => None,
-        Some(top) => Some(format!(
-            "CHANGELOG.md: its newest entry is {top}, the workspace is {version}"
-        )),
+        Some(top) => Some(format!("CHANGELOG.md: its newest entry is {top}, the workspace is {version}")),
         None => Some("CHANGELOG.md: has no entry of the form `## [version]`".to_owned()),
     }
 }
@@ -37,10 +32,7 @@ mod tests {
     #[test]
     fn the_newest_entry_is_compared() {
         assert_eq!(finding("# Log\n\n## [Unreleased]\n", "1.0.0"), None);
-        assert_eq!(
-            finding("## [1.0.0] - 2026-01-01\n## [0.9.0]\n", "1.0.0"),
-            None
-        );
+        assert_eq!(finding("## [1.0.0] - 2026-01-01\n## [0.9.0]\n", "1.0.0"), None);
         assert!(finding("## [0.9.0]\n", "1.0.0").is_some());
         assert!(finding("# Log\n", "1.0.0").is_some());
     }

@@ -16,9 +16,7 @@ pub(super) fn check(root: &Path) -> Result<Vec<String>> {
     let mut used = BTreeMap::new();
     for file in files(root) {
         let name = shown(&file, root);
-        let is_source = [".rs", ".py", ".sh"]
-            .iter()
-            .any(|kind| name.ends_with(kind));
+        let is_source = [".rs", ".py", ".sh"].iter().any(|kind| name.ends_with(kind));
         if is_source || name.starts_with(".ci/") {
             for knob in knobs_in(&fs::read_to_string(&file)?) {
                 used.entry(knob).or_insert_with(|| name.clone());
@@ -36,16 +34,9 @@ pub(super) fn check(root: &Path) -> Result<Vec<String>> {
     Ok(differences(&used, &documented))
 }
 
-fn differences(
-    used: &BTreeMap<String, String>,
-    documented: &BTreeMap<String, String>,
-) -> Vec<String> {
-    let unknown = used
-        .iter()
-        .filter(|(knob, _)| !documented.contains_key(*knob));
-    let gone = documented
-        .iter()
-        .filter(|(knob, _)| !used.contains_key(*knob));
+fn differences(used: &BTreeMap<String, String>, documented: &BTreeMap<String, String>) -> Vec<String> {
+    let unknown = used.iter().filter(|(knob, _)| !documented.contains_key(*knob));
+    let gone = documented.iter().filter(|(knob, _)| !used.contains_key(*knob));
     unknown
         .map(|(knob, file)| format!("{file}: {knob} is not documented in docs/testing.md"))
         .chain(gone.map(|(knob, page)| format!("{page}: {knob} is read by no source file")))
@@ -57,9 +48,8 @@ fn knobs_in(text: &str) -> Vec<String> {
     let mut knobs = Vec::new();
     for (at, _) in text.match_indices(PREFIX) {
         let rest = &text[at + PREFIX.len()..];
-        let end = rest
-            .find(|c: char| !(c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_'))
-            .unwrap_or(rest.len());
+        let end =
+            rest.find(|c: char| !(c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')).unwrap_or(rest.len());
         if end > 0 {
             knobs.push(format!("{PREFIX}{}", &rest[..end]));
         }

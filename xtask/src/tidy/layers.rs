@@ -62,25 +62,14 @@ const LAYERS: &[Layer] = &[
     layer("xtask", &[], &[]),
 ];
 
-const fn layer(
-    name: &'static str,
-    normal: &'static [&'static str],
-    tests: &'static [&'static str],
-) -> Layer {
-    Layer {
-        name,
-        normal,
-        tests,
-    }
+const fn layer(name: &'static str, normal: &'static [&'static str], tests: &'static [&'static str]) -> Layer {
+    Layer { name, normal, tests }
 }
 
 /// Checks every edge between workspace crates.
 pub(super) fn check(metadata: &Metadata) -> Result<Vec<String>> {
     let packages = metadata.workspace_packages();
-    let ours: Vec<&str> = packages
-        .iter()
-        .map(|package| package.name.as_str())
-        .collect();
+    let ours: Vec<&str> = packages.iter().map(|package| package.name.as_str()).collect();
     let mut findings = Vec::new();
     for package in packages {
         let name = package.name.as_str();
@@ -103,14 +92,10 @@ fn check_edge(layer: &Layer, package: &Package, dependency: &Dependency) -> Opti
     let allowed = layer.normal.contains(&target) || (for_tests && layer.tests.contains(&target));
     if !allowed {
         let edge = if for_tests { " in its tests" } else { "" };
-        return Some(format!(
-            "{}: may not depend on {target}{edge}",
-            package.name
-        ));
+        return Some(format!("{}: may not depend on {target}{edge}", package.name));
     }
     // Backends are features of the library, so that any subset compiles.
-    let must_be_optional =
-        layer.name == "hetero-llama" && target.starts_with("backend-") && !for_tests;
+    let must_be_optional = layer.name == "hetero-llama" && target.starts_with("backend-") && !for_tests;
     (must_be_optional && !dependency.optional)
         .then(|| format!("{}: {target} must be an optional dependency", package.name))
 }
@@ -132,11 +117,7 @@ mod tests {
     #[test]
     fn the_suite_does_not_ship() {
         for layer in LAYERS {
-            assert!(
-                !layer.normal.contains(&"hetero-conformance"),
-                "{}",
-                layer.name
-            );
+            assert!(!layer.normal.contains(&"hetero-conformance"), "{}", layer.name);
         }
     }
 }

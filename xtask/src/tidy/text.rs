@@ -18,22 +18,15 @@ const WRITTEN: &[&str] = &["md", "py", "rs", "sh", "toml", "wgsl", "yml"];
 const WITHOUT_TABS: &[&str] = &["md", "py", "rs", "toml", "wgsl", "yml"];
 
 /// Paths of somebody's machine; in two parts, so that this file does not contain them.
-const MACHINE_PATHS: &[(&str, &str)] = &[
-    ("/wo", "rk/"),
-    ("/ho", "me/"),
-    ("/ro", "ot/"),
-    ("/Us", "ers/"),
-    (".cargo/re", "gistry"),
-];
+const MACHINE_PATHS: &[(&str, &str)] =
+    &[("/wo", "rk/"), ("/ho", "me/"), ("/ro", "ot/"), ("/Us", "ers/"), (".cargo/re", "gistry")];
 
 /// Checks every written file under `root`.
 pub(super) fn check(root: &Path) -> Result<Vec<String>> {
     let mut findings = Vec::new();
     for file in files(root) {
         let name = shown(&file, root);
-        let kind = file.extension().map_or(String::new(), |extension| {
-            extension.to_string_lossy().into_owned()
-        });
+        let kind = file.extension().map_or(String::new(), |extension| extension.to_string_lossy().into_owned());
         if !WRITTEN.contains(&kind.as_str()) && !name.starts_with(".ci/") {
             continue;
         }
@@ -52,15 +45,11 @@ fn check_text(name: &str, kind: &str, text: &str) -> Vec<String> {
     let mut findings = Vec::new();
     if kind == "rs" {
         if !text.starts_with("//!") {
-            findings.push(format!(
-                "{name}:1: does not open with `//!` and what the file is for"
-            ));
+            findings.push(format!("{name}:1: does not open with `//!` and what the file is for"));
         }
         let n_lines = text.lines().count();
         if n_lines > MAX_LINES && !LONGER.iter().any(|(longer, _)| *longer == name) {
-            findings.push(format!(
-                "{name}: {n_lines} lines, over {MAX_LINES}: split it by subject"
-            ));
+            findings.push(format!("{name}: {n_lines} lines, over {MAX_LINES}: split it by subject"));
         }
     }
     if kind == "toml" && name.ends_with("Cargo.toml") && text.contains("version.workspace = true") {
@@ -72,9 +61,7 @@ fn check_text(name: &str, kind: &str, text: &str) -> Vec<String> {
     for (index, line) in text.split('\n').enumerate() {
         let at = format!("{name}:{}", index + 1);
         if line.ends_with([' ', '\t', '\r']) {
-            findings.push(format!(
-                "{at}: blank or carriage return at the end of the line"
-            ));
+            findings.push(format!("{at}: blank or carriage return at the end of the line"));
         }
         if line.contains('\t') && WITHOUT_TABS.contains(&kind) {
             findings.push(format!("{at}: tab"));
@@ -105,16 +92,8 @@ mod tests {
     #[test]
     fn each_rule_finds_its_breach() {
         check("rs", "//! Fine.\n", "");
-        check(
-            "rs",
-            "fn a() {}\n",
-            "a.rs:1: does not open with `//!` and what the file is for",
-        );
-        check(
-            "md",
-            "a \nb\n",
-            "a.md:1: blank or carriage return at the end of the line",
-        );
+        check("rs", "fn a() {}\n", "a.rs:1: does not open with `//!` and what the file is for");
+        check("md", "a \nb\n", "a.md:1: blank or carriage return at the end of the line");
         check("md", "a\tb\n", "a.md:1: tab");
         check("md", "a", "a.md: does not end with exactly one newline");
         let (start, end) = MACHINE_PATHS[0];
@@ -126,10 +105,6 @@ mod tests {
     #[test]
     fn a_long_file_is_found() {
         let text = "//! Long.\n".repeat(MAX_LINES + 1);
-        check(
-            "rs",
-            &text,
-            "a.rs: 501 lines, over 500: split it by subject",
-        );
+        check("rs", &text, "a.rs: 501 lines, over 500: split it by subject");
     }
 }

@@ -126,13 +126,7 @@ struct Work {
 ///
 /// `count <= 64` rows of `head_dim` stored values at `keys` and at `values`.
 #[inline(always)]
-unsafe fn load_block<S: Simd, E: Storage>(
-    s: S,
-    work: Work,
-    keys: *const u8,
-    values: *const u8,
-    count: usize,
-) {
+unsafe fn load_block<S: Simd, E: Storage>(s: S, work: Work, keys: *const u8, values: *const u8, count: usize) {
     let row_bytes = work.head_dim * E::BYTES;
     for vector in 0..work.vectors {
         let lanes = LANES.min(work.head_dim - vector * LANES);
@@ -151,10 +145,7 @@ unsafe fn load_block<S: Simd, E: Storage>(
             }
             for key in 0..count {
                 let value = E::load(s, values.add(key * row_bytes + offset), lanes);
-                s.store(
-                    work.values.add((key * work.vectors + vector) * LANES),
-                    value,
-                );
+                s.store(work.values.add((key * work.vectors + vector) * LANES), value);
             }
         }
     }
@@ -264,10 +255,7 @@ unsafe fn add_values<S: Simd, const R: usize, const C: usize>(
         let output = work.output.add(row * width + vector * LANES);
         for (r, sums) in sums.iter_mut().enumerate() {
             for (c, sums) in sums.iter_mut().enumerate() {
-                *sums = s.mul(
-                    s.load(output.add(r * width + c * LANES)),
-                    s.splat(shrink[r]),
-                );
+                *sums = s.mul(s.load(output.add(r * width + c * LANES)), s.splat(shrink[r]));
             }
         }
         for key in 0..keys {
@@ -352,10 +340,7 @@ unsafe fn attend_rows<S: Simd, E: Storage>(
             for vector in 0..work.vectors {
                 let lanes = LANES.min(head_dim - vector * LANES);
                 let query = StoredF32::load(s, query.add(vector * LANES).cast(), lanes);
-                s.store(
-                    work.query.add(i * width + vector * LANES),
-                    s.mul(query, s.splat(params.scale)),
-                );
+                s.store(work.query.add(i * width + vector * LANES), s.mul(query, s.splat(params.scale)));
                 s.store(work.output.add(i * width + vector * LANES), s.splat(0.0));
             }
             s.store(work.totals.add(i * LANES), s.splat(0.0));
@@ -365,22 +350,11 @@ unsafe fn attend_rows<S: Simd, E: Storage>(
         for first in (0..end).step_by(KEYS) {
             let start = cut.kv_head * head_bytes + first * head_dim * E::BYTES;
             let count = KEYS.min(end - first);
-            load_block::<S, E>(
-                s,
-                work,
-                params.keys.first.add(start),
-                params.values.first.add(start),
-                count,
-            );
+            load_block::<S, E>(s, work, params.keys.first.add(start), params.values.first.add(start), count);
             let visible = |i: usize| sees(rows.start + i).saturating_sub(first).min(KEYS);
             let mut i = 0;
             while S::FLOAT_PANELS == 2 && i + 4 <= n_rows {
-                attend::<S, 4>(
-                    s,
-                    work,
-                    i,
-                    [visible(i), visible(i + 1), visible(i + 2), visible(i + 3)],
-                );
+                attend::<S, 4>(s, work, i, [visible(i), visible(i + 1), visible(i + 2), visible(i + 3)]);
                 i += 4;
             }
             while i < n_rows {
@@ -406,20 +380,9 @@ unsafe fn attend_rows<S: Simd, E: Storage>(
 /// The query is readable in the heads and positions of the cut, both caches in the key-value head's rows
 /// `0..past + positions.end`; the output is writable in the cut and nobody else uses it there.
 #[inline(always)]
-pub(crate) unsafe fn attention<S: Simd>(
-    s: S,
-    params: &Attention,
-    cut: &AttentionCut,
-    scratch: &mut AttentionScratch,
-) {
-    assert!(
-        params.head_dim <= scratch.max_head_dim,
-        "heads are wider than the attention scratch"
-    );
-    assert!(
-        params.past + cut.positions.end <= params.context,
-        "attention beyond the end of the cache"
-    );
+pub(crate) unsafe fn attention<S: Simd>(s: S, params: &Attention, cut: &AttentionCut, scratch: &mut AttentionScratch) {
+    assert!(params.head_dim <= scratch.max_head_dim, "heads are wider than the attention scratch");
+    assert!(params.past + cut.positions.end <= params.context, "attention beyond the end of the cache");
     super::check_range(&cut.heads, params.group);
     let work = Work {
         query: scratch.query.as_mut_ptr().cast(),

@@ -103,24 +103,14 @@ impl Storage for StoredF32 {
     #[inline(always)]
     unsafe fn load<S: Simd>(s: S, pointer: *const u8, count: usize) -> S::F32 {
         // SAFETY: forwarded.
-        unsafe {
-            if count == LANES {
-                s.load(pointer.cast())
-            } else {
-                s.load_partial(pointer.cast(), count)
-            }
-        }
+        unsafe { if count == LANES { s.load(pointer.cast()) } else { s.load_partial(pointer.cast(), count) } }
     }
 
     #[inline(always)]
     unsafe fn store<S: Simd>(s: S, pointer: *mut u8, value: S::F32, count: usize) {
         // SAFETY: forwarded.
         unsafe {
-            if count == LANES {
-                s.store(pointer.cast(), value)
-            } else {
-                s.store_partial(pointer.cast(), value, count)
-            }
+            if count == LANES { s.store(pointer.cast(), value) } else { s.store_partial(pointer.cast(), value, count) }
         }
     }
 }
@@ -146,11 +136,7 @@ impl Storage for StoredF16 {
     unsafe fn load<S: Simd>(s: S, pointer: *const u8, count: usize) -> S::F32 {
         // SAFETY: forwarded, or from a buffer of 16 values.
         unsafe {
-            if count == LANES {
-                s.load_f16(pointer.cast())
-            } else {
-                s.load_f16(buffered(pointer, count).as_ptr())
-            }
+            if count == LANES { s.load_f16(pointer.cast()) } else { s.load_f16(buffered(pointer, count).as_ptr()) }
         }
     }
 
@@ -176,11 +162,7 @@ impl Storage for StoredBf16 {
     unsafe fn load<S: Simd>(s: S, pointer: *const u8, count: usize) -> S::F32 {
         // SAFETY: forwarded, or from a buffer of 16 values.
         unsafe {
-            if count == LANES {
-                s.load_bf16(pointer.cast())
-            } else {
-                s.load_bf16(buffered(pointer, count).as_ptr())
-            }
+            if count == LANES { s.load_bf16(pointer.cast()) } else { s.load_bf16(buffered(pointer, count).as_ptr()) }
         }
     }
 
@@ -211,11 +193,7 @@ unsafe fn convert_rows<S: Simd, I: Storage, O: Storage>(s: S, params: &Convert) 
             for i in (0..params.padded_features).step_by(LANES) {
                 let count = LANES.min(params.padded_features - i);
                 let present = count.min(params.features.saturating_sub(i));
-                let value = if present > 0 {
-                    I::load(s, from.add(i * I::BYTES), present)
-                } else {
-                    s.splat(0.0)
-                };
+                let value = if present > 0 { I::load(s, from.add(i * I::BYTES), present) } else { s.splat(0.0) };
                 O::store(s, to.add(i * O::BYTES), value, count);
             }
         }
@@ -227,10 +205,7 @@ unsafe fn convert_rows<S: Simd, I: Storage, O: Storage>(s: S, params: &Convert) 
 /// Rows of the range are readable and writable in their features, and nobody else uses the output's.
 #[inline(always)]
 pub(crate) unsafe fn convert<S: Simd>(s: S, params: &Convert) {
-    assert!(
-        params.features <= params.padded_features,
-        "a conversion cuts its rows short"
-    );
+    assert!(params.features <= params.padded_features, "a conversion cuts its rows short");
     use Element::{Bf16, F16, F32};
     // SAFETY: forwarded.
     unsafe {
@@ -253,20 +228,8 @@ pub(crate) unsafe fn convert<S: Simd>(s: S, params: &Convert) {
 /// The heads of the ranges are readable; their rows `past + position` of the cache are writable and nobody uses those.
 #[inline(always)]
 pub(crate) unsafe fn cache_write<S: Simd>(s: S, params: &CacheWrite) {
-    let CacheWrite {
-        input,
-        cache,
-        element,
-        context,
-        head_dim,
-        past,
-        positions,
-        kv_heads,
-    } = params;
-    assert!(
-        past + positions.end <= *context,
-        "a cache of {context} positions has no room for the new ones"
-    );
+    let CacheWrite { input, cache, element, context, head_dim, past, positions, kv_heads } = params;
+    assert!(past + positions.end <= *context, "a cache of {context} positions has no room for the new ones");
     let row_bytes = head_dim * element.bytes();
     for head in kv_heads.clone() {
         // SAFETY: the head is one of the caller's, both in the input's columns and in the cache.
@@ -297,12 +260,7 @@ pub(crate) unsafe fn cache_write<S: Simd>(s: S, params: &CacheWrite) {
 #[inline(always)]
 pub(crate) unsafe fn embed_row(params: &EmbedRow) {
     let weights = &params.weights;
-    assert!(
-        params.row < weights.n,
-        "row {} of an embedding of {} rows",
-        params.row,
-        weights.n
-    );
+    assert!(params.row < weights.n, "row {} of an embedding of {} rows", params.row, weights.n);
     let lane = params.row % PANEL_ROWS;
     let quants = weights.groups() * weights.format.group_bytes();
     for k in 0..weights.k {
@@ -313,23 +271,14 @@ pub(crate) unsafe fn embed_row(params: &EmbedRow) {
             let in_group = panel.add(group * weights.format.group_bytes());
             let word = |word: usize| in_group.add((word * PANEL_ROWS + lane) * 4);
             let scale = || {
-                let bits = panel
-                    .add(quants + (group * PANEL_ROWS + lane) * 2)
-                    .cast::<u16>()
-                    .read();
+                let bits = panel.add(quants + (group * PANEL_ROWS + lane) * 2).cast::<u16>().read();
                 f16::from_bits(bits).to_f32()
             };
             match weights.format {
                 WeightFormat::F32 => word(column).cast::<f32>().read(),
-                WeightFormat::F16 => {
-                    f16::from_bits(word(column / 2).cast::<u16>().add(column % 2).read()).to_f32()
-                }
-                WeightFormat::Bf16 => {
-                    bf16::from_bits(word(column / 2).cast::<u16>().add(column % 2).read()).to_f32()
-                }
-                WeightFormat::W8G32 => {
-                    scale() * f32::from(word(column / 4).add(column % 4).cast::<i8>().read())
-                }
+                WeightFormat::F16 => f16::from_bits(word(column / 2).cast::<u16>().add(column % 2).read()).to_f32(),
+                WeightFormat::Bf16 => bf16::from_bits(word(column / 2).cast::<u16>().add(column % 2).read()).to_f32(),
+                WeightFormat::W8G32 => scale() * f32::from(word(column / 4).add(column % 4).cast::<i8>().read()),
                 WeightFormat::W4G32 => {
                     let byte = word(column % 16 / 4).add(column % 4).read();
                     let nibble = if column < 16 { byte & 15 } else { byte >> 4 };

@@ -64,13 +64,7 @@ fn lanes_left(i: usize, count: usize) -> usize {
 #[inline(always)]
 unsafe fn load_lanes<S: Simd>(s: S, pointer: *const f32, lanes: usize) -> S::F32 {
     // SAFETY: forwarded.
-    unsafe {
-        if lanes == LANES {
-            s.load(pointer)
-        } else {
-            s.load_partial(pointer, lanes)
-        }
-    }
+    unsafe { if lanes == LANES { s.load(pointer) } else { s.load_partial(pointer, lanes) } }
 }
 
 /// Stores a whole vector, or what is left of a row.
@@ -81,13 +75,7 @@ unsafe fn load_lanes<S: Simd>(s: S, pointer: *const f32, lanes: usize) -> S::F32
 #[inline(always)]
 unsafe fn store_lanes<S: Simd>(s: S, pointer: *mut f32, value: S::F32, lanes: usize) {
     // SAFETY: forwarded.
-    unsafe {
-        if lanes == LANES {
-            s.store(pointer, value)
-        } else {
-            s.store_partial(pointer, value, lanes)
-        }
-    }
+    unsafe { if lanes == LANES { s.store(pointer, value) } else { s.store_partial(pointer, value, lanes) } }
 }
 
 /// # Safety
@@ -152,12 +140,7 @@ unsafe fn elementwise<S: Simd, O: Operation>(s: S, params: &Elementwise) {
             unsafe {
                 let a = load_lanes(s, params.a.row(position).add(i), lanes);
                 let b = load_lanes(s, params.b.row(position).add(i), lanes);
-                store_lanes(
-                    s,
-                    params.output.row(position).add(i),
-                    O::apply(s, a, b),
-                    lanes,
-                );
+                store_lanes(s, params.output.row(position).add(i), O::apply(s, a, b), lanes);
             }
         }
     }
@@ -215,22 +198,14 @@ pub(crate) unsafe fn softmax<S: Simd>(s: S, params: &Softmax) {
                 sums = s.add(sums, value);
             }
             if rest > 0 {
-                let value = exp(
-                    s,
-                    s.sub(s.load_partial(from.add(whole), rest), s.splat(largest)),
-                );
+                let value = exp(s, s.sub(s.load_partial(from.add(whole), rest), s.splat(largest)));
                 s.store_partial(to.add(whole), value, rest);
                 sums = s.add(sums, s.load_partial(to.add(whole), rest));
             }
             let factor = s.splat(1.0 / s.reduce_sum(sums));
             for i in (0..features).step_by(LANES) {
                 let lanes = lanes_left(i, features);
-                store_lanes(
-                    s,
-                    to.add(i),
-                    s.mul(load_lanes(s, to.add(i), lanes), factor),
-                    lanes,
-                );
+                store_lanes(s, to.add(i), s.mul(load_lanes(s, to.add(i), lanes), factor), lanes);
             }
         }
     }

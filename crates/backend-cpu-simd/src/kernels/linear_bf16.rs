@@ -79,14 +79,7 @@ unsafe fn panels_times_positions<D: Bf16Dot, const P: usize, const R: usize>(
         }
         for (r, sums) in sums.into_iter().enumerate() {
             for (p, sums) in sums.into_iter().enumerate() {
-                store_panel(
-                    s,
-                    sums,
-                    params.output.row(row + r),
-                    params.bias,
-                    panel + p,
-                    params.weights.n,
-                );
+                store_panel(s, sums, params.output.row(row + r), params.bias, panel + p, params.weights.n);
             }
         }
     }
@@ -96,11 +89,7 @@ unsafe fn panels_times_positions<D: Bf16Dot, const P: usize, const R: usize>(
 ///
 /// As for [`linear_bf16`].
 #[inline(always)]
-unsafe fn panels_times_all<D: Bf16Dot, const P: usize>(
-    d: D,
-    params: &LinearBf16,
-    panels: Range<usize>,
-) {
+unsafe fn panels_times_all<D: Bf16Dot, const P: usize>(d: D, params: &LinearBf16, panels: Range<usize>) {
     let panel_bytes = params.weights.format.panel_bytes(params.weights.k);
     let block = (PANEL_BLOCK_BYTES / (P * panel_bytes)).max(1) * P;
     let mut first = panels.start;
@@ -141,11 +130,7 @@ unsafe fn panels_times_all<D: Bf16Dot, const P: usize>(
 #[inline(always)]
 pub(crate) unsafe fn linear_bf16<D: Bf16Dot>(d: D, params: &LinearBf16) {
     check_range(&params.panels, params.weights.n_panels());
-    assert_eq!(
-        params.weights.format,
-        WeightFormat::Bf16,
-        "the bf16 kernel takes bf16 weights"
-    );
+    assert_eq!(params.weights.format, WeightFormat::Bf16, "the bf16 kernel takes bf16 weights");
     let Range { start, end } = params.panels;
     let in_fours = start + (end - start) / 4 * 4;
     // SAFETY: forwarded.

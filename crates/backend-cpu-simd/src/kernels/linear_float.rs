@@ -111,10 +111,7 @@ impl FloatFormat for W8 {
             unsafe {
                 let block = s.load_block(group.add(64 * word));
                 for byte in 0..4 {
-                    s.store(
-                        to.add((4 * word + byte) * LANES),
-                        s.byte_f32(block, byte as u32),
-                    );
+                    s.store(to.add((4 * word + byte) * LANES), s.byte_f32(block, byte as u32));
                 }
             }
         }
@@ -135,10 +132,7 @@ impl FloatFormat for W4 {
                 for byte in 0..4 {
                     let column = 4 * word + byte;
                     s.store(to.add(column * LANES), s.nibble_f32(block, 8 * byte as u32));
-                    s.store(
-                        to.add((16 + column) * LANES),
-                        s.nibble_f32(block, 8 * byte as u32 + 4),
-                    );
+                    s.store(to.add((16 + column) * LANES), s.nibble_f32(block, 8 * byte as u32 + 4));
                 }
             }
         }
@@ -248,19 +242,11 @@ unsafe fn panels_times_block<S: Simd, F: FloatFormat, const P: usize>(
                 let start = params.weights.panel(panel + p);
                 weights[p] = F::unpack(s, start.add(group * group_bytes), scratch);
                 if F::FORMAT.is_quantized() {
-                    scales[p] = s.load_f16(
-                        start
-                            .add(groups * group_bytes + group * PANEL_ROWS * 2)
-                            .cast(),
-                    );
+                    scales[p] = s.load_f16(start.add(groups * group_bytes + group * PANEL_ROWS * 2).cast());
                 }
             }
         }
-        let scales = if F::FORMAT.is_quantized() {
-            Some(scales)
-        } else {
-            None
-        };
+        let scales = if F::FORMAT.is_quantized() { Some(scales) } else { None };
         let column = group * GROUP;
         let columns = GROUP.min(k - column);
         let mut row = 0;
@@ -303,14 +289,7 @@ unsafe fn panels_times_block<S: Simd, F: FloatFormat, const P: usize>(
             // SAFETY: the row and the panel are the caller's.
             unsafe {
                 let sums = s.load(sums.as_ptr());
-                store_panel(
-                    s,
-                    sums,
-                    params.output.row(row),
-                    params.bias,
-                    panel + p,
-                    params.weights.n,
-                );
+                store_panel(s, sums, params.output.row(row), params.bias, panel + p, params.weights.n);
             }
         }
     }
@@ -322,11 +301,7 @@ unsafe fn panels_times_block<S: Simd, F: FloatFormat, const P: usize>(
 ///
 /// As for [`linear_float`].
 #[inline(always)]
-unsafe fn all_blocks<S: Simd, F: FloatFormat, const P: usize>(
-    s: S,
-    params: &LinearFloat,
-    panels: Range<usize>,
-) {
+unsafe fn all_blocks<S: Simd, F: FloatFormat, const P: usize>(s: S, params: &LinearFloat, panels: Range<usize>) {
     let step = S::FLOAT_POSITIONS;
     let fitting = ACTIVATION_BLOCK_BYTES / (params.weights.k.max(1) * 4);
     let block = (fitting.min(MAX_POSITIONS) / step * step).max(step);
@@ -337,16 +312,7 @@ unsafe fn all_blocks<S: Simd, F: FloatFormat, const P: usize>(
         let rows = row..(row + block).min(params.positions);
         for panel in panels.clone().step_by(P) {
             // SAFETY: forwarded; a block has at most `MAX_POSITIONS` positions.
-            unsafe {
-                panels_times_block::<S, F, P>(
-                    s,
-                    params,
-                    panel,
-                    rows.clone(),
-                    &mut sums,
-                    &mut scratch,
-                )
-            }
+            unsafe { panels_times_block::<S, F, P>(s, params, panel, rows.clone(), &mut sums, &mut scratch) }
         }
         row += block;
     }

@@ -54,24 +54,14 @@ trait QuantFormat {
     /// # Safety
     ///
     /// 32 readable bytes at `activations`.
-    unsafe fn dot<S: Simd>(
-        s: S,
-        weights: &[S::Block; 8],
-        activations: *const i8,
-        correction: i32,
-    ) -> S::I32;
+    unsafe fn dot<S: Simd>(s: S, weights: &[S::Block; 8], activations: *const i8, correction: i32) -> S::I32;
     /// `dot` of `unpack`, for weights that meet one position only.
     ///
     /// # Safety
     ///
     /// As for both.
     #[inline(always)]
-    unsafe fn dot_once<S: Simd>(
-        s: S,
-        group: *const u8,
-        activations: *const i8,
-        correction: i32,
-    ) -> S::I32 {
+    unsafe fn dot_once<S: Simd>(s: S, group: *const u8, activations: *const i8, correction: i32) -> S::I32 {
         // SAFETY: forwarded.
         unsafe { Self::dot(s, &Self::unpack(s, group), activations, correction) }
     }
@@ -89,12 +79,7 @@ struct W8;
 unsafe fn load_packed<S: Simd>(s: S, group: *const u8) -> [S::Block; 4] {
     // SAFETY: the caller vouches for the bytes.
     unsafe {
-        [
-            s.load_block(group),
-            s.load_block(group.add(64)),
-            s.load_block(group.add(128)),
-            s.load_block(group.add(192)),
-        ]
+        [s.load_block(group), s.load_block(group.add(64)), s.load_block(group.add(128)), s.load_block(group.add(192))]
     }
 }
 
@@ -116,23 +101,13 @@ impl QuantFormat for W4 {
     }
 
     #[inline(always)]
-    unsafe fn dot<S: Simd>(
-        s: S,
-        weights: &[S::Block; 8],
-        activations: *const i8,
-        correction: i32,
-    ) -> S::I32 {
+    unsafe fn dot<S: Simd>(s: S, weights: &[S::Block; 8], activations: *const i8, correction: i32) -> S::I32 {
         // SAFETY: forwarded.
         unsafe { s.dot_nibble_group(s.splat_i32(correction), weights, activations) }
     }
 
     #[inline(always)]
-    unsafe fn dot_once<S: Simd>(
-        s: S,
-        group: *const u8,
-        activations: *const i8,
-        correction: i32,
-    ) -> S::I32 {
+    unsafe fn dot_once<S: Simd>(s: S, group: *const u8, activations: *const i8, correction: i32) -> S::I32 {
         // SAFETY: forwarded.
         unsafe { s.dot_packed_group(s.splat_i32(correction), &load_packed(s, group), activations) }
     }
@@ -163,20 +138,12 @@ impl QuantFormat for W8 {
     unsafe fn unpack_words<S: Simd>(s: S, group: *const u8, word: usize) -> [S::Block; 2] {
         // SAFETY: the caller vouches for 512 bytes.
         unsafe {
-            [
-                s.prepare_i8(s.load_block(group.add(64 * word))),
-                s.prepare_i8(s.load_block(group.add(64 * (word + 4)))),
-            ]
+            [s.prepare_i8(s.load_block(group.add(64 * word))), s.prepare_i8(s.load_block(group.add(64 * (word + 4))))]
         }
     }
 
     #[inline(always)]
-    unsafe fn dot<S: Simd>(
-        s: S,
-        weights: &[S::Block; 8],
-        activations: *const i8,
-        correction: i32,
-    ) -> S::I32 {
+    unsafe fn dot<S: Simd>(s: S, weights: &[S::Block; 8], activations: *const i8, correction: i32) -> S::I32 {
         let start = s.splat_i32(if S::I8_BIAS == 0 { 0 } else { correction });
         // SAFETY: forwarded.
         unsafe { s.dot_i8_group(start, weights, activations) }
@@ -207,11 +174,7 @@ unsafe fn panel_times_positions<S: Simd, F: QuantFormat, const R: usize>(
         let mut quants = params.weights.panel(panel);
         let mut scales = quants.add(groups * F::GROUP_BYTES).cast::<u16>();
         let mut positions = Positions {
-            values: params
-                .activations
-                .values
-                .cast_const()
-                .add((tile + row) * GROUP),
+            values: params.activations.values.cast_const().add((tile + row) * GROUP),
             scales: params.activations.scales.cast_const().add(tile + row),
             corrections: params.activations.corrections.cast_const().add(tile + row),
         };
@@ -228,12 +191,7 @@ unsafe fn panel_times_positions<S: Simd, F: QuantFormat, const R: usize>(
             } else {
                 let weights = F::unpack(s, quants);
                 for (r, sum) in sums.iter_mut().enumerate() {
-                    let dot = F::dot(
-                        s,
-                        &weights,
-                        positions.values.add(r * GROUP),
-                        *positions.corrections.add(r),
-                    );
+                    let dot = F::dot(s, &weights, positions.values.add(r * GROUP), *positions.corrections.add(r));
                     let scale = s.mul(weight_scales, s.splat(*positions.scales.add(r)));
                     *sum = s.mul_add(s.to_f32(dot), scale, *sum);
                 }
@@ -314,11 +272,7 @@ unsafe fn two_panels_times_positions<S: Simd, F: QuantFormat, const R: usize>(
         let mut quants = [params.weights.panel(panel), params.weights.panel(panel + 1)];
         let mut scales = quants.map(|quants| quants.add(groups * F::GROUP_BYTES).cast::<u16>());
         let mut positions = Positions {
-            values: params
-                .activations
-                .values
-                .cast_const()
-                .add((tile + row) * GROUP),
+            values: params.activations.values.cast_const().add((tile + row) * GROUP),
             scales: params.activations.scales.cast_const().add(tile + row),
             corrections: params.activations.corrections.cast_const().add(tile + row),
         };
@@ -341,18 +295,11 @@ unsafe fn two_panels_times_positions<S: Simd, F: QuantFormat, const R: usize>(
                     }
                 }
             }
-            let weight_scales = [
-                load_scales::<S, F>(s, scales[0]),
-                load_scales::<S, F>(s, scales[1]),
-            ];
+            let weight_scales = [load_scales::<S, F>(s, scales[0]), load_scales::<S, F>(s, scales[1])];
             for r in 0..R {
                 let scale = s.splat(*positions.scales.add(r));
                 for p in 0..2 {
-                    sums[r][p] = s.mul_add(
-                        s.to_f32(dots[r][p]),
-                        s.mul(weight_scales[p], scale),
-                        sums[r][p],
-                    );
+                    sums[r][p] = s.mul_add(s.to_f32(dots[r][p]), s.mul(weight_scales[p], scale), sums[r][p]);
                 }
             }
             for p in 0..2 {
@@ -459,10 +406,7 @@ unsafe fn all_tiles<S: Simd, F: QuantFormat>(s: S, params: &LinearInt8) {
 #[inline(always)]
 pub(crate) unsafe fn linear_int8<S: Simd>(s: S, params: &LinearInt8) {
     check_range(&params.panels, params.weights.n_panels());
-    assert_eq!(
-        params.weights.k, params.activations.k,
-        "a linear layer's activations have another K than its weights"
-    );
+    assert_eq!(params.weights.k, params.activations.k, "a linear layer's activations have another K than its weights");
     // SAFETY: forwarded.
     unsafe {
         match params.weights.format {

@@ -77,8 +77,5 @@ unsafe fn store_panel<S: crate::simd::Simd>(
 /// Asserts that a range of a call lies within what there is.
 #[inline(always)]
 fn check_range(range: &Range<usize>, end: usize) {
-    assert!(
-        range.start <= range.end && range.end <= end,
-        "range {range:?} of a kernel call exceeds {end}"
-    );
+    assert!(range.start <= range.end && range.end <= end, "range {range:?} of a kernel call exceeds {end}");
 }

@@ -50,10 +50,7 @@ impl QuantizedRows {
     /// Where group 0 of a tile's first position lies among the scales, and how many positions the tile has.
     #[inline(always)]
     pub(crate) fn tile(&self, tile: usize) -> (usize, usize) {
-        (
-            tile * TILE * self.groups(),
-            TILE.min(self.positions - tile * TILE),
-        )
+        (tile * TILE * self.groups(), TILE.min(self.positions - tile * TILE))
     }
 }
 
@@ -75,12 +72,7 @@ pub struct QuantizeActivations {
 /// All rows of the ranges are readable, all buffers of the output writable for them, and nobody else uses those.
 #[inline(always)]
 pub(crate) unsafe fn quantize_activations<S: Simd>(s: S, params: &QuantizeActivations) {
-    let QuantizeActivations {
-        input,
-        output,
-        positions,
-        groups,
-    } = params;
+    let QuantizeActivations { input, output, positions, groups } = params;
     check_range(positions, output.positions);
     check_range(groups, output.groups());
     for position in positions.clone() {
@@ -103,18 +95,13 @@ pub(crate) unsafe fn quantize_activations<S: Simd>(s: S, params: &QuantizeActiva
                 let magnitude = s.max(s.max(low, s.sub(zero, low)), s.max(high, s.sub(zero, high)));
                 let largest = s.reduce_max(magnitude);
                 // Below this the reciprocal overflows; such a group is zero for every purpose.
-                let inverse = if largest > 1e-36 {
-                    127.0 / largest
-                } else {
-                    0.0
-                };
+                let inverse = if largest > 1e-36 { 127.0 / largest } else { 0.0 };
                 let low = s.round(s.mul(low, s.splat(inverse)));
                 let high = s.round(s.mul(high, s.splat(inverse)));
                 s.store_i8(output.values.add(at * GROUP), low);
                 s.store_i8(output.values.add(at * GROUP + LANES), high);
                 *output.scales.add(at) = largest / 127.0;
-                *output.corrections.add(at) =
-                    -8 * S::NIBBLE_UNIT * (s.reduce_sum_i32(low) + s.reduce_sum_i32(high));
+                *output.corrections.add(at) = -8 * S::NIBBLE_UNIT * (s.reduce_sum_i32(low) + s.reduce_sum_i32(high));
             }
         }
     }

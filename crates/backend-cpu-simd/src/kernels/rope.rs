@@ -27,10 +27,7 @@ pub struct Rope {
 /// The tables have a row for every position; the heads of the ranges are writable and nobody else uses them.
 #[inline(always)]
 pub(crate) unsafe fn rope<S: Simd>(s: S, params: &Rope) {
-    assert!(
-        params.head_dim.is_multiple_of(2),
-        "rotary embedding of an odd head dimension"
-    );
+    assert!(params.head_dim.is_multiple_of(2), "rotary embedding of an odd head dimension");
     let half = params.head_dim / 2;
     for position in params.positions.clone() {
         for head in params.heads.clone() {
@@ -49,14 +46,8 @@ pub(crate) unsafe fn rope<S: Simd>(s: S, params: &Rope) {
                 }
                 let rest = half - i;
                 if rest > 0 {
-                    let (a, b) = (
-                        s.load_partial(low.add(i), rest),
-                        s.load_partial(high.add(i), rest),
-                    );
-                    let (c, d) = (
-                        s.load_partial(cos.add(i), rest),
-                        s.load_partial(sin.add(i), rest),
-                    );
+                    let (a, b) = (s.load_partial(low.add(i), rest), s.load_partial(high.add(i), rest));
+                    let (c, d) = (s.load_partial(cos.add(i), rest), s.load_partial(sin.add(i), rest));
                     s.store_partial(low.add(i), s.sub(s.mul(a, c), s.mul(b, d)), rest);
                     s.store_partial(high.add(i), s.add(s.mul(b, c), s.mul(a, d)), rest);
                 }

@@ -31,10 +31,7 @@ unsafe impl<T> Sync for RowsMut<T> {}
 impl<T> Rows<T> {
     /// A matrix of `[data.len() / stride, stride]`, for as long as the caller keeps `data`.
     pub fn of(data: &[T], stride: usize) -> Self {
-        Self {
-            first: data.as_ptr(),
-            stride,
-        }
+        Self { first: data.as_ptr(), stride }
     }
 
     /// Row `index`.
@@ -52,18 +49,12 @@ impl<T> Rows<T> {
 impl<T> RowsMut<T> {
     /// A matrix of `[data.len() / stride, stride]`, for as long as the caller keeps `data`.
     pub fn of(data: &mut [T], stride: usize) -> Self {
-        Self {
-            first: data.as_mut_ptr(),
-            stride,
-        }
+        Self { first: data.as_mut_ptr(), stride }
     }
 
     /// The same rows, to read.
     pub fn as_rows(self) -> Rows<T> {
-        Rows {
-            first: self.first,
-            stride: self.stride,
-        }
+        Rows { first: self.first, stride: self.stride }
     }
 
     /// Row `index`.

@@ -92,7 +92,8 @@ impl LinearGroup {
 
     /// Whether another operator can be computed along with these.
     pub(super) fn accepts(&self, other: &LinearGroup) -> bool {
-        let shape = |group: &LinearGroup| (group.input, group.k, group.rows.clone(), group.follows_step, group.inputs_as);
+        let shape =
+            |group: &LinearGroup| (group.input, group.k, group.rows.clone(), group.follows_step, group.inputs_as);
         let format = |group: &LinearGroup| group.targets[0].weights.format;
         shape(self) == shape(other) && format(self) == format(other)
     }

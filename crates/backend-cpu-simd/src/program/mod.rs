@@ -19,8 +19,8 @@ use crate::dispatch::Kernels;
 use crate::kernels::{Rows, RowsMut};
 use crate::worker_pool::{Worker, WorkerPool};
 
-pub(crate) use self::scratch::{Scratch, ScratchNeed};
 use self::linear::LinearGroup;
+pub(crate) use self::scratch::{Scratch, ScratchNeed};
 use self::steps::Step;
 
 /// A segment made ready for one set of kernels.

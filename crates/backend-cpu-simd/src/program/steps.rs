@@ -190,9 +190,8 @@ impl Node {
         }
         let heads = self.columns.start / head_dim..self.columns.end / head_dim;
         // SAFETY: both tensors have these rows and the part's columns.
-        let (input, data) = unsafe {
-            (run.rows::<f32>(self.inputs[0], 0, self.columns.start), run.rows_mut::<f32>(self.output, 0, 0))
-        };
+        let (input, data) =
+            unsafe { (run.rows::<f32>(self.inputs[0], 0, self.columns.start), run.rows_mut::<f32>(self.output, 0, 0)) };
         run.parallel(rows.len(), rows.len() * self.columns.len(), |items| {
             let positions = rows.start + items.start..rows.start + items.end;
             for row in positions.clone() {

@@ -39,12 +39,7 @@ fn transpose8(_: Avx2, rows: [__m256; 8]) -> [__m256; 8] {
         }
         let mut fours = pairs;
         for i in 0..2 {
-            let (a, b, c, d) = (
-                pairs[4 * i],
-                pairs[4 * i + 1],
-                pairs[4 * i + 2],
-                pairs[4 * i + 3],
-            );
+            let (a, b, c, d) = (pairs[4 * i], pairs[4 * i + 1], pairs[4 * i + 2], pairs[4 * i + 3]);
             fours[4 * i] = _mm256_shuffle_ps::<0x44>(a, c);
             fours[4 * i + 1] = _mm256_shuffle_ps::<0xee>(a, c);
             fours[4 * i + 2] = _mm256_shuffle_ps::<0x44>(b, d);
@@ -71,9 +66,8 @@ impl Simd for Avx2 {
     const I8_BIAS: i32 = 0;
 
     fn new() -> Option<Self> {
-        let found = is_x86_feature_detected!("avx2")
-            && is_x86_feature_detected!("fma")
-            && is_x86_feature_detected!("f16c");
+        let found =
+            is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
         found.then_some(Self(()))
     }
 
@@ -107,10 +101,7 @@ impl Simd for Avx2 {
     unsafe fn load_f16(self, pointer: *const u16) -> Floats {
         // SAFETY: the caller vouches for 16 values; `self` for the instruction.
         unsafe {
-            [
-                _mm256_cvtph_ps(_mm_loadu_si128(pointer.cast())),
-                _mm256_cvtph_ps(_mm_loadu_si128(pointer.add(8).cast())),
-            ]
+            [_mm256_cvtph_ps(_mm_loadu_si128(pointer.cast())), _mm256_cvtph_ps(_mm_loadu_si128(pointer.add(8).cast()))]
         }
     }
 
@@ -118,14 +109,8 @@ impl Simd for Avx2 {
     unsafe fn store_f16(self, pointer: *mut u16, value: Floats) {
         // SAFETY: the caller vouches for 16 values; `self` for the instruction.
         unsafe {
-            _mm_storeu_si128(
-                pointer.cast(),
-                _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(value[0]),
-            );
-            _mm_storeu_si128(
-                pointer.add(8).cast(),
-                _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(value[1]),
-            );
+            _mm_storeu_si128(pointer.cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(value[0]));
+            _mm_storeu_si128(pointer.add(8).cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(value[1]));
         }
     }
 
@@ -135,10 +120,7 @@ impl Simd for Avx2 {
         unsafe {
             let low = _mm256_cvtepu16_epi32(_mm_loadu_si128(pointer.cast()));
             let high = _mm256_cvtepu16_epi32(_mm_loadu_si128(pointer.add(8).cast()));
-            [
-                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(low)),
-                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(high)),
-            ]
+            [_mm256_castsi256_ps(_mm256_slli_epi32::<16>(low)), _mm256_castsi256_ps(_mm256_slli_epi32::<16>(high))]
         }
     }
 
@@ -150,15 +132,11 @@ impl Simd for Avx2 {
                 // Nearest even: add half a unit less the lowest kept bit. A NaN keeps its top bits and is made quiet.
                 let bits = _mm256_castps_si256(value);
                 let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
-                let rounded =
-                    _mm256_add_epi32(_mm256_add_epi32(bits, odd), _mm256_set1_epi32(0x7fff));
+                let rounded = _mm256_add_epi32(_mm256_add_epi32(bits, odd), _mm256_set1_epi32(0x7fff));
                 let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x0040_0000));
                 let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(value, value));
                 let bits = _mm256_srli_epi32::<16>(_mm256_blendv_epi8(rounded, quiet, nan));
-                let packed = _mm_packus_epi32(
-                    _mm256_castsi256_si128(bits),
-                    _mm256_extracti128_si256::<1>(bits),
-                );
+                let packed = _mm_packus_epi32(_mm256_castsi256_si128(bits), _mm256_extracti128_si256::<1>(bits));
                 _mm_storeu_si128(pointer.add(8 * half).cast(), packed);
             }
         }
@@ -186,10 +164,7 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn mul_add(self, a: Floats, b: Floats, c: Floats) -> Floats {
-        registers!([
-            _mm256_fmadd_ps(a[0], b[0], c[0]),
-            _mm256_fmadd_ps(a[1], b[1], c[1])
-        ])
+        registers!([_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])])
     }
 
     #[inline(always)]
@@ -206,10 +181,7 @@ impl Simd for Avx2 {
     fn reduce_sum(self, value: Floats) -> f32 {
         registers!({
             let eight = _mm256_add_ps(value[0], value[1]);
-            let four = _mm_add_ps(
-                _mm256_castps256_ps128(eight),
-                _mm256_extractf128_ps::<1>(eight),
-            );
+            let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
             let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
             _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
         })
@@ -219,10 +191,7 @@ impl Simd for Avx2 {
     fn reduce_max(self, value: Floats) -> f32 {
         registers!({
             let eight = _mm256_max_ps(value[0], value[1]);
-            let four = _mm_max_ps(
-                _mm256_castps256_ps128(eight),
-                _mm256_extractf128_ps::<1>(eight),
-            );
+            let four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
             let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
             _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps::<1>(two, two)))
         })
@@ -263,10 +232,7 @@ impl Simd for Avx2 {
                 _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(value[0]),
                 _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(value[1]),
             ];
-            [
-                _mm256_cvttps_epi32(nearest[0]),
-                _mm256_cvttps_epi32(nearest[1]),
-            ]
+            [_mm256_cvttps_epi32(nearest[0]), _mm256_cvttps_epi32(nearest[1])]
         })
     }
 
@@ -285,10 +251,7 @@ impl Simd for Avx2 {
     fn reduce_sum_i32(self, value: Ints) -> i32 {
         registers!({
             let eight = _mm256_add_epi32(value[0], value[1]);
-            let four = _mm_add_epi32(
-                _mm256_castsi256_si128(eight),
-                _mm256_extracti128_si256::<1>(eight),
-            );
+            let four = _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256::<1>(eight));
             let two = _mm_add_epi32(four, _mm_shuffle_epi32::<0b1110>(four));
             _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32::<1>(two)))
         })
@@ -300,10 +263,7 @@ impl Simd for Avx2 {
         unsafe {
             // Packing works within 128-bit halves; the permutation restores the order.
             let words = _mm256_permute4x64_epi64::<0xd8>(_mm256_packs_epi32(value[0], value[1]));
-            let bytes = _mm_packs_epi16(
-                _mm256_castsi256_si128(words),
-                _mm256_extracti128_si256::<1>(words),
-            );
+            let bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
             _mm_storeu_si128(pointer.cast(), bytes);
         }
     }
@@ -311,12 +271,7 @@ impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn load_block(self, pointer: *const u8) -> Ints {
         // SAFETY: the caller vouches for 64 bytes; `self` for the instruction.
-        unsafe {
-            [
-                _mm256_loadu_si256(pointer.cast()),
-                _mm256_loadu_si256(pointer.add(32).cast()),
-            ]
-        }
+        unsafe { [_mm256_loadu_si256(pointer.cast()), _mm256_loadu_si256(pointer.add(32).cast())] }
     }
 
     #[inline(always)]
@@ -332,10 +287,7 @@ impl Simd for Avx2 {
     fn low_nibbles(self, block: Ints) -> Ints {
         registers!({
             let mask = _mm256_set1_epi8(15);
-            [
-                _mm256_and_si256(block[0], mask),
-                _mm256_and_si256(block[1], mask),
-            ]
+            [_mm256_and_si256(block[0], mask), _mm256_and_si256(block[1], mask)]
         })
     }
 
@@ -356,19 +308,13 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn dot_nibble_group(
-        self,
-        start: Ints,
-        weights: &[Ints; 8],
-        activations: *const i8,
-    ) -> Ints {
+    unsafe fn dot_nibble_group(self, start: Ints, weights: &[Ints; 8], activations: *const i8) -> Ints {
         // All eight words are added up in 16 bits: 16 products of at most 15 * 127 make 30480.
         let mut sums = registers!([_mm256_setzero_si256(); 2]);
         for (word, weights) in weights.iter().enumerate() {
             // SAFETY: the caller vouches for 32 bytes; `self` for the instructions.
             unsafe {
-                let activations =
-                    _mm256_set1_epi32(activations.add(4 * word).cast::<i32>().read_unaligned());
+                let activations = _mm256_set1_epi32(activations.add(4 * word).cast::<i32>().read_unaligned());
                 sums[0] = _mm256_add_epi16(sums[0], _mm256_maddubs_epi16(weights[0], activations));
                 sums[1] = _mm256_add_epi16(sums[1], _mm256_maddubs_epi16(weights[1], activations));
             }
@@ -390,8 +336,7 @@ impl Simd for Avx2 {
         for (word, weights) in weights.iter().enumerate() {
             // SAFETY: the caller vouches for 32 bytes; `self` for the instructions.
             unsafe {
-                let activations =
-                    _mm256_set1_epi32(activations.add(4 * word).cast::<i32>().read_unaligned());
+                let activations = _mm256_set1_epi32(activations.add(4 * word).cast::<i32>().read_unaligned());
                 for half in 0..2 {
                     let magnitude = _mm256_abs_epi8(weights[half]);
                     let signed = _mm256_sign_epi8(activations, weights[half]);
@@ -406,26 +351,14 @@ impl Simd for Avx2 {
     fn f16_pair(self, block: Ints) -> (Floats, Floats) {
         registers!({
             let mask = _mm256_set1_epi32(0xffff);
-            let low = _mm256_packus_epi32(
-                _mm256_and_si256(block[0], mask),
-                _mm256_and_si256(block[1], mask),
-            );
-            let high = _mm256_packus_epi32(
-                _mm256_srli_epi32::<16>(block[0]),
-                _mm256_srli_epi32::<16>(block[1]),
-            );
+            let low = _mm256_packus_epi32(_mm256_and_si256(block[0], mask), _mm256_and_si256(block[1], mask));
+            let high = _mm256_packus_epi32(_mm256_srli_epi32::<16>(block[0]), _mm256_srli_epi32::<16>(block[1]));
             // Packing works within 128-bit halves; the permutation restores the order.
             let low = _mm256_permute4x64_epi64::<0xd8>(low);
             let high = _mm256_permute4x64_epi64::<0xd8>(high);
             (
-                [
-                    _mm256_cvtph_ps(_mm256_castsi256_si128(low)),
-                    _mm256_cvtph_ps(_mm256_extracti128_si256::<1>(low)),
-                ],
-                [
-                    _mm256_cvtph_ps(_mm256_castsi256_si128(high)),
-                    _mm256_cvtph_ps(_mm256_extracti128_si256::<1>(high)),
-                ],
+                [_mm256_cvtph_ps(_mm256_castsi256_si128(low)), _mm256_cvtph_ps(_mm256_extracti128_si256::<1>(low))],
+                [_mm256_cvtph_ps(_mm256_castsi256_si128(high)), _mm256_cvtph_ps(_mm256_extracti128_si256::<1>(high))],
             )
         })
     }
@@ -466,10 +399,7 @@ impl Simd for Avx2 {
             let eight = _mm256_set1_epi32(8);
             let low = _mm256_and_si256(_mm256_srlv_epi32(block[0], right), mask);
             let high = _mm256_and_si256(_mm256_srlv_epi32(block[1], right), mask);
-            [
-                _mm256_cvtepi32_ps(_mm256_sub_epi32(low, eight)),
-                _mm256_cvtepi32_ps(_mm256_sub_epi32(high, eight)),
-            ]
+            [_mm256_cvtepi32_ps(_mm256_sub_epi32(low, eight)), _mm256_cvtepi32_ps(_mm256_sub_epi32(high, eight))]
         })
     }
 }

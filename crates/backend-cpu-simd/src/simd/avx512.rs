@@ -176,12 +176,7 @@ impl Simd for Avx512 {
         // `fours[4 * i + c]` holds column `4 * quarter + c` of rows `4 * i..4 * i + 4` in each quarter.
         let mut fours = pairs;
         for i in 0..4 {
-            let (a, b, c, d) = (
-                pairs[4 * i],
-                pairs[4 * i + 1],
-                pairs[4 * i + 2],
-                pairs[4 * i + 3],
-            );
+            let (a, b, c, d) = (pairs[4 * i], pairs[4 * i + 1], pairs[4 * i + 2], pairs[4 * i + 3]);
             fours[4 * i] = registers!(_mm512_shuffle_ps::<0x44>(a, c));
             fours[4 * i + 1] = registers!(_mm512_shuffle_ps::<0xee>(a, c));
             fours[4 * i + 2] = registers!(_mm512_shuffle_ps::<0x44>(b, d));
@@ -212,16 +207,12 @@ impl Simd for Avx512 {
 
     #[inline(always)]
     fn round(self, value: __m512) -> __m512i {
-        registers!(_mm512_cvt_roundps_epi32::<
-            { _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC },
-        >(value))
+        registers!(_mm512_cvt_roundps_epi32::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(value))
     }
 
     #[inline(always)]
     fn pow2(self, exponent: __m512i) -> __m512 {
-        registers!(_mm512_castsi512_ps(_mm512_slli_epi32::<23>(
-            _mm512_add_epi32(exponent, _mm512_set1_epi32(127))
-        )))
+        registers!(_mm512_castsi512_ps(_mm512_slli_epi32::<23>(_mm512_add_epi32(exponent, _mm512_set1_epi32(127)))))
     }
 
     #[inline(always)]
@@ -255,10 +246,7 @@ impl Simd for Avx512 {
 
     #[inline(always)]
     fn low_nibbles(self, block: __m512i) -> __m512i {
-        registers!(_mm512_and_si512(
-            _mm512_slli_epi32::<4>(block),
-            _mm512_set1_epi8(-16)
-        ))
+        registers!(_mm512_and_si512(_mm512_slli_epi32::<4>(block), _mm512_set1_epi8(-16)))
     }
 
     #[inline(always)]
@@ -272,12 +260,7 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn dot_nibble_group(
-        self,
-        start: __m512i,
-        weights: &[__m512i; 8],
-        activations: *const i8,
-    ) -> __m512i {
+    unsafe fn dot_nibble_group(self, start: __m512i, weights: &[__m512i; 8], activations: *const i8) -> __m512i {
         let mut sum = start;
         for (word, weights) in weights.iter().enumerate() {
             // SAFETY: the caller vouches for 32 bytes.
@@ -288,42 +271,25 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn dot_i8_group(
-        self,
-        start: __m512i,
-        weights: &[__m512i; 8],
-        activations: *const i8,
-    ) -> __m512i {
+    unsafe fn dot_i8_group(self, start: __m512i, weights: &[__m512i; 8], activations: *const i8) -> __m512i {
         // SAFETY: forwarded; the prepared bytes are unsigned, as nibbles are.
         unsafe { self.dot_nibble_group(start, weights, activations) }
     }
 
     #[inline(always)]
     fn dot_word(self, sum: __m512i, weights: __m512i, activations: i32) -> __m512i {
-        registers!(_mm512_dpbusd_epi32(
-            sum,
-            weights,
-            _mm512_set1_epi32(activations)
-        ))
+        registers!(_mm512_dpbusd_epi32(sum, weights, _mm512_set1_epi32(activations)))
     }
 
     #[inline(always)]
-    unsafe fn dot_packed_group(
-        self,
-        start: __m512i,
-        packed: &[__m512i; 4],
-        activations: *const i8,
-    ) -> __m512i {
+    unsafe fn dot_packed_group(self, start: __m512i, packed: &[__m512i; 4], activations: *const i8) -> __m512i {
         // The sum of the low nibbles is moved up once: one shift a group instead of four.
         let (mut low, mut high) = (registers!(_mm512_setzero_si512()), start);
         for (word, packed) in packed.iter().enumerate() {
             // SAFETY: the caller vouches for 32 bytes; `self` for the instructions.
             unsafe {
                 let first = activations.add(4 * word).cast::<i32>().read_unaligned();
-                let second = activations
-                    .add(16 + 4 * word)
-                    .cast::<i32>()
-                    .read_unaligned();
+                let second = activations.add(16 + 4 * word).cast::<i32>().read_unaligned();
                 let low_weights = _mm512_and_si512(*packed, _mm512_set1_epi8(15));
                 let high_weights = _mm512_andnot_si512(_mm512_set1_epi8(15), *packed);
                 low = _mm512_dpbusd_epi32(low, low_weights, _mm512_set1_epi32(first));
@@ -345,10 +311,7 @@ impl Simd for Avx512 {
     fn bf16_pair(self, block: __m512i) -> (__m512, __m512) {
         registers!((
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(block)),
-            _mm512_castsi512_ps(_mm512_and_si512(
-                block,
-                _mm512_set1_epi32(0xffff_0000_u32 as i32)
-            ))
+            _mm512_castsi512_ps(_mm512_and_si512(block, _mm512_set1_epi32(0xffff_0000_u32 as i32)))
         ))
     }
 
@@ -364,13 +327,8 @@ impl Simd for Avx512 {
     fn nibble_f32(self, block: __m512i, shift: u32) -> __m512 {
         // The permutation looks at four bits of an index only, so a table of 16 values needs no mask.
         registers!({
-            let table = _mm512_setr_ps(
-                -8., -7., -6., -5., -4., -3., -2., -1., 0., 1., 2., 3., 4., 5., 6., 7.,
-            );
-            _mm512_permutexvar_ps(
-                _mm512_srlv_epi32(block, _mm512_set1_epi32(shift as i32)),
-                table,
-            )
+            let table = _mm512_setr_ps(-8., -7., -6., -5., -4., -3., -2., -1., 0., 1., 2., 3., 4., 5., 6., 7.);
+            _mm512_permutexvar_ps(_mm512_srlv_epi32(block, _mm512_set1_epi32(shift as i32)), table)
         })
     }
 }

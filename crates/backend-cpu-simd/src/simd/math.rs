@@ -15,15 +15,7 @@ pub(crate) fn exp<S: Simd>(s: S, x: S::F32) -> S::F32 {
     let r = s.mul_add(n_float, s.splat(-0.693_359_4), x);
     let r = s.mul_add(n_float, s.splat(2.121_944_4e-4), r);
     let mut sum = s.splat(1.0 / 5040.0);
-    for coefficient in [
-        1.0 / 720.0,
-        1.0 / 120.0,
-        1.0 / 24.0,
-        1.0 / 6.0,
-        0.5,
-        1.0,
-        1.0,
-    ] {
+    for coefficient in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
         sum = s.mul_add(sum, r, s.splat(coefficient));
     }
     s.mul(sum, s.pow2(n))

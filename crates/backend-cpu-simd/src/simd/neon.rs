@@ -53,10 +53,8 @@ fn bf16_bits(value: float32x4_t) -> uint16x4_t {
 #[inline(always)]
 fn transpose4(rows: [float32x4_t; 4]) -> [float32x4_t; 4] {
     registers!({
-        let even = [vtrn1q_f32(rows[0], rows[1]), vtrn1q_f32(rows[2], rows[3])]
-            .map(|v| vreinterpretq_f64_f32(v));
-        let odd = [vtrn2q_f32(rows[0], rows[1]), vtrn2q_f32(rows[2], rows[3])]
-            .map(|v| vreinterpretq_f64_f32(v));
+        let even = [vtrn1q_f32(rows[0], rows[1]), vtrn1q_f32(rows[2], rows[3])].map(|v| vreinterpretq_f64_f32(v));
+        let odd = [vtrn2q_f32(rows[0], rows[1]), vtrn2q_f32(rows[2], rows[3])].map(|v| vreinterpretq_f64_f32(v));
         [
             vreinterpretq_f32_f64(vtrn1q_f64(even[0], even[1])),
             vreinterpretq_f32_f64(vtrn1q_f64(odd[0], odd[1])),
@@ -97,12 +95,7 @@ impl<const DOT: bool> Simd for NeonIsa<DOT> {
     unsafe fn load(self, pointer: *const f32) -> Floats {
         // SAFETY: the caller vouches for 16 values.
         unsafe {
-            [
-                vld1q_f32(pointer),
-                vld1q_f32(pointer.add(4)),
-                vld1q_f32(pointer.add(8)),
-                vld1q_f32(pointer.add(12)),
-            ]
+            [vld1q_f32(pointer), vld1q_f32(pointer.add(4)), vld1q_f32(pointer.add(8)), vld1q_f32(pointer.add(12))]
         }
     }
 
@@ -128,12 +121,7 @@ impl<const DOT: bool> Simd for NeonIsa<DOT> {
     unsafe fn store_f16(self, pointer: *mut u16, value: Floats) {
         for (i, value) in value.into_iter().enumerate() {
             // SAFETY: the caller vouches for 16 values.
-            unsafe {
-                vst1_u16(
-                    pointer.add(4 * i),
-                    vreinterpret_u16_f16(vcvt_f16_f32(value)),
-                )
-            }
+            unsafe { vst1_u16(pointer.add(4 * i), vreinterpret_u16_f16(vcvt_f16_f32(value))) }
         }
     }
 
@@ -142,8 +130,7 @@ impl<const DOT: bool> Simd for NeonIsa<DOT> {
         let mut out = self.splat(0.0);
         for (i, out) in out.iter_mut().enumerate() {
             // SAFETY: the caller vouches for 16 values.
-            *out =
-                unsafe { vreinterpretq_f32_u32(vshll_n_u16::<16>(vld1_u16(pointer.add(4 * i)))) };
+            *out = unsafe { vreinterpretq_f32_u32(vshll_n_u16::<16>(vld1_u16(pointer.add(4 * i)))) };
         }
         out
     }
@@ -193,18 +180,12 @@ impl<const DOT: bool> Simd for NeonIsa<DOT> {
 
     #[inline(always)]
     fn reduce_sum(self, value: Floats) -> f32 {
-        registers!(vaddvq_f32(vaddq_f32(
-            vaddq_f32(value[0], value[1]),
-            vaddq_f32(value[2], value[3])
-        )))
+        registers!(vaddvq_f32(vaddq_f32(vaddq_f32(value[0], value[1]), vaddq_f32(value[2], value[3]))))
     }
 
     #[inline(always)]
     fn reduce_max(self, value: Floats) -> f32 {
-        registers!(vmaxvq_f32(vmaxq_f32(
-            vmaxq_f32(value[0], value[1]),
-            vmaxq_f32(value[2], value[3])
-        )))
+        registers!(vmaxvq_f32(vmaxq_f32(vmaxq_f32(value[0], value[1]), vmaxq_f32(value[2], value[3]))))
     }
 
     #[inline(always)]
@@ -212,12 +193,7 @@ impl<const DOT: bool> Simd for NeonIsa<DOT> {
         let before = *rows;
         for i in 0..4 {
             for j in 0..4 {
-                let tile = [
-                    before[4 * i][j],
-                    before[4 * i + 1][j],
-                    before[4 * i + 2][j],
-                    before[4 * i + 3][j],
-                ];
+                let tile = [before[4 * i][j], before[4 * i + 1][j], before[4 * i + 2][j], before[4 * i + 3][j]];
                 for (lane, value) in transpose4(tile).into_iter().enumerate() {
                     rows[4 * j + lane][i] = value;
                 }
@@ -246,20 +222,12 @@ impl<const DOT: bool> Simd for NeonIsa<DOT> {
 
     #[inline(always)]
     fn pow2(self, exponent: Ints) -> Floats {
-        each!(
-            |exponent| vreinterpretq_f32_s32(vshlq_n_s32::<23>(vaddq_s32(
-                exponent,
-                vdupq_n_s32(127)
-            )))
-        )
+        each!(|exponent| vreinterpretq_f32_s32(vshlq_n_s32::<23>(vaddq_s32(exponent, vdupq_n_s32(127)))))
     }
 
     #[inline(always)]
     fn reduce_sum_i32(self, value: Ints) -> i32 {
-        registers!(vaddvq_s32(vaddq_s32(
-            vaddq_s32(value[0], value[1]),
-            vaddq_s32(value[2], value[3])
-        )))
+        registers!(vaddvq_s32(vaddq_s32(vaddq_s32(value[0], value[1]), vaddq_s32(value[2], value[3]))))
     }
 
     #[inline(always)]
@@ -275,14 +243,7 @@ impl<const DOT: bool> Simd for NeonIsa<DOT> {
     #[inline(always)]
     unsafe fn load_block(self, pointer: *const u8) -> Block {
         // SAFETY: the caller vouches for 64 bytes.
-        unsafe {
-            [
-                vld1q_u8(pointer),
-                vld1q_u8(pointer.add(16)),
-                vld1q_u8(pointer.add(32)),
-                vld1q_u8(pointer.add(48)),
-            ]
-        }
+        unsafe { [vld1q_u8(pointer), vld1q_u8(pointer.add(16)), vld1q_u8(pointer.add(32)), vld1q_u8(pointer.add(48))] }
     }
 
     #[inline(always)]
@@ -315,12 +276,7 @@ impl<const DOT: bool> Simd for NeonIsa<DOT> {
     }
 
     #[inline(always)]
-    unsafe fn dot_nibble_group(
-        self,
-        start: Ints,
-        weights: &[Block; 8],
-        activations: *const i8,
-    ) -> Ints {
+    unsafe fn dot_nibble_group(self, start: Ints, weights: &[Block; 8], activations: *const i8) -> Ints {
         if DOT {
             // A nibble is the same number as a signed byte.
             // SAFETY: the caller vouches for 32 bytes; `self` for the dot-product instructions.
@@ -332,12 +288,7 @@ impl<const DOT: bool> Simd for NeonIsa<DOT> {
     }
 
     #[inline(always)]
-    unsafe fn dot_i8_group(
-        self,
-        start: Ints,
-        weights: &[Block; 8],
-        activations: *const i8,
-    ) -> Ints {
+    unsafe fn dot_i8_group(self, start: Ints, weights: &[Block; 8], activations: *const i8) -> Ints {
         if DOT {
             // SAFETY: the caller vouches for 32 bytes; `self` for the dot-product instructions.
             unsafe { sdot_group(start, weights, activations) }
@@ -350,12 +301,8 @@ impl<const DOT: bool> Simd for NeonIsa<DOT> {
     #[inline(always)]
     fn f16_pair(self, block: Block) -> (Floats, Floats) {
         (
-            each!(
-                |block| vcvt_f32_f16(vreinterpret_f16_u16(vmovn_u32(vreinterpretq_u32_u8(block))))
-            ),
-            each!(|block| vcvt_f32_f16(vreinterpret_f16_u16(vshrn_n_u32::<16>(
-                vreinterpretq_u32_u8(block)
-            )))),
+            each!(|block| vcvt_f32_f16(vreinterpret_f16_u16(vmovn_u32(vreinterpretq_u32_u8(block))))),
+            each!(|block| vcvt_f32_f16(vreinterpret_f16_u16(vshrn_n_u32::<16>(vreinterpretq_u32_u8(block))))),
         )
     }
 
@@ -363,22 +310,14 @@ impl<const DOT: bool> Simd for NeonIsa<DOT> {
     fn bf16_pair(self, block: Block) -> (Floats, Floats) {
         (
             each!(|block| vreinterpretq_f32_u32(vshlq_n_u32::<16>(vreinterpretq_u32_u8(block)))),
-            each!(|block| {
-                vreinterpretq_f32_u32(vandq_u32(
-                    vreinterpretq_u32_u8(block),
-                    vdupq_n_u32(0xffff_0000),
-                ))
-            }),
+            each!(|block| { vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_u8(block), vdupq_n_u32(0xffff_0000),)) }),
         )
     }
 
     #[inline(always)]
     fn byte_f32(self, block: Block, index: u32) -> Floats {
         let left = registers!(vdupq_n_s32(24 - 8 * index as i32));
-        each!(|block| vcvtq_f32_s32(vshrq_n_s32::<24>(vshlq_s32(
-            vreinterpretq_s32_u8(block),
-            left
-        ))))
+        each!(|block| vcvtq_f32_s32(vshrq_n_s32::<24>(vshlq_s32(vreinterpretq_s32_u8(block), left))))
     }
 
     #[inline(always)]
@@ -386,10 +325,7 @@ impl<const DOT: bool> Simd for NeonIsa<DOT> {
         // A shift to the left by a negative number is a shift to the right.
         let right = registers!(vdupq_n_s32(-(shift as i32)));
         each!(|block| {
-            let nibble = vandq_u32(
-                vshlq_u32(vreinterpretq_u32_u8(block), right),
-                vdupq_n_u32(15),
-            );
+            let nibble = vandq_u32(vshlq_u32(vreinterpretq_u32_u8(block), right), vdupq_n_u32(15));
             vcvtq_f32_s32(vsubq_s32(vreinterpretq_s32_u32(nibble), vdupq_n_s32(8)))
         })
     }

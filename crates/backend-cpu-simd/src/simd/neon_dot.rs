@@ -14,11 +14,7 @@ pub(crate) type NeonDot = NeonIsa<true>;
 /// Adds to each lane the four products of its bytes of `weights` and word `WORD` of `activations`: `vdotq_laneq_s32`.
 #[inline]
 #[target_feature(enable = "neon,dotprod")]
-fn sdot_lane<const WORD: i32>(
-    mut sum: int32x4_t,
-    weights: uint8x16_t,
-    activations: int8x16_t,
-) -> int32x4_t {
+fn sdot_lane<const WORD: i32>(mut sum: int32x4_t, weights: uint8x16_t, activations: int8x16_t) -> int32x4_t {
     // SAFETY: registers only, and the feature of this function guarantees that the instruction exists.
     unsafe {
         asm!(
@@ -172,16 +168,10 @@ impl Bf16Dot for NeonBf16 {
     }
 
     #[inline(always)]
-    fn dot(
-        self,
-        mut sum: [float32x4_t; 4],
-        weights: [uint8x16_t; 4],
-        activations: u32,
-    ) -> [float32x4_t; 4] {
+    fn dot(self, mut sum: [float32x4_t; 4], weights: [uint8x16_t; 4], activations: u32) -> [float32x4_t; 4] {
         for quarter in 0..4 {
             // SAFETY: a `NeonBf16` value exists, so the instruction does.
-            sum[quarter] =
-                unsafe { bfdot(sum[quarter], weights[quarter], vdupq_n_u32(activations)) };
+            sum[quarter] = unsafe { bfdot(sum[quarter], weights[quarter], vdupq_n_u32(activations)) };
         }
         sum
     }

@@ -189,11 +189,7 @@ impl Simd for Scalar {
     #[inline(always)]
     unsafe fn store_i8(self, pointer: *mut i8, value: [i32; LANES]) {
         // SAFETY: the caller vouches for 16 bytes.
-        unsafe {
-            pointer
-                .cast::<[i8; LANES]>()
-                .write_unaligned(value.map(|value| value as i8))
-        }
+        unsafe { pointer.cast::<[i8; LANES]>().write_unaligned(value.map(|value| value as i8)) }
     }
 
     #[inline(always)]
@@ -205,11 +201,7 @@ impl Simd for Scalar {
     #[inline(always)]
     unsafe fn store_block(self, pointer: *mut u8, block: [u32; LANES]) {
         // SAFETY: the caller vouches for 64 bytes.
-        unsafe {
-            pointer
-                .cast::<[u32; LANES]>()
-                .write_unaligned(block.map(u32::to_le))
-        }
+        unsafe { pointer.cast::<[u32; LANES]>().write_unaligned(block.map(u32::to_le)) }
     }
 
     #[inline(always)]

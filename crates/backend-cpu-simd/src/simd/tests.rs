@@ -14,9 +14,7 @@ macro_rules! on_each {
         #[cfg(target_arch = "aarch64")]
         {
             Neon::new().into_iter().for_each(|s| $check(s, "neon"));
-            NeonDot::new()
-                .into_iter()
-                .for_each(|s| $check(s, "neon-dotprod"));
+            NeonDot::new().into_iter().for_each(|s| $check(s, "neon-dotprod"));
         }
     }};
 }
@@ -55,10 +53,7 @@ fn check_silu<S: Simd>(s: S, name: &str) {
         let x = i as f32 * 0.05;
         let exact = f64::from(x) / (1.0 + (-f64::from(x)).exp());
         let error = (f64::from(lanes(s, silu(s, s.splat(x)))[3]) - exact).abs();
-        assert!(
-            error <= 5e-7 * exact.abs() + 1e-36,
-            "{name}: silu({x}) off by {error:e}"
-        );
+        assert!(error <= 5e-7 * exact.abs() + 1e-36, "{name}: silu({x}) off by {error:e}");
     }
 }
 
@@ -87,23 +82,12 @@ fn transpose_exchanges_rows_and_lanes() {
 }
 
 fn check_round<S: Simd>(s: S, name: &str) {
-    for (value, expected) in [
-        (0.5, 0),
-        (1.5, 2),
-        (2.5, 2),
-        (-0.5, 0),
-        (-1.5, -2),
-        (126.5, 126),
-        (-126.6, -127),
-    ] {
+    for (value, expected) in [(0.5, 0), (1.5, 2), (2.5, 2), (-0.5, 0), (-1.5, -2), (126.5, 126), (-126.6, -127)] {
         let mut bytes = [9i8; LANES];
         // SAFETY: the array has 16 bytes.
         unsafe { s.store_i8(bytes.as_mut_ptr(), s.round(s.splat(value))) };
         assert_eq!(bytes, [expected; LANES], "{name} rounds {value}");
-        assert_eq!(
-            s.reduce_sum_i32(s.round(s.splat(value))),
-            16 * i32::from(expected)
-        );
+        assert_eq!(s.reduce_sum_i32(s.round(s.splat(value))), 16 * i32::from(expected));
     }
 }
 
@@ -142,19 +126,11 @@ fn check_fields<S: Simd>(s: S, name: &str) {
     let block = unsafe { s.load_block(words.as_ptr().cast()) };
     for index in 0..4 {
         let expected = words.map(|word| f32::from((word >> (8 * index)) as u8 as i8));
-        assert_eq!(
-            lanes(s, s.byte_f32(block, index)),
-            expected,
-            "{name} byte {index}"
-        );
+        assert_eq!(lanes(s, s.byte_f32(block, index)), expected, "{name} byte {index}");
     }
     for shift in (0..32).step_by(4) {
         let expected = words.map(|word| ((word >> shift) & 15) as f32 - 8.0);
-        assert_eq!(
-            lanes(s, s.nibble_f32(block, shift)),
-            expected,
-            "{name} nibble at {shift}"
-        );
+        assert_eq!(lanes(s, s.nibble_f32(block, shift)), expected, "{name} nibble at {shift}");
     }
 }
 

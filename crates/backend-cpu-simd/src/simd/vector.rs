@@ -177,31 +177,19 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     ///
     /// 32 readable bytes at `activations`, each -127..=127.
-    unsafe fn dot_nibble_group(
-        self,
-        start: Self::I32,
-        weights: &[Self::Block; 8],
-        activations: *const i8,
-    ) -> Self::I32;
+    unsafe fn dot_nibble_group(self, start: Self::I32, weights: &[Self::Block; 8], activations: *const i8)
+    -> Self::I32;
     /// `start + sum over a group's 32 k of (weight + I8_BIAS) * activation`, for blocks made by [`Simd::prepare_i8`].
     ///
     /// # Safety
     ///
     /// 32 readable bytes at `activations`, each -127..=127.
-    unsafe fn dot_i8_group(
-        self,
-        start: Self::I32,
-        weights: &[Self::Block; 8],
-        activations: *const i8,
-    ) -> Self::I32;
+    unsafe fn dot_i8_group(self, start: Self::I32, weights: &[Self::Block; 8], activations: *const i8) -> Self::I32;
     /// `sum + the four products` of each lane's word with the word `activations`, for blocks as the group functions
     /// take them; only where [`Simd::WORD_MAJOR`] is set.
     #[inline(always)]
     fn dot_word(self, sum: Self::I32, _weights: Self::Block, _activations: i32) -> Self::I32 {
-        debug_assert!(
-            Self::WORD_MAJOR,
-            "a dot product of words without an instruction for it"
-        );
+        debug_assert!(Self::WORD_MAJOR, "a dot product of words without an instruction for it");
         sum
     }
     /// The same as [`Simd::dot_nibble_group`] for four blocks that still hold two nibbles a byte.
@@ -212,12 +200,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     ///
     /// 32 readable bytes at `activations`, each -127..=127.
     #[inline(always)]
-    unsafe fn dot_packed_group(
-        self,
-        start: Self::I32,
-        packed: &[Self::Block; 4],
-        activations: *const i8,
-    ) -> Self::I32 {
+    unsafe fn dot_packed_group(self, start: Self::I32, packed: &[Self::Block; 4], activations: *const i8) -> Self::I32 {
         let weights = self.unpack_nibbles(packed);
         // SAFETY: forwarded.
         unsafe { self.dot_nibble_group(start, &weights, activations) }

@@ -16,11 +16,7 @@ fn every_worker_runs_once_and_the_caller_is_worker_0() {
                 assert_eq!(worker.index() == 0, std::thread::current().id() == caller);
             })
             .expect("no panic");
-            assert!(
-                counts
-                    .iter()
-                    .all(|count| count.load(Ordering::Relaxed) == 1)
-            );
+            assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1));
         }
     }
 }
@@ -34,11 +30,7 @@ fn a_barrier_makes_all_writes_visible() {
             for round in 1..200 {
                 slots[worker.index()].store(round, Ordering::Relaxed);
                 worker.barrier();
-                assert!(
-                    slots
-                        .iter()
-                        .all(|slot| slot.load(Ordering::Relaxed) == round)
-                );
+                assert!(slots.iter().all(|slot| slot.load(Ordering::Relaxed) == round));
                 worker.barrier();
             }
         })
@@ -67,13 +59,7 @@ fn a_panic_is_reported_and_the_pool_goes_on() {
         let pool = WorkerPool::new(3).expect("threads");
         for _ in 0..20 {
             let error = pool
-                .run(|worker| {
-                    assert!(
-                        worker.index() != guilty,
-                        "worker {} gives up",
-                        worker.index()
-                    )
-                })
+                .run(|worker| assert!(worker.index() != guilty, "worker {} gives up", worker.index()))
                 .expect_err("a worker panicked");
             assert_eq!(error.message, format!("worker {guilty} gives up"));
             pool.run(|worker| worker.barrier()).expect("no panic");

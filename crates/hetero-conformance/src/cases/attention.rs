@@ -35,23 +35,12 @@ fn cache_write(
     cache: DType,
     (kv_heads, head_dim, context, capacity, past, rows): (usize, usize, usize, usize, usize, usize),
 ) -> Case {
-    let spec = OpSpec {
-        op: Op::CacheWrite {
-            kv_heads,
-            head_dim,
-            context,
-        },
-        inputs: vec![dtype],
-        output: cache,
-    };
+    let spec = OpSpec { op: Op::CacheWrite { kv_heads, head_dim, context }, inputs: vec![dtype], output: cache };
     // The last step fills the cache to its end.
     let last = capacity.min(context);
     let steps = [(past, rows), (0, 1), (context - last, last)];
     let case = Case::single(spec, WeightFormat::F32, capacity, &steps);
-    Case {
-        exact: is_lossless(dtype, cache),
-        ..case
-    }
+    Case { exact: is_lossless(dtype, cache), ..case }
 }
 
 /// Query heads, key and value heads, head_dim, context, capacity, past, rows in use.
@@ -78,13 +67,7 @@ pub(super) fn attention(
     (heads, kv_heads, head_dim, context, capacity, past, rows): Shape,
 ) -> Case {
     let spec = OpSpec {
-        op: Op::Attention {
-            heads,
-            kv_heads,
-            head_dim,
-            context,
-            scale: 1.0 / (head_dim as f32).sqrt(),
-        },
+        op: Op::Attention { heads, kv_heads, head_dim, context, scale: 1.0 / (head_dim as f32).sqrt() },
         inputs: vec![dtype, cache, cache],
         output: dtype,
     };

@@ -15,38 +15,14 @@ pub(super) fn push(cases: &mut Vec<Case>) {
                 cases.push(linear(format, [dtype, dtype], shape, table));
             }
         }
-        for types in [
-            [DType::F32, DType::F16],
-            [DType::F16, DType::F32],
-            [DType::F32, DType::BF16],
-            [DType::BF16, DType::F32],
-        ] {
-            cases.push(linear(
-                format,
-                types,
-                (96, 65, 7, 3, false),
-                WeightFormat::F32,
-            ));
-            cases.push(linear(
-                format,
-                types,
-                (92, 17, 1, 1, true),
-                WeightFormat::F32,
-            ));
+        for types in
+            [[DType::F32, DType::F16], [DType::F16, DType::F32], [DType::F32, DType::BF16], [DType::BF16, DType::F32]]
+        {
+            cases.push(linear(format, types, (96, 65, 7, 3, false), WeightFormat::F32));
+            cases.push(linear(format, types, (92, 17, 1, 1, true), WeightFormat::F32));
         }
-        let case = linear(
-            format,
-            [DType::F32; 2],
-            (92, 33, 3, 3, true),
-            WeightFormat::F16,
-        );
-        cases.push(
-            Case {
-                weight_memory: WeightPlace::UnalignedBytes,
-                ..case
-            }
-            .detail("unaligned"),
-        );
+        let case = linear(format, [DType::F32; 2], (92, 33, 3, 3, true), WeightFormat::F16);
+        cases.push(Case { weight_memory: WeightPlace::UnalignedBytes, ..case }.detail("unaligned"));
     }
 }
 
@@ -74,21 +50,9 @@ pub(super) fn linear(
     (in_features, out_features, capacity, rows, bias): (usize, usize, usize, usize, bool),
     table: WeightFormat,
 ) -> Case {
-    let spec = OpSpec {
-        op: Op::Linear {
-            in_features,
-            out_features,
-            format,
-            bias,
-        },
-        inputs: vec![input],
-        output,
-    };
+    let spec = OpSpec { op: Op::Linear { in_features, out_features, format, bias }, inputs: vec![input], output };
     let others = [(3, 1), (0, capacity)].into_iter();
-    let steps: Vec<(usize, usize)> = [(0, rows)]
-        .into_iter()
-        .chain(others.filter(|other| other.1 != rows))
-        .collect();
+    let steps: Vec<(usize, usize)> = [(0, rows)].into_iter().chain(others.filter(|other| other.1 != rows)).collect();
     Case {
         // Inputs have a deviation of 0.6, and the weights keep it.
         floor: 0.3,

@@ -28,11 +28,7 @@ pub(crate) fn all() -> Vec<Case> {
 
 /// An operator all of whose inputs have the type of the output.
 fn uniform(op: Op, dtype: DType) -> OpSpec {
-    OpSpec {
-        inputs: vec![dtype; op.input_columns().len()],
-        output: dtype,
-        op,
-    }
+    OpSpec { inputs: vec![dtype; op.input_columns().len()], output: dtype, op }
 }
 
 #[cfg(test)]
@@ -57,20 +53,8 @@ mod tests {
     #[test]
     fn every_operator_is_cut_in_every_way_that_its_rule_allows() {
         let cases = all();
-        let is_cut = |op: &str, cut| {
-            cases
-                .iter()
-                .any(|case| case.op == op && case.cuts.contains(&cut))
-        };
-        for op in [
-            "embed",
-            "linear",
-            "rope",
-            "attention",
-            "swiglu",
-            "add",
-            "convert",
-        ] {
+        let is_cut = |op: &str, cut| cases.iter().any(|case| case.op == op && case.cuts.contains(&cut));
+        for op in ["embed", "linear", "rope", "attention", "swiglu", "add", "convert"] {
             for cut in Cut::ALL {
                 assert!(is_cut(op, cut), "{op} in {cut}");
             }

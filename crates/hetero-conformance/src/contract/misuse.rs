@@ -4,8 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use hetero_core::{
-    Binding, DType, GraphBuilder, NodeId, Op, Part, Segment, SegmentNode, SharedTensor, StepParams,
-    Support, TensorDesc,
+    Binding, DType, GraphBuilder, NodeId, Op, Part, Segment, SegmentNode, SharedTensor, StepParams, Support, TensorDesc,
 };
 
 use super::{Job, Probe, require};
@@ -24,11 +23,7 @@ pub(super) fn too_few_bindings(probe: &Probe<'_>) -> Result<(), Trouble> {
 pub(super) fn wrong_shape(probe: &Probe<'_>) -> Result<(), Trouble> {
     let job = probe.job()?;
     for (rows, columns) in [(4, 63), (3, 64), (5, 64), (8, 32)] {
-        wrong_tensor(&job, |desc| TensorDesc {
-            rows,
-            columns,
-            ..desc
-        })?;
+        wrong_tensor(&job, |desc| TensorDesc { rows, columns, ..desc })?;
     }
     Ok(())
 }
@@ -50,11 +45,7 @@ fn wrong_tensor(job: &Job<'_>, change: impl Fn(TensorDesc) -> TensorDesc) -> Res
         let desc = change(*bindings.tensors[idx].tensor().desc());
         let tensor = SharedTensor::new(job.bench.backend.allocate(&desc)?);
         let is_slot = matches!(bindings.tensors[idx], Binding::Write(_));
-        bindings.tensors[idx] = if is_slot {
-            Binding::Write(tensor.slot())
-        } else {
-            Binding::Read(tensor.view())
-        };
+        bindings.tensors[idx] = if is_slot { Binding::Write(tensor.slot()) } else { Binding::Read(tensor.view()) };
         job.refuses(bindings, Job::STEP)?;
         job.bench.fill(0, true);
     }
@@ -100,22 +91,13 @@ pub(super) fn beyond_cache(probe: &Probe<'_>) -> Result<(), Trouble> {
         let (segment, executable) = bench.compile_whole()?;
         // One position more than the last step, which fills the cache.
         let last = case.steps.last().expect("a case has steps");
-        let step = StepParams {
-            past: last.past + 1,
-            rows: last.rows,
-        };
+        let step = StepParams { past: last.past + 1, rows: last.rows };
         let bindings = bench.bind_whole(&segment);
         let result = catch_unwind(AssertUnwindSafe(|| executable.submit(bindings, step)));
         match result {
-            Err(panic) => require(
-                !panic_message(&*panic).is_empty(),
-                "the panic has no message",
-            )?,
+            Err(panic) => require(!panic_message(&*panic).is_empty(), "the panic has no message")?,
             Ok(_) => {
-                return Err(Trouble::Failed(format!(
-                    "a step beyond the cache is accepted: {}",
-                    case.name(Cut::Whole)
-                )));
+                return Err(Trouble::Failed(format!("a step beyond the cache is accepted: {}", case.name(Cut::Whole))));
             }
         }
     }
@@ -139,20 +121,11 @@ pub(super) fn unsupported_segment(probe: &Probe<'_>) -> Result<(), Trouble> {
     )?;
     let segment = Segment::new(
         Arc::clone(&case.graph),
-        vec![SegmentNode {
-            node: NodeId(0),
-            part: Part::whole(2, 8),
-            weights: vec![],
-        }],
+        vec![SegmentNode { node: NodeId(0), part: Part::whole(2, 8), weights: vec![] }],
     );
     let result = catch_unwind(AssertUnwindSafe(|| probe.backend.compile(&segment)));
     match result {
-        Err(panic) => require(
-            !panic_message(&*panic).is_empty(),
-            "the panic has no message",
-        ),
-        Ok(_) => Err(Trouble::Failed(
-            "an unsupported operator is compiled".to_owned(),
-        )),
+        Err(panic) => require(!panic_message(&*panic).is_empty(), "the panic has no message"),
+        Ok(_) => Err(Trouble::Failed("an unsupported operator is compiled".to_owned())),
     }
 }

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use hetero_core::{
-    Backend, BackendError, Bindings, DType, Executable, Op, OpSpec, Part, RowSelection, Segment,
-    StepParams, Support, Ticket, WeightFormat,
+    Backend, BackendError, Bindings, DType, Executable, Op, OpSpec, Part, RowSelection, Segment, StepParams, Support,
+    Ticket, WeightFormat,
 };
 
 use crate::bench::{Bench, Snapshot, Trouble};
@@ -24,38 +24,23 @@ type Check = fn(&Probe<'_>) -> Result<(), Trouble>;
 
 /// All checks by name.
 const CHECKS: [(&str, Check); 17] = [
-    (
-        "allocations are zeroed, aligned and reached directly",
-        memory::allocation,
-    ),
-    (
-        "an allocation that cannot be is an error",
-        memory::impossible_allocation,
-    ),
+    ("allocations are zeroed, aligned and reached directly", memory::allocation),
+    ("an allocation that cannot be is an error", memory::impossible_allocation),
     ("weights say what and whose they are", memory::weights),
     ("the timeline counts submissions in order", order::order),
     ("several submissions are in flight", order::in_flight),
     ("completion is seen without waiting", order::polling),
     ("dropping a ticket waits", order::dropped_ticket),
-    (
-        "a submission outlives its executable",
-        order::dropped_executable,
-    ),
+    ("a submission outlives its executable", order::dropped_executable),
     ("two threads submit at once", order::two_threads),
     ("misuse: too few bindings", misuse::too_few_bindings),
     ("misuse: a tensor of another shape", misuse::wrong_shape),
     ("misuse: a tensor of another type", misuse::wrong_type),
-    (
-        "misuse: an output that is only viewed",
-        misuse::viewed_output,
-    ),
+    ("misuse: an output that is only viewed", misuse::viewed_output),
     ("misuse: no rows", misuse::no_rows),
     ("misuse: rows above the capacity", misuse::too_many_rows),
     ("misuse: a step beyond the cache", misuse::beyond_cache),
-    (
-        "misuse: compiling what is not supported",
-        misuse::unsupported_segment,
-    ),
+    ("misuse: compiling what is not supported", misuse::unsupported_segment),
 ];
 
 /// Runs the checks whose name, `contract/<name>`, is selected.
@@ -96,22 +81,10 @@ impl<'a> Probe<'a> {
             for op in [
                 Op::Add { features: 64 },
                 Op::Swiglu { features: 64 },
-                Op::Linear {
-                    in_features: 64,
-                    out_features: 64,
-                    format: WeightFormat::F32,
-                    bias: false,
-                },
-                Op::Convert {
-                    rows: RowSelection::All,
-                    features: 64,
-                },
+                Op::Linear { in_features: 64, out_features: 64, format: WeightFormat::F32, bias: false },
+                Op::Convert { rows: RowSelection::All, features: 64 },
             ] {
-                specs.push(OpSpec {
-                    inputs: vec![dtype; op.input_columns().len()],
-                    output: dtype,
-                    op,
-                });
+                specs.push(OpSpec { inputs: vec![dtype; op.input_columns().len()], output: dtype, op });
             }
         }
         let mut specs = specs.into_iter();
@@ -120,9 +93,7 @@ impl<'a> Probe<'a> {
                 let case = Case::single(spec, WeightFormat::F32, 4, &[(0, 3)]);
                 Ok(Probe { backend, case })
             }
-            None => Err(Trouble::Unsupported(
-                "none of the operators that the contract is tested with".to_owned(),
-            )),
+            None => Err(Trouble::Unsupported("none of the operators that the contract is tested with".to_owned())),
         }
     }
 
@@ -130,13 +101,7 @@ impl<'a> Probe<'a> {
         let bench = Bench::new(self.backend, &self.case)?;
         let (segment, executable) = bench.compile_whole()?;
         bench.fill(0, true);
-        Ok(Job {
-            expected: bench.oracle().remove(0),
-            before: bench.snapshot(),
-            bench,
-            segment,
-            executable,
-        })
+        Ok(Job { expected: bench.oracle().remove(0), before: bench.snapshot(), bench, segment, executable })
     }
 
     fn jobs(&self, n: usize) -> Result<Vec<Job<'_>>, Trouble> {
@@ -193,9 +158,7 @@ impl Job<'_> {
             }
             Err(_) => {}
             Ok(Err(error)) => {
-                return Err(Trouble::Failed(format!(
-                    "misuse is an error instead of a panic: {error}"
-                )));
+                return Err(Trouble::Failed(format!("misuse is an error instead of a panic: {error}")));
             }
             Ok(Ok(_)) => return Err(Trouble::Failed("misuse is accepted".to_owned())),
         }
@@ -205,9 +168,5 @@ impl Job<'_> {
 }
 
 fn require(holds: bool, message: &str) -> Result<(), Trouble> {
-    if holds {
-        Ok(())
-    } else {
-        Err(Trouble::Failed(message.to_owned()))
-    }
+    if holds { Ok(()) } else { Err(Trouble::Failed(message.to_owned())) }
 }

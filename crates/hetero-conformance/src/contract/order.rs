@@ -21,14 +21,8 @@ pub(super) fn order(probe: &Probe<'_>) -> Result<(), Trouble> {
             timeline.block_until(last)?;
         }
         timeline.block_until(value)?;
-        require(
-            timeline.completed() >= value,
-            "`block_until` returns too early",
-        )?;
-        require(
-            ticket.is_complete(),
-            "a ticket is not complete after `block_until`",
-        )?;
+        require(timeline.completed() >= value, "`block_until` returns too early")?;
+        require(ticket.is_complete(), "a ticket is not complete after `block_until`")?;
         job.finish(ticket)?;
         timeline.block_until(0)?;
         last = Some(value);
@@ -42,9 +36,7 @@ pub(super) fn in_flight(probe: &Probe<'_>) -> Result<(), Trouble> {
     for job in &jobs {
         tickets.push(job.submit()?);
     }
-    let rising = tickets
-        .windows(2)
-        .all(|pair| pair[0].value() < pair[1].value());
+    let rising = tickets.windows(2).all(|pair| pair[0].value() < pair[1].value());
     require(rising, "values of submissions do not rise")?;
     // The last has finished, so all have: submissions complete in order.
     let mut waiting = jobs.iter().zip(tickets).rev();
@@ -52,10 +44,7 @@ pub(super) fn in_flight(probe: &Probe<'_>) -> Result<(), Trouble> {
         job.finish(ticket)?;
     }
     for (job, ticket) in waiting {
-        require(
-            ticket.is_complete(),
-            "a submission finished before an earlier one",
-        )?;
+        require(ticket.is_complete(), "a submission finished before an earlier one")?;
         job.finish(ticket)?;
     }
     Ok(())
@@ -114,8 +103,5 @@ pub(super) fn two_threads(probe: &Probe<'_>) -> Result<(), Trouble> {
     values.extend(b.expect("panics are caught inside the thread")?);
     values.sort_unstable();
     values.dedup();
-    require(
-        values.len() == 2 * ROUNDS,
-        "two submissions have the same value",
-    )
+    require(values.len() == 2 * ROUNDS, "two submissions have the same value")
 }

@@ -12,50 +12,35 @@ use wrappers::{NoBf16, Trespasser};
 
 #[test]
 fn a_write_into_the_neighbouring_part_is_caught() {
-    let report = run_broken(
-        "linear/w4g32/f32-f32-in64-out64+bias",
-        |segment, bindings, step| {
-            reference::run_segment(segment, bindings, step);
-            let part = &segment.nodes[0].part;
-            let output = bindings.tensors.last().unwrap();
-            let columns = output.tensor().desc().columns;
-            if part.columns.end < columns {
-                poke(output, part.rows.start * columns + part.columns.end);
-            }
-        },
-    );
+    let report = run_broken("linear/w4g32/f32-f32-in64-out64+bias", |segment, bindings, step| {
+        reference::run_segment(segment, bindings, step);
+        let part = &segment.nodes[0].part;
+        let output = bindings.tensors.last().unwrap();
+        let columns = output.tensor().desc().columns;
+        if part.columns.end < columns {
+            poke(output, part.rows.start * columns + part.columns.end);
+        }
+    });
     // Whole outputs and rows have no neighbour to the right.
     expect(
         &report,
         &[
             ("/whole", None),
             ("/rows", None),
-            (
-                "/columns",
-                Some("a write outside the part or the rows in use: \"op\" at [0, 32]"),
-            ),
-            (
-                "/hybrid",
-                Some("a write outside the part or the rows in use"),
-            ),
+            ("/columns", Some("a write outside the part or the rows in use: \"op\" at [0, 32]")),
+            ("/hybrid", Some("a write outside the part or the rows in use")),
         ],
     );
 }
 
 #[test]
 fn a_write_behind_the_rows_in_use_is_caught() {
-    let report = run_broken(
-        "add/f32+f32-f32/f60-cap3-rows1,5+1,3/whole",
-        |segment, bindings, step| {
-            reference::run_segment(segment, bindings, step);
-            let output = bindings.tensors.last().unwrap();
-            poke(output, step.rows * output.tensor().desc().columns % 180);
-        },
-    );
-    assert_all(
-        &report,
-        "a write outside the part or the rows in use: \"op\" at [1, 0]",
-    );
+    let report = run_broken("add/f32+f32-f32/f60-cap3-rows1,5+1,3/whole", |segment, bindings, step| {
+        reference::run_segment(segment, bindings, step);
+        let output = bindings.tensors.last().unwrap();
+        poke(output, step.rows * output.tensor().desc().columns % 180);
+    });
+    assert_all(&report, "a write outside the part or the rows in use: \"op\" at [1, 0]");
 }
 
 #[test]
@@ -67,13 +52,10 @@ fn a_write_into_memory_between_the_tensors_is_caught() {
 
 #[test]
 fn numbers_beyond_the_tolerance_are_caught() {
-    let report = run_broken(
-        "linear/f32/f32-f32-in2048-out33",
-        |segment, bindings, step| {
-            reference::run_segment(segment, bindings, step);
-            change_output(segment, bindings, step, |_, _, y| y * 1.0001 + 1e-6);
-        },
-    );
+    let report = run_broken("linear/f32/f32-f32-in2048-out33", |segment, bindings, step| {
+        reference::run_segment(segment, bindings, step);
+        change_output(segment, bindings, step, |_, _, y| y * 1.0001 + 1e-6);
+    });
     assert_all(&report, "normalised error");
 }
 
@@ -81,13 +63,7 @@ fn numbers_beyond_the_tolerance_are_caught() {
 fn one_wrong_number_is_caught() {
     let report = run_broken("add/f32+f32-f32/f257-cap33", |segment, bindings, step| {
         reference::run_segment(segment, bindings, step);
-        change_output(segment, bindings, step, |row, column, y| {
-            if (row, column) == (20, 100) {
-                y + 1e-3
-            } else {
-                y
-            }
-        });
+        change_output(segment, bindings, step, |row, column, y| if (row, column) == (20, 100) { y + 1e-3 } else { y });
     });
     let wrong = report.failures().count();
     assert!(wrong >= 1 && wrong == report.results.len(), "{report}");
@@ -97,17 +73,12 @@ fn one_wrong_number_is_caught() {
 #[test]
 fn results_that_change_from_run_to_run_are_caught() {
     let n_runs = AtomicUsize::new(0);
-    let report = run_broken(
-        "softmax/f32-f32/f2048-cap3-rows2,5+1,3/whole",
-        move |segment, bindings, step| {
-            reference::run_segment(segment, bindings, step);
-            if n_runs.fetch_add(1, Ordering::Relaxed) == 1 {
-                change_output(segment, bindings, step, |_, _, y| {
-                    f32::from_bits(y.to_bits() ^ 1)
-                });
-            }
-        },
-    );
+    let report = run_broken("softmax/f32-f32/f2048-cap3-rows2,5+1,3/whole", move |segment, bindings, step| {
+        reference::run_segment(segment, bindings, step);
+        if n_runs.fetch_add(1, Ordering::Relaxed) == 1 {
+            change_output(segment, bindings, step, |_, _, y| f32::from_bits(y.to_bits() ^ 1));
+        }
+    });
     assert_all(&report, "run 2 differs from the first");
 }
 
@@ -122,10 +93,7 @@ fn writing_rows_that_are_not_in_use_is_caught() {
 
 #[test]
 fn a_selection_of_nothing_is_no_success() {
-    let report = run(
-        &ReferenceBackend::new(),
-        &Expectations::new().only("no such case"),
-    );
+    let report = run(&ReferenceBackend::new(), &Expectations::new().only("no such case"));
     assert!(report.results.is_empty());
     assert_message(&report, "no case passed");
 }
@@ -151,9 +119,7 @@ fn a_slot_that_is_never_freed_is_caught() {
 fn a_view_that_is_kept_is_caught() {
     let report = run_broken("add/f32+f32-f32/f32-cap2", |segment, bindings, step| {
         reference::run_segment(segment, bindings, step);
-        let Binding::Read(view) = &bindings.tensors[1] else {
-            unreachable!("the second input is read")
-        };
+        let Binding::Read(view) = &bindings.tensors[1] else { unreachable!("the second input is read") };
         std::mem::forget(view.clone());
     });
     assert_all(&report, "a right to \"input1\" was never given back");
@@ -163,22 +129,11 @@ fn a_view_that_is_kept_is_caught() {
 fn nan_is_caught() {
     let report = run_broken("attention/f32+f16+f16-f32", |segment, bindings, step| {
         reference::run_segment(segment, bindings, step);
-        change_output(segment, bindings, step, |row, column, y| {
-            if (row, column) == (0, 3) { f32::NAN } else { y }
-        });
+        change_output(segment, bindings, step, |row, column, y| if (row, column) == (0, 3) { f32::NAN } else { y });
     });
     let untouched = |name: &str| name.ends_with("/columns") || name.ends_with("/hybrid");
-    let failed: Vec<&str> = report
-        .failures()
-        .map(|result| result.name.as_str())
-        .collect();
-    assert!(
-        report
-            .results
-            .iter()
-            .all(|result| result.is_failure() || untouched(&result.name)),
-        "{report}"
-    );
+    let failed: Vec<&str> = report.failures().map(|result| result.name.as_str()).collect();
+    assert!(report.results.iter().all(|result| result.is_failure() || untouched(&result.name)), "{report}");
     assert!(!failed.is_empty());
     assert_message(&report, "not finite or not written: NaN");
 }
@@ -191,13 +146,10 @@ fn an_output_that_is_not_written_is_caught() {
 
 #[test]
 fn a_modified_input_is_caught() {
-    let report = run_broken(
-        "swiglu/bf16+bf16-bf16/f60-cap3",
-        |segment, bindings, step| {
-            reference::run_segment(segment, bindings, step);
-            poke(&bindings.tensors[0], 0);
-        },
-    );
+    let report = run_broken("swiglu/bf16+bf16-bf16/f60-cap3", |segment, bindings, step| {
+        reference::run_segment(segment, bindings, step);
+        poke(&bindings.tensors[0], 0);
+    });
     assert_all(&report, "an input was modified: \"input0\" at [0, 0]");
 }
 
@@ -207,10 +159,7 @@ fn a_modified_cache_is_caught() {
         reference::run_segment(segment, bindings, step);
         poke(bindings.tensors.last().unwrap(), 0);
     });
-    assert_all(
-        &report,
-        "a write outside the part or the rows in use: \"cache\" at [0, 0]",
-    );
+    assert_all(&report, "a write outside the part or the rows in use: \"cache\" at [0, 0]");
 }
 
 #[test]
@@ -219,19 +168,13 @@ fn a_result_that_depends_on_the_cut_is_caught() {
         reference::run_segment(segment, bindings, step);
         let part = &segment.nodes[0].part;
         if part.columns.len() < 65 {
-            change_output(segment, bindings, step, |_, _, y| {
-                f32::from_bits(y.to_bits() ^ 1)
-            });
+            change_output(segment, bindings, step, |_, _, y| f32::from_bits(y.to_bits() ^ 1));
         }
     });
     let is_hit = |name: &str| name.ends_with("/columns") || name.ends_with("/hybrid");
     for result in &report.results {
         let narrow = result.name.contains("out17");
-        assert_eq!(
-            result.is_failure(),
-            is_hit(&result.name) && !narrow,
-            "{report}"
-        );
+        assert_eq!(result.is_failure(), is_hit(&result.name) && !narrow, "{report}");
     }
     assert_message(&report, "the result depends on the cut: \"op\" at [0, 0]");
 }
@@ -243,9 +186,7 @@ fn reading_rows_that_are_not_in_use_is_caught() {
         reference::run_segment(segment, bindings, step);
         let mut row = [0.0; 33];
         bindings.tensors[0].read_f32(6, 0, &mut row);
-        change_output(segment, bindings, step, |_, column, y| {
-            y + 0.0 * row[column]
-        });
+        change_output(segment, bindings, step, |_, column, y| y + 0.0 * row[column]);
     });
     assert_all(&report, "bits");
 }
@@ -254,22 +195,12 @@ fn reading_rows_that_are_not_in_use_is_caught() {
 fn misuse_that_is_accepted_is_caught() {
     let report = run_broken("contract/misuse", |segment, bindings, step| {
         // Neither checks anything nor computes anything unless all is well.
-        if catch_unwind(AssertUnwindSafe(|| {
-            reference::check_step(segment, bindings, step)
-        }))
-        .is_ok()
-        {
+        if catch_unwind(AssertUnwindSafe(|| reference::check_step(segment, bindings, step))).is_ok() {
             reference::run_segment(segment, bindings, step);
         }
     });
-    for result in report
-        .results
-        .iter()
-        .filter(|result| !result.name.contains("compiling"))
-    {
-        let Outcome::Failed(message) = &result.outcome else {
-            panic!("{}: {:?}", result.name, result.outcome)
-        };
+    for result in report.results.iter().filter(|result| !result.name.contains("compiling")) {
+        let Outcome::Failed(message) = &result.outcome else { panic!("{}: {:?}", result.name, result.outcome) };
         assert!(message.contains("accepted"), "{}: {message}", result.name);
     }
 }
@@ -287,11 +218,7 @@ fn a_panic_is_a_failure_of_its_case_alone() {
         reference::run_segment(segment, bindings, step);
     });
     for result in &report.results {
-        assert_eq!(
-            result.is_failure(),
-            result.name.contains("cap16"),
-            "{report}"
-        );
+        assert_eq!(result.is_failure(), result.name.contains("cap16"), "{report}");
     }
     assert_message(&report, "panic: sixteen is too many");
 }
@@ -302,23 +229,13 @@ fn what_is_unsupported_is_counted_and_named() {
     let report = run(&backend, &Expectations::new().only("add/"));
     report.assert_passed();
     assert!(report.n_unsupported() > 0 && report.n_passed() > 0);
-    assert_eq!(
-        report.n_unsupported() + report.n_passed(),
-        report.results.len()
-    );
+    assert_eq!(report.n_unsupported() + report.n_passed(), report.results.len());
     let text = report.to_string();
-    assert!(
-        text.contains("unsupported: add (bf16, bf16) -> bf16: no bf16 here"),
-        "{text}"
-    );
+    assert!(text.contains("unsupported: add (bf16, bf16) -> bf16: no bf16 here"), "{text}");
 
     let required = Expectations::new().only("add/").requires("add/bf16");
     let report = run(&backend, &required);
-    assert!(
-        report
-            .failures()
-            .all(|result| result.name.starts_with("add/bf16"))
-    );
+    assert!(report.failures().all(|result| result.name.starts_with("add/bf16")));
     assert_message(&report, "unsupported, but \"add/bf16\" is required");
 
     let report = run(&backend, &Expectations::new().only("add/bf16+bf16-bf16"));
@@ -343,12 +260,7 @@ fn an_expected_failure_turns_red_when_it_passes() {
 
     let report = run(&ReferenceBackend::new(), &expectations("cap16"));
     let failed = report.failures().count();
-    assert!(
-        failed > 0
-            && report
-                .failures()
-                .all(|result| result.name.contains("cap16"))
-    );
+    assert!(failed > 0 && report.failures().all(|result| result.name.contains("cap16")));
     let panic = catch_unwind(|| report.assert_passed()).unwrap_err();
     let message = panic.downcast_ref::<String>().unwrap();
     assert!(message.contains("passes, though it was expected to fail: the driver rounds badly"));
@@ -364,28 +276,19 @@ fn a_tolerance_of_the_backend_is_used_and_noted() {
     assert!(run(&noisy, &only()).failures().count() > 0);
     let tolerance = hetero_conformance::Tolerance::normalised(0.01);
     let format = Some(hetero_core::WeightFormat::W4G32);
-    let report = run(
-        &noisy,
-        &only().tolerance("linear", format, tolerance, "activations in int8"),
-    );
+    let report = run(&noisy, &only().tolerance("linear", format, tolerance, "activations in int8"));
     report.assert_passed();
     assert!(report.to_string().contains("activations in int8"));
 }
 
 #[test]
 fn an_expectation_that_matches_nothing_is_a_failure() {
-    let report = run(
-        &ReferenceBackend::new(),
-        &Expectations::new().fails("gemm/f64", "old"),
-    );
+    let report = run(&ReferenceBackend::new(), &Expectations::new().fails("gemm/f64", "old"));
     assert_eq!(report.failures().count(), 1);
     assert_message(&report, "matches no case");
 }
 
-fn run_broken(
-    only: &str,
-    kernel: impl Fn(&Segment, &mut Bindings, StepParams) + Send + Sync + 'static,
-) -> Report {
+fn run_broken(only: &str, kernel: impl Fn(&Segment, &mut Bindings, StepParams) + Send + Sync + 'static) -> Report {
     let backend = ReferenceBackend::with_kernel(kernel);
     run(&backend, &Expectations::new().only(only))
 }
@@ -394,9 +297,7 @@ fn run_broken(
 fn assert_all(report: &Report, message: &str) {
     assert!(!report.results.is_empty(), "no such case");
     for result in &report.results {
-        let Outcome::Failed(found) = &result.outcome else {
-            panic!("{} is {:?}", result.name, result.outcome)
-        };
+        let Outcome::Failed(found) = &result.outcome else { panic!("{} is {:?}", result.name, result.outcome) };
         assert!(found.contains(message), "{}: {found}", result.name);
     }
 }
@@ -423,12 +324,7 @@ fn expect(report: &Report, expected: &[(&str, Option<&str>)]) {
 }
 
 /// Changes the numbers that the last node of a segment wrote.
-fn change_output(
-    segment: &Segment,
-    bindings: &mut Bindings,
-    step: StepParams,
-    f: impl Fn(usize, usize, f32) -> f32,
-) {
+fn change_output(segment: &Segment, bindings: &mut Bindings, step: StepParams, f: impl Fn(usize, usize, f32) -> f32) {
     let node = segment.nodes.last().unwrap();
     let output = segment.graph.node(node.node).output;
     let binding = &mut bindings.tensors[segment.binding_idx(output)];

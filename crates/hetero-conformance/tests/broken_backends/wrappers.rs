@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex};
 
 use hetero_conformance::ReferenceBackend;
 use hetero_core::{
-    Access, Backend, BackendError, DType, DeviceInfo, Executable, Op, OpSpec, Segment, Support,
-    Tensor, TensorDesc, Weight, WeightRows, reference,
+    Access, Backend, BackendError, DType, DeviceInfo, Executable, Op, OpSpec, Segment, Support, Tensor, TensorDesc,
+    Weight, WeightRows, reference,
 };
 
 /// A backend whose submissions flip a bit in one of its small tensors, whoever uses it.
@@ -48,10 +48,7 @@ impl Backend for Trespasser {
         let tensor = self.inner.allocate(desc)?;
         if (desc.rows, desc.columns) == (1, 64) {
             let start = tensor.host_ptr().unwrap();
-            self.small
-                .lock()
-                .unwrap()
-                .push(start.as_ptr().expose_provenance());
+            self.small.lock().unwrap().push(start.as_ptr().expose_provenance());
         }
         Ok(tensor)
     }

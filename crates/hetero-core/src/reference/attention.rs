@@ -26,13 +26,7 @@ pub(super) fn attention(
     output: &mut Binding,
     part: &Part,
 ) {
-    let &Shape {
-        group,
-        head_dim,
-        context,
-        past,
-        scale,
-    } = shape;
+    let &Shape { group, head_dim, context, past, scale } = shape;
     let mut query = vec![0.0; head_dim];
     let mut row = vec![0.0; head_dim];
     let heads = part.columns.start / head_dim..part.columns.end / head_dim;
@@ -61,12 +55,7 @@ pub(super) fn attention(
 
 /// Row `m`, head `h` of the input becomes row `h * context + past + m` of the cache. `shape` is
 /// `[kv_heads, head_dim, context]`.
-pub(super) fn cache_write(
-    input: &Binding,
-    shape: [usize; 3],
-    step: StepParams,
-    cache: &mut Binding,
-) {
+pub(super) fn cache_write(input: &Binding, shape: [usize; 3], step: StepParams, cache: &mut Binding) {
     let [kv_heads, head_dim, context] = shape;
     let mut row = vec![0.0; head_dim];
     for m in 0..step.rows {

@@ -10,7 +10,5 @@ pub(super) fn add(a: &Binding, b: &Binding, output: &mut Binding, part: &Part) {
 
 /// `y = gate * sigmoid(gate) * up`.
 pub(super) fn swiglu(gate: &Binding, up: &Binding, output: &mut Binding, part: &Part) {
-    zip_rows(gate, up, output, part, |gate, up| {
-        gate / (1.0 + (-gate).exp()) * up
-    });
+    zip_rows(gate, up, output, part, |gate, up| gate / (1.0 + (-gate).exp()) * up);
 }

@@ -8,24 +8,14 @@ pub(super) fn embed(ids: &Binding, table: &dyn Weight, output: &mut Binding, par
     let mut row = vec![0.0; matrix.layout().columns];
     for m in part.rows.clone() {
         let id = ids.columns::<u32>(m, 0, 1)[0] as usize;
-        assert!(
-            id < matrix.layout().rows,
-            "token id {id} with a vocabulary of {}",
-            matrix.layout().rows
-        );
+        assert!(id < matrix.layout().rows, "token id {id} with a vocabulary of {}", matrix.layout().rows);
         matrix.read_row(id, &mut row);
         output.write_f32(m, part.columns.start, &row[part.columns.clone()]);
     }
 }
 
 /// Copies rows, converting elements to the output's type.
-pub(super) fn convert(
-    input: &Binding,
-    rows: RowSelection,
-    step: StepParams,
-    output: &mut Binding,
-    part: &Part,
-) {
+pub(super) fn convert(input: &Binding, rows: RowSelection, step: StepParams, output: &mut Binding, part: &Part) {
     let mut row = vec![0.0; part.columns.len()];
     for m in part.rows.clone() {
         let source = match rows {

@@ -31,51 +31,24 @@ pub fn run_segment(segment: &Segment, bindings: &mut Bindings, step: StepParams)
 /// When bindings do not fit the segment or the step does not fit the graph.
 pub fn check_step(segment: &Segment, bindings: &Bindings, step: StepParams) {
     let capacity = segment.graph.capacity();
-    assert!(
-        step.rows > 0 && step.rows <= capacity,
-        "a step of {} rows in a graph for {capacity}",
-        step.rows
-    );
-    assert_eq!(
-        bindings.tensors.len(),
-        segment.n_bindings(),
-        "the bindings of the segment"
-    );
+    assert!(step.rows > 0 && step.rows <= capacity, "a step of {} rows in a graph for {capacity}", step.rows);
+    assert_eq!(bindings.tensors.len(), segment.n_bindings(), "the bindings of the segment");
     for &value in segment.values() {
         let binding = &bindings.tensors[segment.binding_idx(value)];
         let expected = segment.graph.tensor_desc(value);
-        assert_eq!(
-            *binding.tensor().desc(),
-            expected,
-            "the tensor for {:?}",
-            segment.graph.value(value).name
-        );
+        assert_eq!(*binding.tensor().desc(), expected, "the tensor for {:?}", segment.graph.value(value).name);
         let is_slot = matches!(binding, Binding::Write(_));
-        assert!(
-            is_slot || !segment.writes(value),
-            "{:?} is written through a view",
-            segment.graph.value(value).name
-        );
+        assert!(is_slot || !segment.writes(value), "{:?} is written through a view", segment.graph.value(value).name);
     }
     for node in &segment.nodes {
-        if let Op::CacheWrite { context, .. } | Op::Attention { context, .. } =
-            segment.graph.node(node.node).op
-        {
+        if let Op::CacheWrite { context, .. } | Op::Attention { context, .. } = segment.graph.node(node.node).op {
             let end = step.past + step.rows;
-            assert!(
-                end <= context,
-                "positions up to {end} in a cache for {context}"
-            );
+            assert!(end <= context, "positions up to {end} in a cache for {context}");
         }
     }
 }
 
-fn run_node(
-    segment: &Segment,
-    segment_node: &SegmentNode,
-    bindings: &mut Bindings,
-    step: StepParams,
-) {
+fn run_node(segment: &Segment, segment_node: &SegmentNode, bindings: &mut Bindings, step: StepParams) {
     let node = segment.graph.node(segment_node.node);
     let output_idx = segment.binding_idx(node.output);
     // The output leaves the list while the inputs are read; `Bindings` has no hole to offer, so a view or slot of the
@@ -87,59 +60,24 @@ fn run_node(
         .iter()
         .map(|&input| {
             let idx = segment.binding_idx(input);
-            assert_ne!(
-                idx, output_idx,
-                "{}: an operator does not read what it writes",
-                node.name
-            );
+            assert_ne!(idx, output_idx, "{}: an operator does not read what it writes", node.name);
             // `swap_remove` moved the last binding into the hole.
             &bindings.tensors[if idx == last { output_idx } else { idx }]
         })
         .collect();
-    let part = Part {
-        rows: rows_in_use(&segment_node.part.rows, node, segment, step),
-        ..segment_node.part.clone()
-    };
+    let part = Part { rows: rows_in_use(&segment_node.part.rows, node, segment, step), ..segment_node.part.clone() };
     let weights = &segment_node.weights;
     match &node.op {
         Op::Embed { .. } => lookup::embed(inputs[0], &*weights[0], &mut output, &part),
         Op::Linear { .. } => linear::linear(inputs[0], weights, &mut output, &part),
-        Op::RmsNorm { epsilon, .. } => {
-            normalize::rms_norm(inputs[0], &*weights[0], *epsilon, &mut output, &part)
+        Op::RmsNorm { epsilon, .. } => normalize::rms_norm(inputs[0], &*weights[0], *epsilon, &mut output, &part),
+        Op::Rope { head_dim, frequencies, .. } => {
+            rope::rope(inputs[0], *head_dim, frequencies, step.past, &mut output, &part);
         }
-        Op::Rope {
-            head_dim,
-            frequencies,
-            ..
-        } => {
-            rope::rope(
-                inputs[0],
-                *head_dim,
-                frequencies,
-                step.past,
-                &mut output,
-                &part,
-            );
+        Op::CacheWrite { kv_heads, head_dim, context } => {
+            attention::cache_write(inputs[0], [*kv_heads, *head_dim, *context], step, &mut output);
         }
-        Op::CacheWrite {
-            kv_heads,
-            head_dim,
-            context,
-        } => {
-            attention::cache_write(
-                inputs[0],
-                [*kv_heads, *head_dim, *context],
-                step,
-                &mut output,
-            );
-        }
-        Op::Attention {
-            heads,
-            kv_heads,
-            head_dim,
-            context,
-            scale,
-        } => {
+        Op::Attention { heads, kv_heads, head_dim, context, scale } => {
             let shape = attention::Shape {
                 group: heads / kv_heads,
                 head_dim: *head_dim,
@@ -161,12 +99,7 @@ fn run_node(
 }
 
 /// The rows of a part that a step computes.
-fn rows_in_use(
-    rows: &Range<usize>,
-    node: &crate::Node,
-    segment: &Segment,
-    step: StepParams,
-) -> Range<usize> {
+fn rows_in_use(rows: &Range<usize>, node: &crate::Node, segment: &Segment, step: StepParams) -> Range<usize> {
     match segment.graph.value(node.output).rows {
         crate::Rows::Positions => rows.start.min(step.rows)..rows.end.min(step.rows),
         crate::Rows::Fixed(_) => rows.clone(),
@@ -174,13 +107,7 @@ fn rows_in_use(
 }
 
 /// Computes each row of a part from the same columns of two inputs.
-fn zip_rows(
-    a: &Binding,
-    b: &Binding,
-    output: &mut Binding,
-    part: &Part,
-    f: impl Fn(f32, f32) -> f32,
-) {
+fn zip_rows(a: &Binding, b: &Binding, output: &mut Binding, part: &Part, f: impl Fn(f32, f32) -> f32) {
     let (mut left, mut right) = (vec![0.0; part.columns.len()], vec![0.0; part.columns.len()]);
     for row in part.rows.clone() {
         a.read_f32(row, part.columns.start, &mut left);

@@ -3,13 +3,7 @@
 use crate::{Binding, Part, Weight};
 
 /// `y = x / sqrt(mean(x²) + epsilon) * w`.
-pub(super) fn rms_norm(
-    input: &Binding,
-    weight: &dyn Weight,
-    epsilon: f32,
-    output: &mut Binding,
-    part: &Part,
-) {
+pub(super) fn rms_norm(input: &Binding, weight: &dyn Weight, epsilon: f32, output: &mut Binding, part: &Part) {
     let features = part.columns.len();
     let mut w = vec![0.0; features];
     weight.rows().matrix.read_row(0, &mut w);
@@ -37,9 +31,7 @@ pub(super) fn softmax(input: &Binding, output: &mut Binding, part: &Part) {
 
 /// Softmax of one row in place. Subtracting the largest value keeps the exponentials finite and changes nothing.
 pub(super) fn softmax_row(x: &mut [f32]) {
-    let largest = x
-        .iter()
-        .fold(f32::NEG_INFINITY, |largest, x| largest.max(*x));
+    let largest = x.iter().fold(f32::NEG_INFINITY, |largest, x| largest.max(*x));
     let mut sum = 0.0;
     for x in x.iter_mut() {
         *x = (*x - largest).exp();

@@ -17,14 +17,7 @@ struct Case {
 }
 
 impl Case {
-    fn new(
-        element: Element,
-        positions: usize,
-        past: usize,
-        kv_heads: usize,
-        group: usize,
-        head_dim: usize,
-    ) -> Self {
+    fn new(element: Element, positions: usize, past: usize, kv_heads: usize, group: usize, head_dim: usize) -> Self {
         let mut random = Random::new((positions * 31 + past * 7 + head_dim) as u64);
         let context = past + positions + 5;
         let mut cache = |factor: f32| -> (Vec<f32>, Vec<u8>) {
@@ -33,11 +26,7 @@ impl Case {
             for i in 0..kv_heads * context * head_dim {
                 // What lies beyond the newest position is old rubbish that must not show.
                 let beyond = i / head_dim % context >= past + positions;
-                let value = if beyond {
-                    f32::NAN
-                } else {
-                    random.float() * factor
-                };
+                let value = if beyond { f32::NAN } else { random.float() * factor };
                 match element {
                     Element::F16 => {
                         let half = f16::from_f32(value);
@@ -56,19 +45,7 @@ impl Case {
         let (values, stored_values) = cache(1.0);
         let query = Random::new(77).floats(positions * kv_heads * group * head_dim);
         let stored = [stored_keys, stored_values];
-        Self {
-            query,
-            keys,
-            values,
-            stored,
-            element,
-            positions,
-            past,
-            context,
-            kv_heads,
-            group,
-            head_dim,
-        }
+        Self { query, keys, values, stored, element, positions, past, context, kv_heads, group, head_dim }
     }
 
     fn width(&self) -> usize {
@@ -114,18 +91,12 @@ impl Case {
         let (head_dim, kv_head) = (self.head_dim, head / self.group);
         let query = &self.query[position * self.width() + head * head_dim..][..head_dim];
         let row = |cache: &[f32], key: usize| -> Vec<f64> {
-            cache[(kv_head * self.context + key) * head_dim..][..head_dim]
-                .iter()
-                .map(|&x| f64::from(x))
-                .collect()
+            cache[(kv_head * self.context + key) * head_dim..][..head_dim].iter().map(|&x| f64::from(x)).collect()
         };
         let n_keys = self.past + position + 1;
         let scores: Vec<f64> = (0..n_keys)
             .map(|key| {
-                let products = row(&self.keys, key)
-                    .into_iter()
-                    .zip(query)
-                    .map(|(k, &q)| k * f64::from(q));
+                let products = row(&self.keys, key).into_iter().zip(query).map(|(k, &q)| k * f64::from(q));
                 products.sum::<f64>() / (head_dim as f64).sqrt()
             })
             .collect();
@@ -147,27 +118,16 @@ fn attention_is_a_causal_softmax_average() {
     for kernels in Kernels::available() {
         for element in [Element::F32, Element::F16] {
             for head_dim in [20, 32, 64, 80, 96, 128, 256] {
-                for (positions, past, kv_heads, group) in [
-                    (1, 0, 2, 1),
-                    (1, 70, 2, 4),
-                    (5, 62, 1, 3),
-                    (33, 0, 1, 2),
-                    (3, 200, 1, 4),
-                    (70, 3, 1, 1),
-                ] {
+                for (positions, past, kv_heads, group) in
+                    [(1, 0, 2, 1), (1, 70, 2, 4), (5, 62, 1, 3), (33, 0, 1, 2), (3, 200, 1, 4), (70, 3, 1, 1)]
+                {
                     let case = Case::new(element, positions, past, kv_heads, group, head_dim);
                     let output = case.run(kernels, positions, group);
                     for position in 0..positions {
                         for head in 0..kv_heads * group {
-                            let actual =
-                                &output[position * case.width() + head * head_dim..][..head_dim];
-                            for (&actual, expected) in
-                                actual.iter().zip(case.expected(position, head))
-                            {
-                                let what = format!(
-                                    "{} {element:?} d{head_dim} p{position} h{head}",
-                                    kernels.name
-                                );
+                            let actual = &output[position * case.width() + head * head_dim..][..head_dim];
+                            for (&actual, expected) in actual.iter().zip(case.expected(position, head)) {
+                                let what = format!("{} {element:?} d{head_dim} p{position} h{head}", kernels.name);
                                 assert_close(actual, expected, 1.0, 3e-6, what);
                             }
                         }
@@ -187,12 +147,7 @@ fn bits_do_not_depend_on_the_cut() {
                 let whole = case.run(kernels, 37, 4);
                 for (positions, heads) in [(1, 4), (1, 1), (5, 4), (16, 3), (37, 1)] {
                     let cut = case.run(kernels, positions, heads);
-                    assert_eq!(
-                        bits(&whole),
-                        bits(&cut),
-                        "{} {positions} positions, {heads} heads",
-                        kernels.name
-                    );
+                    assert_eq!(bits(&whole), bits(&cut), "{} {positions} positions, {heads} heads", kernels.name);
                 }
             }
         }

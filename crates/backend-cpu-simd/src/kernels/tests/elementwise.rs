@@ -28,13 +28,7 @@ fn rms_norm_divides_by_the_root_of_the_mean_square() {
                 let mean = row.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / features as f64;
                 for i in 0..features {
                     let expected = f64::from(row[i]) / (mean + 1e-5).sqrt() * f64::from(weight[i]);
-                    assert_close(
-                        output[position * stride + i],
-                        expected,
-                        expected.abs(),
-                        1e-6,
-                        kernels.name,
-                    );
+                    assert_close(output[position * stride + i], expected, expected.abs(), 1e-6, kernels.name);
                 }
                 assert_eq!(output[position * stride + features..][..2], [UNTOUCHED; 2]);
             }
@@ -63,36 +57,16 @@ fn rope_rotates_each_half_split_pair() {
             // SAFETY: all matrices have their documented shapes.
             unsafe { (kernels.rope)(&params) };
             for position in 0..2 {
-                let (before, after) = (
-                    &before[position * stride..][..stride],
-                    &data[position * stride..][..stride],
-                );
+                let (before, after) = (&before[position * stride..][..stride], &data[position * stride..][..stride]);
                 assert_eq!(before[..head_dim], after[..head_dim]);
                 assert_eq!(before[stride - 1], after[stride - 1]);
                 for head in 1..3 {
                     for i in 0..half {
-                        let (a, b) = (
-                            f64::from(before[head * head_dim + i]),
-                            f64::from(before[head * head_dim + half + i]),
-                        );
-                        let (c, d) = (
-                            f64::from(cos[position * half + i]),
-                            f64::from(sin[position * half + i]),
-                        );
-                        assert_close(
-                            after[head * head_dim + i],
-                            a * c - b * d,
-                            1.0,
-                            3e-7,
-                            kernels.name,
-                        );
-                        assert_close(
-                            after[head * head_dim + half + i],
-                            b * c + a * d,
-                            1.0,
-                            3e-7,
-                            kernels.name,
-                        );
+                        let (a, b) =
+                            (f64::from(before[head * head_dim + i]), f64::from(before[head * head_dim + half + i]));
+                        let (c, d) = (f64::from(cos[position * half + i]), f64::from(sin[position * half + i]));
+                        assert_close(after[head * head_dim + i], a * c - b * d, 1.0, 3e-7, kernels.name);
+                        assert_close(after[head * head_dim + half + i], b * c + a * d, 1.0, 3e-7, kernels.name);
                     }
                 }
             }
@@ -104,11 +78,7 @@ fn rope_rotates_each_half_split_pair() {
 fn swiglu_and_add_touch_their_columns_only() {
     for kernels in Kernels::available() {
         for features in WIDTHS {
-            let a: Vec<_> = Random::new(5)
-                .floats(2 * features)
-                .iter()
-                .map(|x| x * 20.0)
-                .collect();
+            let a: Vec<_> = Random::new(5).floats(2 * features).iter().map(|x| x * 20.0).collect();
             let b = Random::new(6).floats(2 * features);
             let start = features / 3;
             for gate in [true, false] {
@@ -121,13 +91,7 @@ fn swiglu_and_add_touch_their_columns_only() {
                     features: start..features,
                 };
                 // SAFETY: all matrices have their documented shapes.
-                unsafe {
-                    if gate {
-                        (kernels.swiglu)(&params)
-                    } else {
-                        (kernels.add)(&params)
-                    }
-                };
+                unsafe { if gate { (kernels.swiglu)(&params) } else { (kernels.add)(&params) } };
                 for (i, &actual) in output.iter().enumerate() {
                     let (x, y) = (f64::from(a[i]), f64::from(b[i]));
                     if i % features < start {
@@ -148,11 +112,7 @@ fn swiglu_and_add_touch_their_columns_only() {
 fn softmax_rows_sum_to_one() {
     for kernels in Kernels::available() {
         for features in WIDTHS {
-            let input: Vec<_> = Random::new(7)
-                .floats(2 * features)
-                .iter()
-                .map(|x| x * 30.0)
-                .collect();
+            let input: Vec<_> = Random::new(7).floats(2 * features).iter().map(|x| x * 30.0).collect();
             let mut output = vec![UNTOUCHED; 2 * features + 1];
             let params = Softmax {
                 input: Rows::of(&input, features),
@@ -162,10 +122,7 @@ fn softmax_rows_sum_to_one() {
             };
             // SAFETY: both matrices have their documented shapes.
             unsafe { (kernels.softmax)(&params) };
-            for (from, to) in input
-                .chunks_exact(features)
-                .zip(output.chunks_exact(features))
-            {
+            for (from, to) in input.chunks_exact(features).zip(output.chunks_exact(features)) {
                 let largest = from.iter().copied().fold(f32::NEG_INFINITY, f32::max);
                 let total: f64 = from.iter().map(|&x| f64::from(x - largest).exp()).sum();
                 for (&from, &to) in from.iter().zip(to) {
@@ -190,54 +147,26 @@ fn encode(element: Element, value: f32) -> Vec<u8> {
 fn decode(element: Element, bytes: &[u8]) -> f32 {
     match element {
         Element::F32 => f32::from_ne_bytes(bytes.try_into().expect("four bytes")),
-        Element::F16 => {
-            f16::from_bits(u16::from_ne_bytes(bytes.try_into().expect("two bytes"))).to_f32()
-        }
-        Element::Bf16 => {
-            bf16::from_bits(u16::from_ne_bytes(bytes.try_into().expect("two bytes"))).to_f32()
-        }
+        Element::F16 => f16::from_bits(u16::from_ne_bytes(bytes.try_into().expect("two bytes"))).to_f32(),
+        Element::Bf16 => bf16::from_bits(u16::from_ne_bytes(bytes.try_into().expect("two bytes"))).to_f32(),
     }
 }
 
 #[test]
 fn conversions_round_to_nearest_even_and_pad_with_zeros() {
     let elements = [Element::Bf16, Element::F16, Element::F32];
-    let special = [
-        0.0,
-        -0.0,
-        1.0,
-        65504.0,
-        65520.0,
-        1e9,
-        -1e9,
-        6.1e-5,
-        5.9e-8,
-        1e-30,
-        f32::INFINITY,
-        f32::NEG_INFINITY,
-    ];
-    let ties = [
-        1.0 + 1.0 / 2048.0,
-        1.0 + 3.0 / 2048.0,
-        1.0 + 1.0 / 256.0,
-        1.0 + 3.0 / 256.0,
-        0.100_097_656,
-    ];
+    let special =
+        [0.0, -0.0, 1.0, 65504.0, 65520.0, 1e9, -1e9, 6.1e-5, 5.9e-8, 1e-30, f32::INFINITY, f32::NEG_INFINITY];
+    let ties = [1.0 + 1.0 / 2048.0, 1.0 + 3.0 / 2048.0, 1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0, 0.100_097_656];
     for kernels in Kernels::available() {
-        for (from, to) in elements
-            .into_iter()
-            .flat_map(|from| elements.map(|to| (from, to)))
-        {
+        for (from, to) in elements.into_iter().flat_map(|from| elements.map(|to| (from, to))) {
             for features in WIDTHS {
                 let padded = features.next_multiple_of(32);
                 let mut values = Random::new(8).floats(features);
                 for (value, special) in values.iter_mut().zip(special.iter().chain(&ties)) {
                     *value = *special;
                 }
-                let input: Vec<u8> = values
-                    .iter()
-                    .flat_map(|&value| encode(from, value))
-                    .collect();
+                let input: Vec<u8> = values.iter().flat_map(|&value| encode(from, value)).collect();
                 let mut output = vec![0xaa; padded * to.bytes() + 1];
                 let params = Convert {
                     input: Rows::of(&input, features * from.bytes()),
@@ -256,11 +185,7 @@ fn conversions_round_to_nearest_even_and_pad_with_zeros() {
                     } else {
                         encode(to, 0.0)
                     };
-                    assert_eq!(
-                        actual, expected,
-                        "{} {from:?} to {to:?} value {i}",
-                        kernels.name
-                    );
+                    assert_eq!(actual, expected, "{} {from:?} to {to:?} value {i}", kernels.name);
                 }
                 assert_eq!(output.last(), Some(&0xaa));
             }
@@ -269,10 +194,7 @@ fn conversions_round_to_nearest_even_and_pad_with_zeros() {
         for to in elements {
             let mut output = vec![0u8; 20 * to.bytes()];
             let params = Convert {
-                input: Rows {
-                    first: nan.as_ptr().cast(),
-                    stride: 80,
-                },
+                input: Rows { first: nan.as_ptr().cast(), stride: 80 },
                 input_element: Element::F32,
                 output: RowsMut::of(&mut output, 20 * to.bytes()),
                 output_element: to,
@@ -282,13 +204,7 @@ fn conversions_round_to_nearest_even_and_pad_with_zeros() {
             };
             // SAFETY: both matrices have their documented shapes.
             unsafe { (kernels.convert)(&params) };
-            assert!(
-                output
-                    .chunks_exact(to.bytes())
-                    .all(|bytes| decode(to, bytes).is_nan()),
-                "{}",
-                kernels.name
-            );
+            assert!(output.chunks_exact(to.bytes()).all(|bytes| decode(to, bytes).is_nan()), "{}", kernels.name);
         }
     }
 }
@@ -316,19 +232,11 @@ fn cache_writes_land_in_their_head_and_position() {
                 for (i, row) in cache.chunks_exact(head_dim * element.bytes()).enumerate() {
                     let (head, position) = (i / context, i % context);
                     if head >= 1 && (past + 1..past + 3).contains(&position) {
-                        let from =
-                            &input[(position - past) * stride + head * head_dim..][..head_dim];
-                        let expected: Vec<u8> = from
-                            .iter()
-                            .flat_map(|&value| encode(element, value))
-                            .collect();
+                        let from = &input[(position - past) * stride + head * head_dim..][..head_dim];
+                        let expected: Vec<u8> = from.iter().flat_map(|&value| encode(element, value)).collect();
                         assert_eq!(row, expected);
                     } else {
-                        assert!(
-                            row.iter().all(|&byte| byte == 0xaa),
-                            "{} head {head} {position}",
-                            kernels.name
-                        );
+                        assert!(row.iter().all(|&byte| byte == 0xaa), "{} head {head} {position}", kernels.name);
                     }
                 }
             }

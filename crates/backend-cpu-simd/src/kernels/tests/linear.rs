@@ -8,9 +8,7 @@ const SIZES_M: [usize; 6] = [1, 2, 3, 7, 16, 33];
 
 /// The shapes to try: all of the small ones, and a few of the large ones.
 fn shapes() -> impl Iterator<Item = (usize, usize, usize)> {
-    let all = SIZES_K
-        .into_iter()
-        .flat_map(|k| SIZES_N.into_iter().map(move |n| (k, n)));
+    let all = SIZES_K.into_iter().flat_map(|k| SIZES_N.into_iter().map(move |n| (k, n)));
     let all = all.flat_map(|(k, n)| SIZES_M.into_iter().map(move |m| (m, n, k)));
     all.filter(|(m, n, k)| m * n * k <= 300_000)
 }
@@ -40,24 +38,9 @@ impl Case {
         let packed = Packed::random(format, n, k, seed);
         let mut random = Random::new(seed + 1);
         // What lies between the rows must not be read as if it were part of them.
-        let activations = (0..m * stride)
-            .map(|i| {
-                if i % stride < k {
-                    random.float()
-                } else {
-                    f32::NAN
-                }
-            })
-            .collect();
+        let activations = (0..m * stride).map(|i| if i % stride < k { random.float() } else { f32::NAN }).collect();
         let bias = (m % 2 == 1).then(|| random.floats(n));
-        Self {
-            kind,
-            packed,
-            activations,
-            stride,
-            m,
-            bias,
-        }
+        Self { kind, packed, activations, stride, m, bias }
     }
 
     /// Runs positions `rows`, panels cut at `cuts`; the output is `[rows, n + 3]` and was `UNTOUCHED`.
@@ -78,16 +61,9 @@ impl Case {
             unsafe {
                 match self.kind {
                     Kind::Int8 => {
-                        let mut quantized =
-                            Quantized::of(kernels, activations, self.stride, positions, k);
+                        let mut quantized = Quantized::of(kernels, activations, self.stride, positions, k);
                         let activations = quantized.rows();
-                        (kernels.linear_int8)(&LinearInt8 {
-                            weights,
-                            activations,
-                            output: to,
-                            bias,
-                            panels,
-                        });
+                        (kernels.linear_int8)(&LinearInt8 { weights, activations, output: to, bias, panels });
                     }
                     Kind::Float => {
                         let activations = Rows::of(activations, self.stride);
@@ -105,14 +81,7 @@ impl Case {
                         let rounded = rounded(kernels, activations, self.stride, positions, k);
                         let activations = Rows::of(&rounded, padded);
                         let linear = kernels.linear_bf16.expect("checked by the caller");
-                        linear(&LinearBf16 {
-                            weights,
-                            activations,
-                            output: to,
-                            bias,
-                            positions,
-                            panels,
-                        });
+                        linear(&LinearBf16 { weights, activations, output: to, bias, positions, panels });
                     }
                 }
             }
@@ -126,10 +95,7 @@ impl Case {
         let row = &self.activations[position * self.stride..][..k];
         let weights = &self.packed.values[feature * k..][..k];
         let quantized = (self.kind == Kind::Int8).then(|| Quantized::of(kernels, row, k, 1, k));
-        let mut sum = self
-            .bias
-            .as_ref()
-            .map_or(0.0, |bias| f64::from(bias[feature]));
+        let mut sum = self.bias.as_ref().map_or(0.0, |bias| f64::from(bias[feature]));
         let mut magnitude = sum.abs();
         for column in 0..k {
             let activation = match (&quantized, self.kind) {
@@ -146,25 +112,13 @@ impl Case {
 }
 
 /// Rows as bf16, padded with zeros to a multiple of 32.
-fn rounded(
-    kernels: &Kernels,
-    input: &[f32],
-    stride: usize,
-    positions: usize,
-    k: usize,
-) -> Vec<u16> {
+fn rounded(kernels: &Kernels, input: &[f32], stride: usize, positions: usize, k: usize) -> Vec<u16> {
     let padded = k.next_multiple_of(GROUP);
     let mut output = vec![0x7fc0; positions * padded];
     let params = Convert {
-        input: Rows {
-            first: input.as_ptr().cast(),
-            stride: stride * 4,
-        },
+        input: Rows { first: input.as_ptr().cast(), stride: stride * 4 },
         input_element: Element::F32,
-        output: RowsMut {
-            first: output.as_mut_ptr().cast(),
-            stride: padded * 2,
-        },
+        output: RowsMut { first: output.as_mut_ptr().cast(), stride: padded * 2 },
         output_element: Element::Bf16,
         features: k,
         padded_features: padded,
@@ -203,17 +157,10 @@ fn outputs_are_right_and_nothing_else_is_written() {
                         continue;
                     }
                     let (expected, magnitude) = case.expected(kernels, position, feature);
-                    let what = format!(
-                        "{} {kind:?} {format:?} m{m} n{n} k{k} [{position}, {feature}]",
-                        kernels.name
-                    );
+                    let what = format!("{} {kind:?} {format:?} m{m} n{n} k{k} [{position}, {feature}]", kernels.name);
                     assert_close(actual, expected, magnitude, 3e-6, what);
                 }
-                assert!(
-                    row[n..].iter().all(|&value| value == UNTOUCHED),
-                    "{} writes beyond n",
-                    kernels.name
-                );
+                assert!(row[n..].iter().all(|&value| value == UNTOUCHED), "{} writes beyond n", kernels.name);
             }
         }
     });
@@ -223,34 +170,19 @@ fn outputs_are_right_and_nothing_else_is_written() {
 fn bits_do_not_depend_on_the_number_of_positions_or_the_cut() {
     kinds(|kernels, kind, format| {
         for (m, n, k) in [(7, 17, 92), (33, 70, 96), (70, 100, 160), (19, 40, 2048)] {
-            let case = Case {
-                bias: Some(Random::new(5).floats(n)),
-                ..Case::new(kind, format, m, n, k)
-            };
+            let case = Case { bias: Some(Random::new(5).floats(n)), ..Case::new(kind, format, m, n, k) };
             let whole = case.run(kernels, 0..m, &[]);
             let n_panels = n.div_ceil(PANEL_ROWS);
             let what = format!("{} {kind:?} {format:?} m{m} n{n} k{k}", kernels.name);
-            assert_eq!(
-                bits(&whole),
-                bits(&case.run(kernels, 0..m, &[1])),
-                "{what}, first panel alone"
-            );
+            assert_eq!(bits(&whole), bits(&case.run(kernels, 0..m, &[1])), "{what}, first panel alone");
             let each: Vec<_> = (1..n_panels).collect();
-            assert_eq!(
-                bits(&whole),
-                bits(&case.run(kernels, 0..m, &each)),
-                "{what}, panel by panel"
-            );
+            assert_eq!(bits(&whole), bits(&case.run(kernels, 0..m, &each)), "{what}, panel by panel");
             for count in [1, 2, 3, 5, 7, 16] {
                 let mut parts = Vec::new();
                 for start in (0..m).step_by(count) {
                     parts.extend(case.run(kernels, start..(start + count).min(m), &[]));
                 }
-                assert_eq!(
-                    bits(&whole),
-                    bits(&parts),
-                    "{what}, {count} positions at a time"
-                );
+                assert_eq!(bits(&whole), bits(&parts), "{what}, {count} positions at a time");
             }
         }
     });
@@ -275,16 +207,9 @@ fn a_range_of_panels_leaves_the_other_columns_alone() {
         unsafe {
             match kind {
                 Kind::Int8 => {
-                    let mut quantized =
-                        Quantized::of(kernels, &case.activations, case.stride, 3, 64);
+                    let mut quantized = Quantized::of(kernels, &case.activations, case.stride, 3, 64);
                     let activations = quantized.rows();
-                    (kernels.linear_int8)(&LinearInt8 {
-                        weights,
-                        activations,
-                        output: to,
-                        bias,
-                        panels,
-                    });
+                    (kernels.linear_int8)(&LinearInt8 { weights, activations, output: to, bias, panels });
                 }
                 Kind::Float => {
                     let activations = Rows::of(&case.activations, case.stride);
@@ -301,23 +226,11 @@ fn a_range_of_panels_leaves_the_other_columns_alone() {
                     let rounded = rounded(kernels, &case.activations, case.stride, 3, 64);
                     let activations = Rows::of(&rounded, 64);
                     let linear = kernels.linear_bf16.expect("checked by the caller");
-                    linear(&LinearBf16 {
-                        weights,
-                        activations,
-                        output: to,
-                        bias,
-                        positions: 3,
-                        panels,
-                    });
+                    linear(&LinearBf16 { weights, activations, output: to, bias, positions: 3, panels });
                 }
             }
         }
-        assert_eq!(
-            bits(&expected),
-            bits(&output),
-            "{} {kind:?} {format:?}",
-            kernels.name
-        );
+        assert_eq!(bits(&expected), bits(&output), "{} {kind:?} {format:?}", kernels.name);
     });
 }
 
@@ -328,12 +241,7 @@ fn integer_kernels_agree_bit_by_bit_where_the_float_part_is_fused_alike() {
         let case = Case::new(Kind::Int8, format, 6, 48, 32);
         let plain = case.run(&Kernels::available()[0], 0..6, &[]);
         for kernels in Kernels::available() {
-            assert_eq!(
-                bits(&plain),
-                bits(&case.run(kernels, 0..6, &[])),
-                "{} {format:?}",
-                kernels.name
-            );
+            assert_eq!(bits(&plain), bits(&case.run(kernels, 0..6, &[])), "{} {format:?}", kernels.name);
         }
     }
 }
@@ -357,28 +265,13 @@ fn extreme_bytes_do_not_saturate() {
                 }
             }
             let activations = [127.0; 64];
-            let case = Case {
-                kind: Kind::Int8,
-                packed,
-                activations: activations.to_vec(),
-                stride: 64,
-                m: 1,
-                bias: None,
-            };
+            let case =
+                Case { kind: Kind::Int8, packed, activations: activations.to_vec(), stride: 64, m: 1, bias: None };
             let output = case.run(kernels, 0..1, &[]);
-            let (even, odd) = if format == WeightFormat::W4G32 {
-                (7.0, -8.0)
-            } else {
-                (127.0, -127.0)
-            };
+            let (even, odd) = if format == WeightFormat::W4G32 { (7.0, -8.0) } else { (127.0, -127.0) };
             for (row, &actual) in output[..16].iter().enumerate() {
                 let weight = if row % 2 == 0 { even } else { odd };
-                assert_eq!(
-                    actual,
-                    weight * 127.0 * 64.0,
-                    "{} {format:?} row {row}",
-                    kernels.name
-                );
+                assert_eq!(actual, weight * 127.0 * 64.0, "{} {format:?} row {row}", kernels.name);
             }
             assert_eq!(case.m, 1);
         }
@@ -400,18 +293,11 @@ fn quantised_activations_are_near_and_their_sums_exact() {
                     assert_eq!(quantized.corrections[at], factor * sum);
                     assert!(values.iter().all(|&value| value >= -127));
                     let present = GROUP.min(k - group * GROUP);
-                    assert!(
-                        values[present..].iter().all(|&value| value == 0),
-                        "padding is zero"
-                    );
+                    assert!(values[present..].iter().all(|&value| value == 0), "padding is zero");
                     for column in group * GROUP..group * GROUP + present {
                         let exact = f64::from(input[position * k + column]);
                         let error = (quantized.value(position, column) - exact).abs();
-                        assert!(
-                            error <= 0.5001 * f64::from(quantized.scales[at]),
-                            "{} {error}",
-                            kernels.name
-                        );
+                        assert!(error <= 0.5001 * f64::from(quantized.scales[at]), "{} {error}", kernels.name);
                     }
                 }
             }
@@ -427,18 +313,10 @@ fn embedding_rows_are_exact() {
         let packed = Packed::random(format, 19, 92, 7);
         for row in 0..19 {
             let mut output = vec![UNTOUCHED; 95];
-            let params = EmbedRow {
-                weights: packed.weights(),
-                row,
-                output: RowsMut::of(&mut output, 95),
-            };
+            let params = EmbedRow { weights: packed.weights(), row, output: RowsMut::of(&mut output, 95) };
             // SAFETY: the output has room for k values.
             unsafe { (Kernels::available()[0].embed_row)(&params) };
-            assert_eq!(
-                bits(&output[..92]),
-                bits(&packed.values[row * 92..][..92]),
-                "{format:?}"
-            );
+            assert_eq!(bits(&output[..92]), bits(&packed.values[row * 92..][..92]), "{format:?}");
             assert_eq!(output[92..], [UNTOUCHED; 3]);
         }
     }

@@ -75,14 +75,12 @@ impl Packed {
                     }
                     WeightFormat::F16 => {
                         let value = f16::from_f32(random.float());
-                        panel[word(column / 2) + column % 2 * 2..][..2]
-                            .copy_from_slice(&value.to_le_bytes());
+                        panel[word(column / 2) + column % 2 * 2..][..2].copy_from_slice(&value.to_le_bytes());
                         value.to_f32()
                     }
                     WeightFormat::Bf16 => {
                         let value = bf16::from_f32(random.float());
-                        panel[word(column / 2) + column % 2 * 2..][..2]
-                            .copy_from_slice(&value.to_le_bytes());
+                        panel[word(column / 2) + column % 2 * 2..][..2].copy_from_slice(&value.to_le_bytes());
                         value.to_f32()
                     }
                     WeightFormat::W8G32 => {
@@ -107,22 +105,11 @@ impl Packed {
         for (line, bytes) in lines.iter_mut().zip(bytes.chunks_exact(64)) {
             line.0.copy_from_slice(bytes);
         }
-        Self {
-            lines,
-            format,
-            n,
-            k,
-            values,
-        }
+        Self { lines, format, n, k, values }
     }
 
     fn weights(&self) -> PanelWeights {
-        PanelWeights {
-            format: self.format,
-            panels: self.lines.as_ptr().cast(),
-            n: self.n,
-            k: self.k,
-        }
+        PanelWeights { format: self.format, panels: self.lines.as_ptr().cast(), n: self.n, k: self.k }
     }
 }
 
@@ -147,12 +134,8 @@ impl Quantized {
         };
         let output = this.rows();
         let groups = output.groups();
-        let params = QuantizeActivations {
-            input: Rows::of(input, stride),
-            output,
-            positions: 0..positions,
-            groups: 0..groups,
-        };
+        let params =
+            QuantizeActivations { input: Rows::of(input, stride), output, positions: 0..positions, groups: 0..groups };
         // SAFETY: the input has all rows, and the buffers are of the documented sizes.
         unsafe { (kernels.quantize_activations)(&params) };
         this
@@ -185,13 +168,7 @@ impl Quantized {
 
 /// Asserts that `actual` is `expected` but for `tolerance` times the sum of the magnitudes that make it up.
 #[track_caller]
-fn assert_close(
-    actual: f32,
-    expected: f64,
-    magnitude: f64,
-    tolerance: f64,
-    what: impl core::fmt::Display,
-) {
+fn assert_close(actual: f32, expected: f64, magnitude: f64, tolerance: f64, what: impl core::fmt::Display) {
     let difference = (f64::from(actual) - expected).abs();
     assert!(
         difference <= tolerance * magnitude.max(1e-30),
