@@ -29,8 +29,8 @@ pub struct CpuOptions {
 /// How activations meet narrow weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ActivationMode {
-    /// As 8-bit integers per group of 32 beside quantised weights, as bf16 beside bf16 weights where the CPU has an
-    /// instruction for that, as floats otherwise.
+    /// As 8-bit integers per group of 32 beside quantised weights, as bf16 beside bf16 weights where the CPU has a
+    /// fast instruction for that, as floats otherwise.
     #[default]
     Fast,
     /// As 32-bit floats.

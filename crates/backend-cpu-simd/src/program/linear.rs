@@ -65,7 +65,7 @@ impl LinearGroup {
         });
         let inputs_as = match (activations, format) {
             (ActivationMode::Fast, WeightFormat::W8G32 | WeightFormat::W4G32) => InputAs::Int8,
-            (ActivationMode::Fast, WeightFormat::Bf16) if kernels.linear_bf16.is_some() => InputAs::Bf16,
+            (ActivationMode::Fast, WeightFormat::Bf16) if kernels.prefers_bf16 && kernels.linear_bf16.is_some() => InputAs::Bf16,
             _ => InputAs::Float,
         };
         let (rows, follows_step) = part_rows(segment, node);
