@@ -8,16 +8,10 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
     let file = Path::new("tokenizer_config.json");
-    let messages = [
-        Message::new("system", "Be brief."),
-        Message::new("user", "  Hi <é>\n"),
-    ];
+    let messages = [Message::new("system", "Be brief."), Message::new("user", "  Hi <é>\n")];
     // As a template file, and as the JSON that holds one.
     for template in [
-        ChatTemplate::from_files(
-            (None, file),
-            (Some(bytes), Path::new("chat_template.jinja")),
-        ),
+        ChatTemplate::from_files((None, file), (Some(bytes), Path::new("chat_template.jinja"))),
         ChatTemplate::from_tokenizer_config(bytes, file),
     ] {
         let Ok(template) = template else {

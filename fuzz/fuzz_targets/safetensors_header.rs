@@ -13,11 +13,7 @@ fuzz_target!(|bytes: &[u8]| {
     for entry in &entries {
         assert!(entry.bytes.start <= entry.bytes.end && entry.bytes.end <= bytes.len());
         if let Ok(dtype) = &entry.dtype {
-            let size = if entry.shape.contains(&0) {
-                0
-            } else {
-                entry.shape.iter().product::<usize>() * dtype.size()
-            };
+            let size = if entry.shape.contains(&0) { 0 } else { entry.shape.iter().product::<usize>() * dtype.size() };
             assert_eq!(size, entry.bytes.len());
         }
     }

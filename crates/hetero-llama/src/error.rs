@@ -332,9 +332,7 @@ pub enum LlamaError {
     NoDevice,
 
     /// A context length that the model was not made for.
-    #[error(
-        "option `context`: expected 1 to {limit} (`max_position_embeddings` of config.json), found {asked}"
-    )]
+    #[error("option `context`: expected 1 to {limit} (`max_position_embeddings` of config.json), found {asked}")]
     BadContext {
         /// The length that was asked for, in tokens.
         asked: usize,
@@ -376,9 +374,7 @@ pub enum LlamaError {
     },
 
     /// A token id that the model has no row for.
-    #[error(
-        "token id: expected ids below {vocabulary} (`vocab_size` of config.json), found {token}"
-    )]
+    #[error("token id: expected ids below {vocabulary} (`vocab_size` of config.json), found {token}")]
     TokenOutOfRange {
         /// The id.
         token: u32,
@@ -431,9 +427,7 @@ pub enum LlamaError {
     },
 
     /// A model that is to be quantised is quantised already.
-    #[error(
-        "{model}: expected weights in f32, f16 or bf16, found {format}, as `hetero quantize` writes them"
-    )]
+    #[error("{model}: expected weights in f32, f16 or bf16, found {format}, as `hetero quantize` writes them")]
     AlreadyPacked {
         /// The model.
         model: String,
@@ -442,9 +436,7 @@ pub enum LlamaError {
     },
 
     /// A model that is stored in one format is asked for in another.
-    #[error(
-        "{model}: expected `--weights {stored}`, as its weights are stored, found `--weights {asked}`"
-    )]
+    #[error("{model}: expected `--weights {stored}`, as its weights are stored, found `--weights {asked}`")]
     PackedOtherwise {
         /// The model.
         model: String,

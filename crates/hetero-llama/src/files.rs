@@ -12,20 +12,10 @@ const MAX_TEXT_BYTES: u64 = 256 << 20;
 /// Opens a regular file for reading.
 pub(crate) fn open(path: &Path, expected: &'static str) -> Result<File, LlamaError> {
     let file = File::open(path).map_err(|source| read_error(path, expected, source))?;
-    let metadata = file
-        .metadata()
-        .map_err(|source| read_error(path, expected, source))?;
+    let metadata = file.metadata().map_err(|source| read_error(path, expected, source))?;
     if !metadata.is_file() {
-        let found = if metadata.is_dir() {
-            "a folder"
-        } else {
-            "no regular file"
-        };
-        return Err(LlamaError::WrongFileKind {
-            file: path.to_path_buf(),
-            expected,
-            found: found.into(),
-        });
+        let found = if metadata.is_dir() { "a folder" } else { "no regular file" };
+        return Err(LlamaError::WrongFileKind { file: path.to_path_buf(), expected, found: found.into() });
     }
     Ok(file)
 }
@@ -50,10 +40,7 @@ pub(crate) fn read(path: &Path, expected: &'static str) -> Result<Vec<u8>, Llama
 }
 
 /// Reads a whole small file, or nothing when there is none.
-pub(crate) fn read_optional(
-    path: &Path,
-    expected: &'static str,
-) -> Result<Option<Vec<u8>>, LlamaError> {
+pub(crate) fn read_optional(path: &Path, expected: &'static str) -> Result<Option<Vec<u8>>, LlamaError> {
     match read(path, expected) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(LlamaError::MissingFile { .. }) => Ok(None),
@@ -62,16 +49,9 @@ pub(crate) fn read_optional(
 }
 
 /// A clone without Git LFS has this text in place of each large file.
-pub(crate) fn refuse_lfs_pointer(
-    bytes: &[u8],
-    path: &Path,
-    expected: &'static str,
-) -> Result<(), LlamaError> {
+pub(crate) fn refuse_lfs_pointer(bytes: &[u8], path: &Path, expected: &'static str) -> Result<(), LlamaError> {
     if bytes.starts_with(b"version https://git-lfs.github.com/spec/") {
-        return Err(LlamaError::LfsPointer {
-            file: path.to_path_buf(),
-            expected,
-        });
+        return Err(LlamaError::LfsPointer { file: path.to_path_buf(), expected });
     }
     Ok(())
 }

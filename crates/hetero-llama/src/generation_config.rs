@@ -55,16 +55,10 @@ impl GenerationConfig {
     }
 
     /// Parses the bytes of a `generation_config.json`; `file` is the name for messages.
-    pub fn parse(
-        bytes: &[u8],
-        file: &Path,
-        config: &ModelConfig,
-    ) -> Result<GenerationConfig, LlamaError> {
+    pub fn parse(bytes: &[u8], file: &Path, config: &ModelConfig) -> Result<GenerationConfig, LlamaError> {
         let map = parse_object(bytes, file, DESCRIPTION)?;
         let object = Object::new(file, &map);
-        let eos_tokens = object
-            .tokens("eos_token_id", config.vocab)?
-            .unwrap_or_default();
+        let eos_tokens = object.tokens("eos_token_id", config.vocab)?.unwrap_or_default();
         Ok(GenerationConfig {
             do_sample: object.boolean("do_sample", false)?,
             temperature: number(&object, "temperature", 0.0..=100.0)?,
@@ -73,11 +67,7 @@ impl GenerationConfig {
             min_p: number(&object, "min_p", 0.0..=1.0)?,
             repetition_penalty: number(&object, "repetition_penalty", 0.01..=100.0)?,
             max_new_tokens: object.optional_size("max_new_tokens", u32::MAX as usize)?,
-            eos_tokens: if eos_tokens.is_empty() {
-                config.eos_tokens.clone()
-            } else {
-                eos_tokens
-            },
+            eos_tokens: if eos_tokens.is_empty() { config.eos_tokens.clone() } else { eos_tokens },
         })
     }
 
@@ -85,11 +75,7 @@ impl GenerationConfig {
     pub fn sampler_options(&self) -> SamplerOptions {
         let default = SamplerOptions::default();
         SamplerOptions {
-            temperature: if self.do_sample {
-                self.temperature.unwrap_or(1.0)
-            } else {
-                0.0
-            },
+            temperature: if self.do_sample { self.temperature.unwrap_or(1.0) } else { 0.0 },
             top_k: self.top_k.unwrap_or(default.top_k),
             top_p: self.top_p.unwrap_or(default.top_p),
             min_p: self.min_p.unwrap_or(default.min_p),
@@ -99,11 +85,7 @@ impl GenerationConfig {
     }
 }
 
-fn number(
-    object: &Object<'_>,
-    key: &str,
-    range: std::ops::RangeInclusive<f32>,
-) -> Result<Option<f32>, LlamaError> {
+fn number(object: &Object<'_>, key: &str, range: std::ops::RangeInclusive<f32>) -> Result<Option<f32>, LlamaError> {
     let Some(value) = object.value(key) else {
         return Ok(None);
     };
@@ -112,13 +94,7 @@ fn number(
         .map(|number| number as f32)
         .filter(|number| range.contains(number))
         .map(Some)
-        .ok_or_else(|| {
-            object.bad(
-                key,
-                &format!("a number from {} to {}", range.start(), range.end()),
-                value,
-            )
-        })
+        .ok_or_else(|| object.bad(key, &format!("a number from {} to {}", range.start(), range.end()), value))
 }
 
 /// Files have 0, and sometimes -1, for no limit.
@@ -143,11 +119,7 @@ mod tests {
 
     fn parse(value: &Value) -> Result<GenerationConfig, LlamaError> {
         let config = ModelConfig::shape("llama-3-8b").expect("a known shape");
-        GenerationConfig::parse(
-            value.to_string().as_bytes(),
-            Path::new("generation_config.json"),
-            &config,
-        )
+        GenerationConfig::parse(value.to_string().as_bytes(), Path::new("generation_config.json"), &config)
     }
 
     #[test]
@@ -159,10 +131,7 @@ mod tests {
         .expect("valid");
         assert_eq!(parsed.eos_tokens, [128_001, 128_009]);
         let options = parsed.sampler_options();
-        assert_eq!(
-            (options.temperature, options.top_p, options.top_k),
-            (0.6, 0.9, 20)
-        );
+        assert_eq!((options.temperature, options.top_p, options.top_k), (0.6, 0.9, 20));
         assert_eq!(options.repeat_penalty, 1.05);
         SamplerConfig::new(options).expect("in range");
     }
@@ -193,10 +162,7 @@ mod tests {
             ("max_new_tokens", json!(0)),
         ] {
             let error = parse(&json!({key: value})).expect_err("out of range");
-            assert!(
-                matches!(&error, LlamaError::BadValue { key: k, .. } if k == key),
-                "{error}"
-            );
+            assert!(matches!(&error, LlamaError::BadValue { key: k, .. } if k == key), "{error}");
         }
     }
 }

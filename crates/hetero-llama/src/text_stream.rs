@@ -39,11 +39,7 @@ impl TextStream {
             given: 0,
             held: 0,
         };
-        let with_text = prompt
-            .iter()
-            .rev()
-            .copied()
-            .filter(|&id| stream.tokenizer.has_text(id));
+        let with_text = prompt.iter().rev().copied().filter(|&id| stream.tokenizer.has_text(id));
         let mut context: Vec<u32> = with_text.take(MAX_WINDOW_TOKENS).collect();
         context.reverse();
         stream.window = context;
@@ -123,11 +119,7 @@ impl StopStrings {
     /// Watches for `stops`. An empty text is no stop text.
     pub fn new(stops: &[String]) -> StopStrings {
         StopStrings {
-            stops: stops
-                .iter()
-                .filter(|stop| !stop.is_empty())
-                .cloned()
-                .collect(),
+            stops: stops.iter().filter(|stop| !stop.is_empty()).cloned().collect(),
             held: String::new(),
             is_stopped: false,
         }
@@ -148,12 +140,7 @@ impl StopStrings {
             self.held.truncate(start);
             return std::mem::take(&mut self.held);
         }
-        let keep = self
-            .stops
-            .iter()
-            .map(|stop| partial_match(&self.held, stop))
-            .max()
-            .unwrap_or(0);
+        let keep = self.stops.iter().map(|stop| partial_match(&self.held, stop)).max().unwrap_or(0);
         let rest = self.held.split_off(self.held.len() - keep);
         std::mem::replace(&mut self.held, rest)
     }

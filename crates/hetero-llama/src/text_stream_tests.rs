@@ -23,11 +23,8 @@ fn byte_level_chars() -> Vec<char> {
 }
 
 fn tokenizer(decoder: Value, pieces: &[String], special: &[&str]) -> Tokenizer {
-    let vocab: serde_json::Map<String, Value> = pieces
-        .iter()
-        .enumerate()
-        .map(|(id, piece)| (piece.clone(), json!(id)))
-        .collect();
+    let vocab: serde_json::Map<String, Value> =
+        pieces.iter().enumerate().map(|(id, piece)| (piece.clone(), json!(id))).collect();
     let added: Vec<Value> = special
         .iter()
         .enumerate()
@@ -49,23 +46,10 @@ fn tokenizer(decoder: Value, pieces: &[String], special: &[&str]) -> Tokenizer {
 /// As Llama 3 and Qwen2: every byte is a token, and some words and halves of characters are.
 fn byte_level() -> Tokenizer {
     let chars = byte_level_chars();
-    let spell = |bytes: &[u8]| {
-        bytes
-            .iter()
-            .map(|&byte| chars[usize::from(byte)])
-            .collect::<String>()
-    };
+    let spell = |bytes: &[u8]| bytes.iter().map(|&byte| chars[usize::from(byte)]).collect::<String>();
     let mut pieces: Vec<String> = (0..=255u8).map(|byte| spell(&[byte])).collect();
     let family = "👨‍👩‍👧".as_bytes();
-    for bytes in [
-        " the".as_bytes(),
-        b"ing",
-        b"\n\n",
-        &family[..2],
-        &family[2..5],
-        &family[5..],
-        "ü".as_bytes(),
-    ] {
+    for bytes in [" the".as_bytes(), b"ing", b"\n\n", &family[..2], &family[2..5], &family[5..], "ü".as_bytes()] {
         pieces.push(spell(bytes));
     }
     let decoder = json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true});
@@ -93,10 +77,7 @@ fn metaspace() -> Tokenizer {
 
 fn stream(tokenizer: &Tokenizer, prompt: &[u32], ids: &[u32]) -> Vec<String> {
     let mut stream = TextStream::new(tokenizer, prompt).expect("a stream");
-    let mut pieces: Vec<String> = ids
-        .iter()
-        .map(|&id| stream.push(id).expect("text"))
-        .collect();
+    let mut pieces: Vec<String> = ids.iter().map(|&id| stream.push(id).expect("text")).collect();
     pieces.push(stream.finish().expect("text"));
     pieces
 }
@@ -110,20 +91,14 @@ fn check_equals_full_decode(tokenizer: &Tokenizer, ids: &[u32]) {
 fn an_emoji_over_several_tokens_comes_whole() {
     let tokenizer = byte_level();
     let ids: Vec<u32> = "a🙂!".bytes().map(u32::from).collect();
-    assert_eq!(
-        stream(&tokenizer, &[], &ids),
-        ["a", "", "", "", "🙂", "!", ""]
-    );
+    assert_eq!(stream(&tokenizer, &[], &ids), ["a", "", "", "", "🙂", "!", ""]);
     let family = [259, 260, 261];
     assert_eq!(stream(&tokenizer, &[], &family).concat(), "👨‍👩‍👧");
 
     let tokenizer = byte_fallback();
     let mut ids: Vec<u32> = "🙂".bytes().map(u32::from).collect();
     ids.push(257);
-    assert_eq!(
-        stream(&tokenizer, &[], &ids),
-        ["", "", "", "", "🙂 the", ""]
-    );
+    assert_eq!(stream(&tokenizer, &[], &ids), ["", "", "", "", "🙂 the", ""]);
 }
 
 #[test]
@@ -150,10 +125,7 @@ fn special_and_unknown_tokens_have_no_text() {
 #[test]
 fn an_incomplete_character_is_shown_at_the_end_only() {
     let tokenizer = byte_level();
-    assert_eq!(
-        stream(&tokenizer, &[], &[0x61, 0xf0, 0x9f]),
-        ["a", "", "", "\u{fffd}"]
-    );
+    assert_eq!(stream(&tokenizer, &[], &[0x61, 0xf0, 0x9f]), ["a", "", "", "\u{fffd}"]);
 }
 
 #[test]

@@ -60,10 +60,9 @@ fn templates_give_the_text_of_transformers() {
         let actual = template.render_conversation(conversation);
         let is_right = match (&actual, &case.outcome) {
             (Ok(text), Outcome::Text { expected }) => text == expected,
-            (
-                Err(LlamaError::TemplateRefused { found, .. }),
-                Outcome::Error { error, error_type },
-            ) => error_type == "TemplateError" && found == error,
+            (Err(LlamaError::TemplateRefused { found, .. }), Outcome::Error { error, error_type }) => {
+                error_type == "TemplateError" && found == error
+            }
             // Errors of Python itself have other words here.
             (Err(LlamaError::TemplateFailed { .. }), Outcome::Error { error_type, .. }) => {
                 error_type != "TemplateError"
@@ -82,30 +81,20 @@ fn templates_give_the_text_of_transformers() {
             ));
         }
     }
-    assert!(
-        failures.is_empty(),
-        "{} of {}:\n{}",
-        failures.len(),
-        cases.len(),
-        failures.join("\n")
-    );
+    assert!(failures.is_empty(), "{} of {}:\n{}", failures.len(), cases.len(), failures.join("\n"));
 }
 
 #[test]
 fn the_template_of_a_folder_is_found_where_transformers_finds_it() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let write =
-        |name: &str, text: &str| std::fs::write(folder.path().join(name), text).expect("writable");
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).expect("writable");
     let render = || {
         let template = ChatTemplate::open(folder.path())?;
         template.render(&[Message::new("user", "hi")], false)
     };
     assert!(matches!(render(), Err(LlamaError::MissingTemplate { .. })));
 
-    write(
-        "tokenizer_config.json",
-        r#"{"bos_token": {"content": "<s>", "lstrip": false}}"#,
-    );
+    write("tokenizer_config.json", r#"{"bos_token": {"content": "<s>", "lstrip": false}}"#);
     assert!(matches!(render(), Err(LlamaError::MissingTemplate { .. })));
 
     write(
@@ -122,17 +111,7 @@ fn the_template_of_a_folder_is_found_where_transformers_finds_it() {
 
 #[test]
 fn the_date_is_todays() {
-    let template = ChatTemplate::new(
-        "{{ strftime_now('%Y') }}",
-        "default",
-        Path::new("t"),
-        SpecialTokens::default(),
-    );
-    let year: u32 = template
-        .expect("valid")
-        .render(&[], false)
-        .expect("a text")
-        .parse()
-        .expect("a year");
+    let template = ChatTemplate::new("{{ strftime_now('%Y') }}", "default", Path::new("t"), SpecialTokens::default());
+    let year: u32 = template.expect("valid").render(&[], false).expect("a text").parse().expect("a year");
     assert!((2025..2200).contains(&year));
 }

@@ -30,10 +30,7 @@ impl std::error::Error for Refusal {}
 
 pub(super) fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
-    let syntax = SyntaxConfig::builder()
-        .trim_blocks(true)
-        .lstrip_blocks(true)
-        .build();
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
     environment.set_syntax(syntax.expect("the delimiters are the default ones"));
     environment.set_auto_escape_callback(|_| AutoEscape::None);
     environment.set_fuel(Some(MAX_STEPS));
@@ -41,9 +38,7 @@ pub(super) fn environment() -> Environment<'static> {
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     environment.add_function("raise_exception", raise_exception);
     environment.add_filter("tojson", to_json);
-    environment.add_function("strftime_now", |format: &str| {
-        format_time(format, Timestamp::now(), TimeZone::system())
-    });
+    environment.add_function("strftime_now", |format: &str| format_time(format, Timestamp::now(), TimeZone::system()));
     environment
 }
 
@@ -75,44 +70,27 @@ fn to_json(value: &Value, options: Kwargs) -> Result<String, Error> {
     options.assert_all_used()?;
     match indent {
         None => write_json(value, PythonFormatter),
-        Some(width) if width <= 16 => write_json(
-            value,
-            PrettyFormatter::with_indent(" ".repeat(width).as_bytes()),
-        ),
-        Some(_) => Err(Error::new(
-            ErrorKind::InvalidOperation,
-            "indent is at most 16",
-        )),
+        Some(width) if width <= 16 => write_json(value, PrettyFormatter::with_indent(" ".repeat(width).as_bytes())),
+        Some(_) => Err(Error::new(ErrorKind::InvalidOperation, "indent is at most 16")),
     }
 }
 
 fn write_json(value: &Value, formatter: impl Formatter) -> Result<String, Error> {
     let mut bytes = Vec::new();
     let mut serializer = Serializer::with_formatter(&mut bytes, formatter);
-    value
-        .serialize(&mut serializer)
-        .map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))?;
-    String::from_utf8(bytes)
-        .map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))
+    value.serialize(&mut serializer).map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))?;
+    String::from_utf8(bytes).map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))
 }
 
 /// One line, with a space behind commas and colons.
 struct PythonFormatter;
 
 impl Formatter for PythonFormatter {
-    fn begin_array_value<W: ?Sized + Write>(
-        &mut self,
-        writer: &mut W,
-        first: bool,
-    ) -> io::Result<()> {
+    fn begin_array_value<W: ?Sized + Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
         writer.write_all(if first { b"" } else { b", " })
     }
 
-    fn begin_object_key<W: ?Sized + Write>(
-        &mut self,
-        writer: &mut W,
-        first: bool,
-    ) -> io::Result<()> {
+    fn begin_object_key<W: ?Sized + Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
         writer.write_all(if first { b"" } else { b", " })
     }
 
@@ -135,10 +113,7 @@ pub(super) fn plain_blocks(source: &str) -> String {
         };
         let (tag, after) = tag.split_at(end + 2);
         let inner = &tag[2..tag.len() - 2];
-        let word = inner
-            .trim_start_matches(['-', '+'])
-            .trim_end_matches('-')
-            .trim();
+        let word = inner.trim_start_matches(['-', '+']).trim_end_matches('-').trim();
         match word {
             "generation" => plain.push_str(&tag.replacen("generation", "if true", 1)),
             "endgeneration" => plain.push_str(&tag.replacen("endgeneration", "endif", 1)),
@@ -159,11 +134,7 @@ pub(super) struct CappedOutput {
 
 impl CappedOutput {
     pub(super) fn new(limit: usize) -> CappedOutput {
-        CappedOutput {
-            bytes: Vec::new(),
-            limit,
-            is_full: false,
-        }
+        CappedOutput { bytes: Vec::new(), limit, is_full: false }
     }
 
     /// Whether more was written than the limit allows.
@@ -202,10 +173,7 @@ mod tests {
     #[test]
     fn json_is_that_of_python() {
         let value = r#"{'b': [1, 2.5, "é<'", none], 'a': {}}"#;
-        assert_eq!(
-            render(&format!("{{{{ {value} | tojson }}}}")),
-            r#"{"b": [1, 2.5, "é<'", null], "a": {}}"#
-        );
+        assert_eq!(render(&format!("{{{{ {value} | tojson }}}}")), r#"{"b": [1, 2.5, "é<'", null], "a": {}}"#);
         assert_eq!(
             render(&format!("{{{{ {value} | tojson(indent=2) }}}}")),
             "{\n  \"b\": [\n    1,\n    2.5,\n    \"é<'\",\n    null\n  ],\n  \"a\": {}\n}"
@@ -215,25 +183,15 @@ mod tests {
     #[test]
     fn generation_blocks_are_seen_through() {
         assert_eq!(
-            plain_blocks(
-                "a{%- generation -%} b {% endgeneration %}{% if generation %}{% endif %}{% x"
-            ),
+            plain_blocks("a{%- generation -%} b {% endgeneration %}{% if generation %}{% endif %}{% x"),
             "a{%- if true -%} b {% endif %}{% if generation %}{% endif %}{% x"
         );
-        assert_eq!(
-            render(&plain_blocks("{% generation %}b{% endgeneration %}c")),
-            "bc"
-        );
+        assert_eq!(render(&plain_blocks("{% generation %}b{% endgeneration %}c")), "bc");
     }
 
     #[test]
     fn loop_controls_are_there() {
-        assert_eq!(
-            render(
-                "{% for i in [1, 2, 3] %}{% if i == 2 %}{% break %}{% endif %}{{ i }}{% endfor %}"
-            ),
-            "1"
-        );
+        assert_eq!(render("{% for i in [1, 2, 3] %}{% if i == 2 %}{% break %}{% endif %}{{ i }}{% endfor %}"), "1");
     }
 
     #[test]
@@ -242,10 +200,6 @@ mod tests {
         fix_time(&mut environment, 1_721_992_000);
         let text = environment.render_str("{{ strftime_now('%d %b %Y, %A') }}", ());
         assert_eq!(text.expect("a text"), "26 Jul 2024, Friday");
-        assert!(
-            environment
-                .render_str("{{ strftime_now('%!') }}", ())
-                .is_err()
-        );
+        assert!(environment.render_str("{{ strftime_now('%!') }}", ()).is_err());
     }
 }

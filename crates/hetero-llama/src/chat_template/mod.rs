@@ -46,10 +46,7 @@ pub struct Message {
 impl Message {
     /// A turn of `role`.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Message {
-        Message {
-            role: role.into(),
-            content: content.into(),
-        }
+        Message { role: role.into(), content: content.into() }
     }
 }
 
@@ -73,11 +70,7 @@ pub struct Conversation {
 impl Conversation {
     /// A conversation of plain turns.
     pub fn new(messages: &[Message], add_generation_prompt: bool) -> Conversation {
-        Conversation {
-            messages: Value::from(Serde(messages)),
-            add_generation_prompt,
-            ..Conversation::default()
-        }
+        Conversation { messages: Value::from(Serde(messages)), add_generation_prompt, ..Conversation::default() }
     }
 }
 
@@ -92,18 +85,9 @@ pub struct ChatTemplate {
 
 impl ChatTemplate {
     /// Compiles `source`, which came from `file`. `name` tells it from other templates of the model.
-    pub fn new(
-        source: &str,
-        name: &str,
-        file: &Path,
-        tokens: SpecialTokens,
-    ) -> Result<ChatTemplate, LlamaError> {
-        let template = ChatTemplate {
-            environment: engine::environment(),
-            tokens,
-            name: shorten(name),
-            file: file.to_path_buf(),
-        };
+    pub fn new(source: &str, name: &str, file: &Path, tokens: SpecialTokens) -> Result<ChatTemplate, LlamaError> {
+        let template =
+            ChatTemplate { environment: engine::environment(), tokens, name: shorten(name), file: file.to_path_buf() };
         if source.len() > MAX_SOURCE_BYTES {
             return Err(template.limit(format!("{MAX_SOURCE_BYTES} bytes of template")));
         }
@@ -112,10 +96,7 @@ impl ChatTemplate {
 
     fn compile(mut self, source: &str) -> Result<ChatTemplate, LlamaError> {
         let source = engine::plain_blocks(source);
-        match self
-            .environment
-            .add_template_owned(engine::TEMPLATE, source)
-        {
+        match self.environment.add_template_owned(engine::TEMPLATE, source) {
             Ok(()) => Ok(self),
             Err(error) => Err(LlamaError::TemplateSyntax {
                 file: self.file,
@@ -135,20 +116,13 @@ impl ChatTemplate {
     /// The prompt of plain turns. With `add_generation_prompt` it ends where the assistant begins to speak.
     ///
     /// The special tokens are in the text already: it is to be tokenised without adding any.
-    pub fn render(
-        &self,
-        messages: &[Message],
-        add_generation_prompt: bool,
-    ) -> Result<String, LlamaError> {
+    pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, LlamaError> {
         self.render_conversation(&Conversation::new(messages, add_generation_prompt))
     }
 
     /// The prompt of a conversation, see [`ChatTemplate::render`].
     pub fn render_conversation(&self, conversation: &Conversation) -> Result<String, LlamaError> {
-        let template = self
-            .environment
-            .get_template(engine::TEMPLATE)
-            .map_err(|error| self.failed(&error))?;
+        let template = self.environment.get_template(engine::TEMPLATE).map_err(|error| self.failed(&error))?;
         // Keys that transformers always passes are there as none, because templates test for `is not none`.
         let tools = match conversation.tools.is_undefined() {
             true => Value::from(()),
@@ -165,17 +139,13 @@ impl ChatTemplate {
         let variables = merge_maps([Value::from(Serde(&self.tokens)), variables, call]);
         let mut output = CappedOutput::new(MAX_OUTPUT_BYTES);
         match template.render_captured_to(variables, &mut output) {
-            Ok(_) => output
-                .into_text()
-                .map_err(|error| LlamaError::TemplateFailed {
-                    file: self.file.clone(),
-                    template: self.name.clone(),
-                    line: 0,
-                    found: error.to_string(),
-                }),
-            Err(_) if output.is_full() => {
-                Err(self.limit(format!("{MAX_OUTPUT_BYTES} bytes of text")))
-            }
+            Ok(_) => output.into_text().map_err(|error| LlamaError::TemplateFailed {
+                file: self.file.clone(),
+                template: self.name.clone(),
+                line: 0,
+                found: error.to_string(),
+            }),
+            Err(_) if output.is_full() => Err(self.limit(format!("{MAX_OUTPUT_BYTES} bytes of text"))),
             Err(error) => Err(self.render_error(&error)),
         }
     }
@@ -211,11 +181,7 @@ impl ChatTemplate {
     }
 
     fn limit(&self, expected: String) -> LlamaError {
-        LlamaError::TemplateLimit {
-            file: self.file.clone(),
-            template: self.name.clone(),
-            expected,
-        }
+        LlamaError::TemplateLimit { file: self.file.clone(), template: self.name.clone(), expected }
     }
 }
 

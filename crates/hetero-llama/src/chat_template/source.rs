@@ -47,14 +47,10 @@ impl SpecialTokens {
 impl ChatTemplate {
     /// Reads the template of a model folder.
     pub fn open(folder: &Path) -> Result<ChatTemplate, LlamaError> {
-        let [config_file, template_file] =
-            [CONFIG_FILE, TEMPLATE_FILE].map(|name| folder.join(name));
+        let [config_file, template_file] = [CONFIG_FILE, TEMPLATE_FILE].map(|name| folder.join(name));
         let config = files::read_optional(&config_file, DESCRIPTION)?;
         let template = files::read_optional(&template_file, "a chat template in Jinja")?;
-        Self::from_files(
-            (config.as_deref(), &config_file),
-            (template.as_deref(), &template_file),
-        )
+        Self::from_files((config.as_deref(), &config_file), (template.as_deref(), &template_file))
     }
 
     /// Compiles the template out of the bytes of `tokenizer_config.json` and `chat_template.jinja`, of which either may
@@ -64,9 +60,7 @@ impl ChatTemplate {
         (template, template_file): (Option<&[u8]>, &Path),
     ) -> Result<ChatTemplate, LlamaError> {
         let Some(template) = template else {
-            let config = config.ok_or_else(|| LlamaError::MissingTemplate {
-                file: config_file.to_path_buf(),
-            })?;
+            let config = config.ok_or_else(|| LlamaError::MissingTemplate { file: config_file.to_path_buf() })?;
             return Self::from_tokenizer_config(config, config_file);
         };
         let tokens = match config {
@@ -99,9 +93,7 @@ fn find_template<'a>(object: &Object<'a>) -> Result<(&'a str, &'a str), LlamaErr
     let key = "chat_template";
     let expected = "a template, or a list of {name, template} with one called default";
     match object.value(key) {
-        None => Err(LlamaError::MissingTemplate {
-            file: object.file().to_path_buf(),
-        }),
+        None => Err(LlamaError::MissingTemplate { file: object.file().to_path_buf() }),
         Some(Value::String(source)) => Ok((DEFAULT, source)),
         Some(Value::Array(list)) => list
             .iter()
@@ -109,8 +101,7 @@ fn find_template<'a>(object: &Object<'a>) -> Result<(&'a str, &'a str), LlamaErr
             .find(|entry| entry.get("name").and_then(Value::as_str) == Some(DEFAULT))
             .and_then(|entry| Some((DEFAULT, entry.get("template")?.as_str()?)))
             .ok_or_else(|| {
-                let names: Vec<Option<&Value>> =
-                    list.iter().map(|entry| entry.get("name")).collect();
+                let names: Vec<Option<&Value>> = list.iter().map(|entry| entry.get("name")).collect();
                 LlamaError::bad_value(object.file(), key, expected, format!("{names:?}"))
             }),
         Some(other) => Err(object.bad(key, expected, other)),

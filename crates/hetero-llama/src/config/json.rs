@@ -21,11 +21,7 @@ pub(crate) fn parse_object(
     file: &Path,
     expected: &'static str,
 ) -> Result<Map<String, Value>, LlamaError> {
-    let error = |found: String| LlamaError::Json {
-        file: file.to_path_buf(),
-        expected,
-        found: shorten(&found),
-    };
+    let error = |found: String| LlamaError::Json { file: file.to_path_buf(), expected, found: shorten(&found) };
     match serde_json::from_slice(bytes) {
         Ok(Value::Object(map)) => Ok(map),
         Ok(other) => Err(error(format!("{} at the top level", kind(&other)))),
@@ -35,26 +31,14 @@ pub(crate) fn parse_object(
 
 impl<'a> Object<'a> {
     pub(crate) fn new(file: &'a Path, map: &'a Map<String, Value>) -> Self {
-        Object {
-            file,
-            prefix: "",
-            map,
-        }
+        Object { file, prefix: "", map }
     }
 
     /// The object under `key`; `path` is that key with a dot behind it.
-    pub(crate) fn object(
-        &self,
-        key: &str,
-        path: &'a str,
-    ) -> Result<Option<Object<'a>>, LlamaError> {
+    pub(crate) fn object(&self, key: &str, path: &'a str) -> Result<Option<Object<'a>>, LlamaError> {
         match self.value(key) {
             None => Ok(None),
-            Some(Value::Object(map)) => Ok(Some(Object {
-                file: self.file,
-                prefix: path,
-                map,
-            })),
+            Some(Value::Object(map)) => Ok(Some(Object { file: self.file, prefix: path, map })),
             Some(other) => Err(self.bad(key, "an object", other)),
         }
     }
@@ -87,8 +71,7 @@ impl<'a> Object<'a> {
     /// A whole number from 1 to `max`.
     pub(crate) fn size(&self, key: &str, max: usize) -> Result<usize, LlamaError> {
         let expected = format!("a whole number from 1 to {max}");
-        self.optional_size(key, max)?
-            .ok_or_else(|| self.absent(key, &expected))
+        self.optional_size(key, max)?.ok_or_else(|| self.absent(key, &expected))
     }
 
     pub(crate) fn optional_size(&self, key: &str, max: usize) -> Result<Option<usize>, LlamaError> {
@@ -105,8 +88,7 @@ impl<'a> Object<'a> {
 
     /// A finite number above 0.
     pub(crate) fn positive(&self, key: &str) -> Result<f32, LlamaError> {
-        self.optional_positive(key)?
-            .ok_or_else(|| self.absent(key, "a finite number above 0"))
+        self.optional_positive(key)?.ok_or_else(|| self.absent(key, "a finite number above 0"))
     }
 
     pub(crate) fn optional_positive(&self, key: &str) -> Result<Option<f32>, LlamaError> {
@@ -140,20 +122,16 @@ impl<'a> Object<'a> {
 
     /// One token id below `vocab`.
     pub(crate) fn token(&self, key: &str, vocab: usize) -> Result<Option<u32>, LlamaError> {
-        self.value(key)
-            .map(|value| self.token_of(key, value, vocab))
-            .transpose()
+        self.value(key).map(|value| self.token_of(key, value, vocab)).transpose()
     }
 
     /// One token id or a list of them, each below `vocab`.
     pub(crate) fn tokens(&self, key: &str, vocab: usize) -> Result<Option<Vec<u32>>, LlamaError> {
         match self.value(key) {
             None => Ok(None),
-            Some(Value::Array(values)) => values
-                .iter()
-                .map(|value| self.token_of(key, value, vocab))
-                .collect::<Result<Vec<u32>, _>>()
-                .map(Some),
+            Some(Value::Array(values)) => {
+                values.iter().map(|value| self.token_of(key, value, vocab)).collect::<Result<Vec<u32>, _>>().map(Some)
+            }
             Some(value) => Ok(Some(vec![self.token_of(key, value, vocab)?])),
         }
     }

@@ -130,14 +130,8 @@ impl ModelConfig {
 
     /// Number of weights, biases and norms; a tied embedding counts once.
     pub fn parameter_count(&self) -> u64 {
-        let [hidden, inter, vocab, query, kv] = [
-            self.hidden,
-            self.intermediate,
-            self.vocab,
-            self.query_dim(),
-            self.kv_dim(),
-        ]
-        .map(|size| size as u64);
+        let [hidden, inter, vocab, query, kv] =
+            [self.hidden, self.intermediate, self.vocab, self.query_dim(), self.kv_dim()].map(|size| size as u64);
         let attention = hidden * (2 * query + 2 * kv);
         let feed_forward = 3 * hidden * inter;
         let biases = u64::from(self.attention_bias) * (query + 2 * kv)

@@ -10,8 +10,8 @@ use serde_json::Value;
 
 use super::json::{Object, parse_object};
 use super::{
-    Architecture, MAX_LAYERS, MAX_POSITIONS, MAX_VOCABULARY, MAX_WIDTH, ModelConfig, PACKED_METHOD,
-    PACKED_VERSION, Rope, RopeScaling,
+    Architecture, MAX_LAYERS, MAX_POSITIONS, MAX_VOCABULARY, MAX_WIDTH, ModelConfig, PACKED_METHOD, PACKED_VERSION,
+    Rope, RopeScaling,
 };
 use crate::error::LlamaError;
 
@@ -37,12 +37,7 @@ impl ModelConfig {
 
         let rms_norm_eps = object.optional_positive("rms_norm_eps")?.unwrap_or(1e-6);
         if rms_norm_eps >= 1.0 {
-            return Err(LlamaError::bad_value(
-                file,
-                "rms_norm_eps",
-                "a number between 0 and 1",
-                rms_norm_eps,
-            ));
+            return Err(LlamaError::bad_value(file, "rms_norm_eps", "a number between 0 and 1", rms_norm_eps));
         }
 
         let (attention_bias, attention_output_bias, mlp_bias) = match architecture {
@@ -101,20 +96,12 @@ fn architecture(object: &Object<'_>) -> Result<Architecture, LlamaError> {
         Some("mistral") => Ok(Architecture::Mistral),
         Some("qwen2") => Ok(Architecture::Qwen2),
         Some("internlm2") => Ok(Architecture::InternLm2),
-        Some(other) => Err(LlamaError::unsupported(
-            object.file(),
-            "model_type",
-            expected,
-            other,
-        )),
+        Some(other) => Err(LlamaError::unsupported(object.file(), "model_type", expected, other)),
         None => Err(object.absent("architectures", SUPPORTED_ARCHITECTURES)),
     }
 }
 
-fn refuse_what_changes_the_forward_pass(
-    object: &Object<'_>,
-    architecture: Architecture,
-) -> Result<(), LlamaError> {
+fn refuse_what_changes_the_forward_pass(object: &Object<'_>, architecture: Architecture) -> Result<(), LlamaError> {
     if let Some(value) = object.value("hidden_act")
         && !matches!(value.as_str(), Some("silu" | "swish"))
     {
@@ -125,11 +112,8 @@ fn refuse_what_changes_the_forward_pass(
         return Err(object.unsupported("use_sliding_window", "false", &Value::Bool(true)));
     }
     if let Some(value) = object.value("layer_types") {
-        let all_full = value.as_array().is_some_and(|kinds| {
-            kinds
-                .iter()
-                .all(|kind| kind.as_str() == Some("full_attention"))
-        });
+        let all_full =
+            value.as_array().is_some_and(|kinds| kinds.iter().all(|kind| kind.as_str() == Some("full_attention")));
         if !all_full {
             return Err(object.unsupported("layer_types", "full_attention in every layer", value));
         }
@@ -139,28 +123,16 @@ fn refuse_what_changes_the_forward_pass(
 
 fn refuse_a_partial_rotation(object: &Object<'_>) -> Result<(), LlamaError> {
     match object.value("partial_rotary_factor") {
-        Some(value) if value.as_f64() != Some(1.0) => {
-            Err(object.unsupported("partial_rotary_factor", "1.0", value))
-        }
+        Some(value) if value.as_f64() != Some(1.0) => Err(object.unsupported("partial_rotary_factor", "1.0", value)),
         _ => Ok(()),
     }
 }
 
 /// Heads, key and value heads, and features of a head.
-fn heads(
-    object: &Object<'_>,
-    architecture: Architecture,
-    hidden: usize,
-) -> Result<(usize, usize, usize), LlamaError> {
+fn heads(object: &Object<'_>, architecture: Architecture, hidden: usize) -> Result<(usize, usize, usize), LlamaError> {
     let heads = object.size("num_attention_heads", MAX_WIDTH)?;
-    let default_kv_heads = if architecture == Architecture::Mistral {
-        8
-    } else {
-        heads
-    };
-    let kv_heads = object
-        .optional_size("num_key_value_heads", MAX_WIDTH)?
-        .unwrap_or(default_kv_heads);
+    let default_kv_heads = if architecture == Architecture::Mistral { 8 } else { heads };
+    let kv_heads = object.optional_size("num_key_value_heads", MAX_WIDTH)?.unwrap_or(default_kv_heads);
     if !heads.is_multiple_of(kv_heads) {
         return Err(LlamaError::bad_value(
             object.file(),
@@ -190,10 +162,7 @@ fn heads(
         ));
     }
     // `heads` and `head_dim` are bounded apart; their product is what tensors are made of.
-    if heads
-        .checked_mul(head_dim)
-        .is_none_or(|width| width > MAX_WIDTH)
-    {
+    if heads.checked_mul(head_dim).is_none_or(|width| width > MAX_WIDTH) {
         return Err(LlamaError::bad_value(
             object.file(),
             "num_attention_heads",
@@ -231,19 +200,13 @@ fn rope(object: &Object<'_>, max_positions: usize) -> Result<Rope, LlamaError> {
     let outer_theta = object.optional_positive("rope_theta")?;
     if let Some(parameters) = object.object("rope_parameters", "rope_parameters.")? {
         let theta = parameters.optional_positive("rope_theta")?.or(outer_theta);
-        return Ok(Rope {
-            theta: theta.unwrap_or(DEFAULT_THETA),
-            scaling: rope_scaling(&parameters, max_positions)?,
-        });
+        return Ok(Rope { theta: theta.unwrap_or(DEFAULT_THETA), scaling: rope_scaling(&parameters, max_positions)? });
     }
     let scaling = match object.object("rope_scaling", "rope_scaling.")? {
         Some(scaling) => rope_scaling(&scaling, max_positions)?,
         None => RopeScaling::None,
     };
-    Ok(Rope {
-        theta: outer_theta.unwrap_or(DEFAULT_THETA),
-        scaling,
-    })
+    Ok(Rope { theta: outer_theta.unwrap_or(DEFAULT_THETA), scaling })
 }
 
 fn rope_scaling(object: &Object<'_>, max_positions: usize) -> Result<RopeScaling, LlamaError> {
@@ -259,9 +222,7 @@ fn rope_scaling(object: &Object<'_>, max_positions: usize) -> Result<RopeScaling
         // Dynamic NTK changes the base only for sequences longer than max_position_embeddings, and no session here
         // goes past it.
         "dynamic" => Ok(RopeScaling::None),
-        "linear" => Ok(RopeScaling::Linear {
-            factor: object.positive("factor")?,
-        }),
+        "linear" => Ok(RopeScaling::Linear { factor: object.positive("factor")? }),
         "llama3" => {
             let low_freq_factor = object.positive("low_freq_factor")?;
             let high_freq_factor = object.positive("high_freq_factor")?;
@@ -282,12 +243,7 @@ fn rope_scaling(object: &Object<'_>, max_positions: usize) -> Result<RopeScaling
                     .unwrap_or(max_positions),
             })
         }
-        other => Err(LlamaError::unsupported(
-            object.file(),
-            object.path(key),
-            expected,
-            other,
-        )),
+        other => Err(LlamaError::unsupported(object.file(), object.path(key), expected, other)),
     }
 }
 
@@ -317,11 +273,7 @@ fn packed_weights(object: &Object<'_>) -> Result<Option<WeightFormat>, LlamaErro
     let format = weights.and_then(|weights| weights.parse().ok());
     match format {
         Some(format) => Ok(Some(format)),
-        None => Err(object.bad(
-            "quantization_config.weights",
-            "f32, f16, bf16, w8g32 or w4g32",
-            value,
-        )),
+        None => Err(object.bad("quantization_config.weights", "f32, f16, bf16, w8g32 or w4g32", value)),
     }
 }
 
@@ -364,11 +316,7 @@ mod tests {
     #[track_caller]
     fn check_refusal(changes: Value, key: &str, unsupported: bool) {
         let error = parse(changes).expect_err("must be refused");
-        assert_eq!(
-            matches!(error, LlamaError::Unsupported { .. }),
-            unsupported,
-            "{error}"
-        );
+        assert_eq!(matches!(error, LlamaError::Unsupported { .. }), unsupported, "{error}");
         assert!(error.to_string().contains(&format!("`{key}`")), "{error}");
         assert!(error.is_bad_input() && !error.fix().is_empty());
     }
@@ -398,38 +346,20 @@ mod tests {
         let old = old.expect("valid");
         assert_eq!(old, new.expect("valid"));
         assert_eq!(old.stored_dtype, Some(DType::BF16));
-        assert!(matches!(
-            old.rope.scaling,
-            RopeScaling::Llama3 {
-                original_max_positions: 128,
-                ..
-            }
-        ));
+        assert!(matches!(old.rope.scaling, RopeScaling::Llama3 { original_max_positions: 128, .. }));
     }
 
     #[test]
     fn families_differ_in_their_biases() {
         let biases = |changes| {
             let config = parse(changes).expect("valid");
-            (
-                config.attention_bias,
-                config.attention_output_bias,
-                config.mlp_bias,
-            )
+            (config.attention_bias, config.attention_output_bias, config.mlp_bias)
         };
+        assert_eq!(biases(json!({"attention_bias": true, "mlp_bias": true})), (true, true, true));
+        assert_eq!(biases(json!({"architectures": ["Qwen2ForCausalLM"], "sliding_window": 16})), (true, false, false));
         assert_eq!(
-            biases(json!({"attention_bias": true, "mlp_bias": true})),
-            (true, true, true)
-        );
-        assert_eq!(
-            biases(json!({"architectures": ["Qwen2ForCausalLM"], "sliding_window": 16})),
-            (true, false, false)
-        );
-        assert_eq!(
-            biases(
-                json!({"architectures": ["InternLM2ForCausalLM"], "bias": false,
-                          "rope_scaling": {"type": "dynamic", "factor": 2.0}})
-            ),
+            biases(json!({"architectures": ["InternLM2ForCausalLM"], "bias": false,
+                          "rope_scaling": {"type": "dynamic", "factor": 2.0}})),
             (false, false, false)
         );
         assert_eq!(
@@ -441,43 +371,16 @@ mod tests {
     #[test]
     fn what_would_change_the_forward_pass_is_refused() {
         let unsupported = [
-            (
-                json!({"architectures": ["GPT2LMHeadModel"]}),
-                "architectures",
-            ),
-            (
-                json!({"architectures": null, "model_type": "gemma"}),
-                "model_type",
-            ),
+            (json!({"architectures": ["GPT2LMHeadModel"]}), "architectures"),
+            (json!({"architectures": null, "model_type": "gemma"}), "model_type"),
             (json!({"hidden_act": "gelu"}), "hidden_act"),
-            (
-                json!({"quantization_config": {"quant_method": "awq"}}),
-                "quantization_config",
-            ),
-            (
-                json!({"rope_scaling": {"type": "yarn", "factor": 2.0}}),
-                "rope_scaling.type",
-            ),
-            (
-                json!({"rope_parameters": {"rope_type": "longrope"}}),
-                "rope_parameters.rope_type",
-            ),
-            (
-                json!({"partial_rotary_factor": 0.5}),
-                "partial_rotary_factor",
-            ),
-            (
-                json!({"architectures": ["MistralForCausalLM"], "sliding_window": 128}),
-                "sliding_window",
-            ),
-            (
-                json!({"architectures": ["Qwen2ForCausalLM"], "use_sliding_window": true}),
-                "use_sliding_window",
-            ),
-            (
-                json!({"layer_types": ["full_attention", "sliding_attention"]}),
-                "layer_types",
-            ),
+            (json!({"quantization_config": {"quant_method": "awq"}}), "quantization_config"),
+            (json!({"rope_scaling": {"type": "yarn", "factor": 2.0}}), "rope_scaling.type"),
+            (json!({"rope_parameters": {"rope_type": "longrope"}}), "rope_parameters.rope_type"),
+            (json!({"partial_rotary_factor": 0.5}), "partial_rotary_factor"),
+            (json!({"architectures": ["MistralForCausalLM"], "sliding_window": 128}), "sliding_window"),
+            (json!({"architectures": ["Qwen2ForCausalLM"], "use_sliding_window": true}), "use_sliding_window"),
+            (json!({"layer_types": ["full_attention", "sliding_attention"]}), "layer_types"),
             (json!({"torch_dtype": "float64"}), "torch_dtype"),
         ];
         for (changes, key) in unsupported {
@@ -496,23 +399,14 @@ mod tests {
             (json!({"hidden_size": "64"}), "hidden_size"),
             (json!({"hidden_size": 1u64 << 40}), "hidden_size"),
             (json!({"vocab_size": u64::MAX}), "vocab_size"),
-            (
-                json!({"num_attention_heads": 1 << 16, "head_dim": 1 << 16}),
-                "num_attention_heads",
-            ),
+            (json!({"num_attention_heads": 1 << 16, "head_dim": 1 << 16}), "num_attention_heads"),
             (json!({"rms_norm_eps": -1e-5}), "rms_norm_eps"),
             (json!({"rms_norm_eps": 2.0}), "rms_norm_eps"),
             (json!({"rms_norm_eps": 1e-300}), "rms_norm_eps"),
             (json!({"rope_theta": 0}), "rope_theta"),
             (json!({"rope_theta": 1e300}), "rope_theta"),
-            (
-                json!({"rope_scaling": {"type": "linear"}}),
-                "rope_scaling.factor",
-            ),
-            (
-                json!({"rope_scaling": {"factor": 2.0}}),
-                "rope_scaling.rope_type",
-            ),
+            (json!({"rope_scaling": {"type": "linear"}}), "rope_scaling.factor"),
+            (json!({"rope_scaling": {"factor": 2.0}}), "rope_scaling.rope_type"),
             (json!({"rope_scaling": 2.0}), "rope_scaling"),
             (json!({"eos_token_id": 256}), "eos_token_id"),
             (json!({"eos_token_id": [1, "x"]}), "eos_token_id"),
@@ -527,13 +421,7 @@ mod tests {
 
     #[test]
     fn what_is_not_json_is_refused() {
-        for bytes in [
-            &b"{"[..],
-            b"[1]",
-            b"",
-            b"\xff\xfe",
-            b"{\"rope_theta\": NaN}",
-        ] {
+        for bytes in [&b"{"[..], b"[1]", b"", b"\xff\xfe", b"{\"rope_theta\": NaN}"] {
             let error = ModelConfig::parse(bytes, Path::new("config.json")).expect_err("refused");
             assert!(matches!(error, LlamaError::Json { .. }), "{error}");
         }

@@ -21,12 +21,7 @@ fn scale(frequency: f32, scaling: RopeScaling) -> f32 {
     match scaling {
         RopeScaling::None => frequency,
         RopeScaling::Linear { factor } => frequency / factor,
-        RopeScaling::Llama3 {
-            factor,
-            low_freq_factor,
-            high_freq_factor,
-            original_max_positions,
-        } => {
+        RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_positions } => {
             let original = original_max_positions as f32;
             let wavelength = 2.0 * std::f32::consts::PI / frequency;
             if wavelength < original / high_freq_factor {
@@ -34,8 +29,7 @@ fn scale(frequency: f32, scaling: RopeScaling) -> f32 {
             } else if wavelength > original / low_freq_factor {
                 frequency / factor
             } else {
-                let smooth = (original / wavelength - low_freq_factor)
-                    / (high_freq_factor - low_freq_factor);
+                let smooth = (original / wavelength - low_freq_factor) / (high_freq_factor - low_freq_factor);
                 (1.0 - smooth) * frequency / factor + smooth * frequency
             }
         }
@@ -49,11 +43,7 @@ mod tests {
 
     fn frequencies(head_dim: usize, rope: Rope) -> Vec<f32> {
         let shape = ModelConfig::shape("llama-3-8b").expect("a known shape");
-        rope_frequencies(&ModelConfig {
-            head_dim,
-            rope,
-            ..shape
-        })
+        rope_frequencies(&ModelConfig { head_dim, rope, ..shape })
     }
 
     fn assert_close(actual: f32, expected: f64) {
@@ -63,10 +53,7 @@ mod tests {
 
     #[test]
     fn plain_frequencies_are_powers_of_theta() {
-        let rope = Rope {
-            theta: 10_000.0,
-            scaling: RopeScaling::None,
-        };
+        let rope = Rope { theta: 10_000.0, scaling: RopeScaling::None };
         let frequencies = frequencies(8, rope);
         assert_eq!(frequencies.len(), 4);
         for (frequency, expected) in frequencies.into_iter().zip([1.0, 0.1, 0.01, 0.001]) {
@@ -76,14 +63,8 @@ mod tests {
 
     #[test]
     fn linear_scaling_divides_every_frequency() {
-        let rope = Rope {
-            theta: 10_000.0,
-            scaling: RopeScaling::Linear { factor: 4.0 },
-        };
-        for (frequency, expected) in frequencies(8, rope)
-            .into_iter()
-            .zip([0.25, 0.025, 0.0025, 0.00025])
-        {
+        let rope = Rope { theta: 10_000.0, scaling: RopeScaling::Linear { factor: 4.0 } };
+        for (frequency, expected) in frequencies(8, rope).into_iter().zip([0.25, 0.025, 0.0025, 0.00025]) {
             assert_close(frequency, expected);
         }
     }

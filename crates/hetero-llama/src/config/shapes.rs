@@ -3,13 +3,7 @@
 use super::{Architecture, ModelConfig, Rope, RopeScaling};
 
 /// The names that [`ModelConfig::shape`] knows.
-pub const SHAPE_NAMES: [&str; 5] = [
-    "llama-3-8b",
-    "llama-2-7b",
-    "llama-3.2-3b",
-    "llama-3.2-1b",
-    "internlm2-1.8b",
-];
+pub const SHAPE_NAMES: [&str; 5] = ["llama-3-8b", "llama-2-7b", "llama-3.2-3b", "llama-3.2-1b", "internlm2-1.8b"];
 
 impl ModelConfig {
     /// The configuration of a well-known model as its publisher gives it, or `None` for another name.
@@ -30,10 +24,7 @@ impl ModelConfig {
             vocab: 128_256,
             rms_norm_eps: 1e-5,
             max_positions: 8192,
-            rope: Rope {
-                theta: 500_000.0,
-                scaling: RopeScaling::None,
-            },
+            rope: Rope { theta: 500_000.0, scaling: RopeScaling::None },
             tied_embeddings: false,
             attention_bias: false,
             attention_output_bias: false,
@@ -65,29 +56,14 @@ impl ModelConfig {
                 kv_heads: 32,
                 vocab: 32_000,
                 max_positions: 4096,
-                rope: Rope {
-                    theta: 10_000.0,
-                    scaling: RopeScaling::None,
-                },
+                rope: Rope { theta: 10_000.0, scaling: RopeScaling::None },
                 bos_token: Some(1),
                 eos_tokens: vec![2],
                 stored_dtype: Some(hetero_core::DType::F16),
                 ..llama_3_8b
             },
-            "llama-3.2-3b" => ModelConfig {
-                hidden: 3072,
-                intermediate: 8192,
-                layers: 28,
-                heads: 24,
-                ..llama_3_2
-            },
-            "llama-3.2-1b" => ModelConfig {
-                hidden: 2048,
-                intermediate: 8192,
-                layers: 16,
-                head_dim: 64,
-                ..llama_3_2
-            },
+            "llama-3.2-3b" => ModelConfig { hidden: 3072, intermediate: 8192, layers: 28, heads: 24, ..llama_3_2 },
+            "llama-3.2-1b" => ModelConfig { hidden: 2048, intermediate: 8192, layers: 16, head_dim: 64, ..llama_3_2 },
             "internlm2-1.8b" => ModelConfig {
                 architecture: Architecture::InternLm2,
                 hidden: 2048,
@@ -96,10 +72,7 @@ impl ModelConfig {
                 heads: 16,
                 vocab: 92_544,
                 max_positions: 32_768,
-                rope: Rope {
-                    theta: 1_000_000.0,
-                    scaling: RopeScaling::None,
-                },
+                rope: Rope { theta: 1_000_000.0, scaling: RopeScaling::None },
                 bos_token: Some(1),
                 eos_tokens: vec![2],
                 pad_token: Some(2),

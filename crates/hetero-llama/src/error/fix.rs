@@ -59,7 +59,5 @@ impl LlamaError {
 }
 
 fn extension(file: &Path) -> &str {
-    file.extension()
-        .and_then(|extension| extension.to_str())
-        .unwrap_or("")
+    file.extension().and_then(|extension| extension.to_str()).unwrap_or("")
 }

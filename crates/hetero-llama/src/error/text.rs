@@ -39,11 +39,7 @@ impl LlamaError {
 /// Text of a file cut to a length that fits a message, without control characters: they could rewrite a terminal.
 pub(crate) fn shorten(text: &str) -> String {
     const MAX_CHARS: usize = 200;
-    let mut short: String = text
-        .chars()
-        .take(MAX_CHARS)
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
+    let mut short: String = text.chars().take(MAX_CHARS).map(|c| if c.is_control() { ' ' } else { c }).collect();
     if text.chars().nth(MAX_CHARS).is_some() {
         short.push('…');
     }
@@ -51,9 +47,7 @@ pub(crate) fn shorten(text: &str) -> String {
 }
 
 pub(super) fn nearest_text(nearest: &Option<String>) -> String {
-    nearest
-        .as_ref()
-        .map_or(String::new(), |name| format!(" (the nearest is `{name}`)"))
+    nearest.as_ref().map_or(String::new(), |name| format!(" (the nearest is `{name}`)"))
 }
 
 #[cfg(test)]

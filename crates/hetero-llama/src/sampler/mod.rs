@@ -70,11 +70,7 @@ impl Sampler {
             best_token(logits)
         } else {
             self.penalise(logits);
-            if self.config.options().temperature == 0.0 {
-                best_token(&self.logits)
-            } else {
-                self.draw()
-            }
+            if self.config.options().temperature == 0.0 { best_token(&self.logits) } else { self.draw() }
         };
         self.history.push(token);
         Ok(token)
@@ -127,45 +123,27 @@ impl Sampler {
         self.candidates.clear();
         self.candidates.reserve(self.logits.len());
         // A token that is ruled out is no candidate, whatever else is: top-k would count it otherwise.
-        let allowed = self
-            .logits
-            .iter()
-            .enumerate()
-            .filter(|&(_, &logit)| logit != f32::NEG_INFINITY);
-        self.candidates
-            .extend(allowed.map(|(token, &logit)| Candidate {
-                token: token as u32,
-                value: logit,
-            }));
+        let allowed = self.logits.iter().enumerate().filter(|&(_, &logit)| logit != f32::NEG_INFINITY);
+        self.candidates.extend(allowed.map(|(token, &logit)| Candidate { token: token as u32, value: logit }));
 
         if options.top_k > 0 && options.top_k < self.candidates.len() {
-            self.candidates
-                .select_nth_unstable_by(options.top_k - 1, better_first);
+            self.candidates.select_nth_unstable_by(options.top_k - 1, better_first);
             self.candidates.truncate(options.top_k);
             // The order of a partial selection is an accident; the draw below walks the candidates in order.
-            self.candidates
-                .sort_unstable_by_key(|candidate| candidate.token);
+            self.candidates.sort_unstable_by_key(|candidate| candidate.token);
         }
-        let best = self
-            .candidates
-            .iter()
-            .fold(f32::MIN, |best, candidate| best.max(candidate.value));
+        let best = self.candidates.iter().fold(f32::MIN, |best, candidate| best.max(candidate.value));
         for candidate in &mut self.candidates {
             // The difference is taken before the division, so that a small temperature overflows to 0 and never to
             // infinity; the inverse of a tiny temperature may be infinite, and 0 times that is no number.
             let difference = candidate.value - best;
-            candidate.value = if difference == 0.0 {
-                1.0
-            } else {
-                (difference * inverse).exp()
-            };
+            candidate.value = if difference == 0.0 { 1.0 } else { (difference * inverse).exp() };
         }
         if options.top_p < 1.0 {
             keep_top_p(&mut self.candidates, options.top_p);
         }
         if options.min_p > 0.0 {
-            self.candidates
-                .retain(|candidate| candidate.value >= options.min_p);
+            self.candidates.retain(|candidate| candidate.value >= options.min_p);
         }
 
         let total = mass(&self.candidates);
@@ -177,10 +155,7 @@ impl Sampler {
             }
         }
         // Rounding has eaten the rest: the best one is always there.
-        self.candidates
-            .iter()
-            .max_by(|a, b| better_first(b, a))
-            .map_or(0, |candidate| candidate.token)
+        self.candidates.iter().max_by(|a, b| better_first(b, a)).map_or(0, |candidate| candidate.token)
     }
 }
 
@@ -211,10 +186,7 @@ fn keep_top_p(candidates: &mut Vec<Candidate>, top_p: f32) {
 }
 
 fn mass(candidates: &[Candidate]) -> f64 {
-    candidates
-        .iter()
-        .map(|candidate| f64::from(candidate.value))
-        .sum()
+    candidates.iter().map(|candidate| f64::from(candidate.value)).sum()
 }
 
 fn better_first(a: &Candidate, b: &Candidate) -> Ordering {
@@ -238,20 +210,11 @@ fn best_token(logits: &[f32]) -> u32 {
 
 /// Refuses what is not a number or positive infinity, and logits that rule every token out.
 fn check_logits(logits: &[f32]) -> Result<(), LlamaError> {
-    if let Some(token) = logits
-        .iter()
-        .position(|&logit| logit.is_nan() || logit == f32::INFINITY)
-    {
-        return Err(LlamaError::BadLogits {
-            token,
-            found: logits[token],
-        });
+    if let Some(token) = logits.iter().position(|&logit| logit.is_nan() || logit == f32::INFINITY) {
+        return Err(LlamaError::BadLogits { token, found: logits[token] });
     }
     if logits.iter().all(|&logit| logit == f32::NEG_INFINITY) {
-        return Err(LlamaError::BadLogits {
-            token: 0,
-            found: f32::NEG_INFINITY,
-        });
+        return Err(LlamaError::BadLogits { token: 0, found: f32::NEG_INFINITY });
     }
     Ok(())
 }

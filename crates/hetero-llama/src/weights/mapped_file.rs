@@ -46,31 +46,20 @@ impl MappedFile {
         //    numbers.
         // 3. A page beyond the end of a file that was shortened raises SIGBUS, which stops the process before anything
         //    is read. `check_length` lets the loader find that out first, before each tensor, and report it instead.
-        let map = unsafe { Mmap::map(&file) }.map_err(|source| LlamaError::Read {
-            file: path.to_path_buf(),
-            source,
-        })?;
+        let map =
+            unsafe { Mmap::map(&file) }.map_err(|source| LlamaError::Read { file: path.to_path_buf(), source })?;
         refuse_lfs_pointer(&map, path, expected)?;
-        Ok(MappedFile {
-            path: path.to_path_buf(),
-            bytes: Bytes::Map(map, file),
-        })
+        Ok(MappedFile { path: path.to_path_buf(), bytes: Bytes::Map(map, file) })
     }
 
     /// Bytes that are part of the program; `name` stands for the path in messages.
     pub fn from_static(name: impl Into<PathBuf>, bytes: &'static [u8]) -> MappedFile {
-        MappedFile {
-            path: name.into(),
-            bytes: Bytes::Static(bytes),
-        }
+        MappedFile { path: name.into(), bytes: Bytes::Static(bytes) }
     }
 
     /// Bytes on the heap; `name` stands for the path in messages.
     pub fn from_shared(name: impl Into<PathBuf>, bytes: Arc<[u8]>) -> MappedFile {
-        MappedFile {
-            path: name.into(),
-            bytes: Bytes::Shared(bytes),
-        }
+        MappedFile { path: name.into(), bytes: Bytes::Shared(bytes) }
     }
 
     /// Where the bytes come from.
@@ -92,10 +81,7 @@ impl MappedFile {
         let Bytes::Map(map, file) = &self.bytes else {
             return Ok(());
         };
-        let metadata = file.metadata().map_err(|source| LlamaError::Read {
-            file: self.path.clone(),
-            source,
-        })?;
+        let metadata = file.metadata().map_err(|source| LlamaError::Read { file: self.path.clone(), source })?;
         if metadata.len() < map.len() as u64 {
             return Err(LlamaError::FileChanged {
                 file: self.path.clone(),
@@ -111,10 +97,7 @@ impl MappedFile {
     /// # Panics
     /// When the range is not inside the file.
     pub fn advise_done(&self, range: Range<usize>) {
-        assert!(
-            range.start <= range.end && range.end <= self.bytes().len(),
-            "{range:?} is not inside {self:?}"
-        );
+        assert!(range.start <= range.end && range.end <= self.bytes().len(), "{range:?} is not inside {self:?}");
         #[cfg(unix)]
         if let Bytes::Map(map, _) = &self.bytes {
             // SAFETY: MADV_DONTNEED drops pages of this process's view. The map is of a file and was never written to,
@@ -122,13 +105,8 @@ impl MappedFile {
             // and references into the range stay valid. The range is inside the map by the assertion; rounding to
             // whole pages (memmap2 rounds the start down, the kernel rounds the end up) drops at most pages of
             // neighbours, for which the same holds.
-            let result = unsafe {
-                map.unchecked_advise_range(
-                    memmap2::UncheckedAdvice::DontNeed,
-                    range.start,
-                    range.len(),
-                )
-            };
+            let result =
+                unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len()) };
             if let Err(error) = result {
                 // Only memory use is lost.
                 tracing::debug!(file = %self.path.display(), %error, "pages were not given back");
@@ -175,14 +153,7 @@ mod tests {
 
         writer.set_len(100).expect("writable");
         let error = file.check_length().expect_err("bytes are missing");
-        assert!(matches!(
-            error,
-            LlamaError::FileChanged {
-                expected: 10_000,
-                found: 100,
-                ..
-            }
-        ));
+        assert!(matches!(error, LlamaError::FileChanged { expected: 10_000, found: 100, .. }));
     }
 
     #[test]

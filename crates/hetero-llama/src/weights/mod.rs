@@ -83,21 +83,16 @@ impl Checkpoint {
                 stored_tensors(MappedFile::open(&path, WEIGHT_FILE)?)?.collect();
             for name in names {
                 // A shard may hold more than the index takes from it; the index decides, as it does in transformers.
-                let stored = in_shard
-                    .remove(&name)
-                    .ok_or_else(|| LlamaError::MissingTensor {
-                        file: path.clone(),
-                        tensor: shorten(&name),
-                        expected: format!("a tensor that {INDEX_FILE} places here"),
-                        nearest: None,
-                    })?;
+                let stored = in_shard.remove(&name).ok_or_else(|| LlamaError::MissingTensor {
+                    file: path.clone(),
+                    tensor: shorten(&name),
+                    expected: format!("a tensor that {INDEX_FILE} places here"),
+                    nearest: None,
+                })?;
                 tensors.insert(name, stored);
             }
         }
-        Ok(Checkpoint {
-            path: index.to_path_buf(),
-            tensors,
-        })
+        Ok(Checkpoint { path: index.to_path_buf(), tensors })
     }
 
     /// The folder's index or the one file, for messages.
@@ -112,10 +107,7 @@ impl Checkpoint {
 
     /// Bytes of all tensors together, as stored.
     pub fn stored_bytes(&self) -> u64 {
-        let sizes = self
-            .tensors
-            .values()
-            .map(|stored| stored.entry.bytes.len() as u64);
+        let sizes = self.tensors.values().map(|stored| stored.entry.bytes.len() as u64);
         sizes.sum()
     }
 
@@ -171,10 +163,7 @@ fn parse_index(bytes: &[u8], index: &Path) -> Result<BTreeMap<String, Vec<String
                 found: shorten(&shard.to_string()),
             });
         }
-        by_shard
-            .entry(name.to_owned())
-            .or_default()
-            .push(tensor.clone());
+        by_shard.entry(name.to_owned()).or_default().push(tensor.clone());
     }
     Ok(by_shard)
 }
@@ -182,11 +171,7 @@ fn parse_index(bytes: &[u8], index: &Path) -> Result<BTreeMap<String, Vec<String
 /// Whether a name stays in its folder on every system: no separators, no drive, no parent.
 fn is_plain_file_name(name: &str) -> bool {
     let forbidden = |c: char| matches!(c, '/' | '\\' | ':') || c.is_control();
-    !name.is_empty()
-        && name.len() <= 255
-        && name != "."
-        && name != ".."
-        && !name.contains(forbidden)
+    !name.is_empty() && name.len() <= 255 && name != "." && name != ".." && !name.contains(forbidden)
 }
 
 fn check_folder(folder: &Path) -> Result<(), LlamaError> {
@@ -194,10 +179,7 @@ fn check_folder(folder: &Path) -> Result<(), LlamaError> {
     let metadata = match std::fs::metadata(folder) {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return Err(LlamaError::MissingFile {
-                file,
-                expected: FOLDER,
-            });
+            return Err(LlamaError::MissingFile { file, expected: FOLDER });
         }
         Err(source) => return Err(LlamaError::Read { file, source }),
     };
@@ -206,16 +188,10 @@ fn check_folder(folder: &Path) -> Result<(), LlamaError> {
     }
     let found = match folder.extension().and_then(|extension| extension.to_str()) {
         Some("gguf") => "a GGUF file, which is not supported yet",
-        Some("safetensors") => {
-            "one weight file, without the config.json and tokenizer.json beside it"
-        }
+        Some("safetensors") => "one weight file, without the config.json and tokenizer.json beside it",
         _ => "a file",
     };
-    Err(LlamaError::WrongFileKind {
-        file,
-        expected: FOLDER,
-        found: found.into(),
-    })
+    Err(LlamaError::WrongFileKind { file, expected: FOLDER, found: found.into() })
 }
 
 /// Says what the folder has in place of safetensors.
@@ -228,27 +204,19 @@ fn no_weights(folder: &Path, single: PathBuf) -> LlamaError {
         .filter(|path| found_in_place_of_weights(path).is_some())
         .collect();
     foreign.sort();
-    match foreign
-        .first()
-        .and_then(|path| Some((path, found_in_place_of_weights(path)?)))
-    {
+    match foreign.first().and_then(|path| Some((path, found_in_place_of_weights(path)?))) {
         Some((path, found)) => LlamaError::WrongFileKind {
             file: path.clone(),
             expected: "model.safetensors, or model.safetensors.index.json with its shards, in this folder",
             found: found.into(),
         },
-        None => LlamaError::MissingFile {
-            file: single,
-            expected: WEIGHT_FILE,
-        },
+        None => LlamaError::MissingFile { file: single, expected: WEIGHT_FILE },
     }
 }
 
 fn found_in_place_of_weights(path: &Path) -> Option<&'static str> {
     match path.extension()?.to_str()? {
-        "bin" | "pt" | "pth" | "ckpt" => {
-            Some("only a pickle file, which is not read because it can run code")
-        }
+        "bin" | "pt" | "pth" | "ckpt" => Some("only a pickle file, which is not read because it can run code"),
         "gguf" => Some("only a GGUF file, which is not supported yet"),
         "safetensors" => Some("only a safetensors file of another name and no index"),
         _ => None,
@@ -262,17 +230,7 @@ mod tests {
     #[test]
     fn only_names_that_stay_in_the_folder_are_plain() {
         assert!(is_plain_file_name("model-00001-of-00002.safetensors"));
-        for name in [
-            "",
-            ".",
-            "..",
-            "../x",
-            "a/b",
-            "/etc/passwd",
-            "a\\b",
-            "C:x",
-            "a\0b",
-        ] {
+        for name in ["", ".", "..", "../x", "a/b", "/etc/passwd", "a\\b", "C:x", "a\0b"] {
             assert!(!is_plain_file_name(name), "{name:?}");
         }
     }

@@ -98,11 +98,7 @@ impl SourceRows {
     pub fn source_row(self, row: usize) -> usize {
         match self {
             SourceRows::All => row,
-            SourceRows::Blocks {
-                first,
-                block,
-                stride,
-            } => first + row / block * stride + row % block,
+            SourceRows::Blocks { first, block, stride } => first + row / block * stride + row % block,
         }
     }
 }
@@ -113,12 +109,7 @@ impl Matrix {
     /// # Panics
     /// When there is no such row.
     pub fn source_row(&self, row: usize) -> usize {
-        assert!(
-            row < self.rows,
-            "row {row} of {} rows of {:?}",
-            self.rows,
-            self.source
-        );
+        assert!(row < self.rows, "row {row} of {} rows of {:?}", self.rows, self.source);
         self.selection.source_row(row)
     }
 
@@ -138,19 +129,14 @@ impl Vector {
         self.source.read_row_f32(0, &mut stored);
         match self.selection {
             SourceRows::All => stored,
-            selection => (0..self.len)
-                .map(|i| stored[selection.source_row(i)])
-                .collect(),
+            selection => (0..self.len).map(|i| stored[selection.source_row(i)]).collect(),
         }
     }
 }
 
 impl ModelTensors {
     /// Finds every tensor that `config` asks for. Tensors that have no role are left alone.
-    pub fn resolve(
-        checkpoint: &Checkpoint,
-        config: &ModelConfig,
-    ) -> Result<ModelTensors, LlamaError> {
+    pub fn resolve(checkpoint: &Checkpoint, config: &ModelConfig) -> Result<ModelTensors, LlamaError> {
         let finder = Finder { checkpoint };
         let naming = match config.architecture {
             Architecture::Llama | Architecture::Mistral | Architecture::Qwen2 => &HUGGING_FACE,
@@ -165,12 +151,7 @@ impl ModelTensors {
         } else {
             finder.matrix(naming.head, config.vocab, config.hidden)?
         };
-        Ok(ModelTensors {
-            embedding,
-            layers,
-            final_norm: finder.vector(naming.final_norm, config.hidden)?,
-            head,
-        })
+        Ok(ModelTensors { embedding, layers, final_norm: finder.vector(naming.final_norm, config.hidden)?, head })
     }
 }
 
@@ -227,16 +208,10 @@ struct Finder<'a> {
 }
 
 impl Finder<'_> {
-    fn layer(
-        &self,
-        naming: &Naming,
-        layer_idx: usize,
-        config: &ModelConfig,
-    ) -> Result<LayerTensors, LlamaError> {
+    fn layer(&self, naming: &Naming, layer_idx: usize, config: &ModelConfig) -> Result<LayerTensors, LlamaError> {
         let name = |part: &str| format!("model.layers.{layer_idx}.{part}");
         let norm = |part: &str| self.vector(&format!("{}.weight", name(part)), config.hidden);
-        let linear =
-            |part: &str, outputs, inputs, bias| self.linear(&name(part), outputs, inputs, bias);
+        let linear = |part: &str, outputs, inputs, bias| self.linear(&name(part), outputs, inputs, bias);
         let [query, key, value] = match naming.projections {
             Projections::Apart([query, key, value]) => {
                 let bias = config.attention_bias;
@@ -260,24 +235,9 @@ impl Finder<'_> {
                 config.attention_output_bias,
             )?,
             feed_forward_norm: norm(naming.feed_forward_norm)?,
-            gate: linear(
-                naming.gate,
-                config.intermediate,
-                config.hidden,
-                config.mlp_bias,
-            )?,
-            up: linear(
-                naming.up,
-                config.intermediate,
-                config.hidden,
-                config.mlp_bias,
-            )?,
-            down: linear(
-                naming.down,
-                config.hidden,
-                config.intermediate,
-                config.mlp_bias,
-            )?,
+            gate: linear(naming.gate, config.intermediate, config.hidden, config.mlp_bias)?,
+            up: linear(naming.up, config.intermediate, config.hidden, config.mlp_bias)?,
+            down: linear(naming.down, config.hidden, config.intermediate, config.mlp_bias)?,
         })
     }
 
@@ -285,18 +245,10 @@ impl Finder<'_> {
     fn unpack(&self, name: &str, config: &ModelConfig) -> Result<[Linear; 3], LlamaError> {
         let groups = config.heads / config.kv_heads;
         let stride = (groups + 2) * config.head_dim;
-        let packed = self.linear(
-            name,
-            config.kv_heads * stride,
-            config.hidden,
-            config.attention_bias,
-        )?;
+        let packed = self.linear(name, config.kv_heads * stride, config.hidden, config.attention_bias)?;
         let pick = |first_head: usize, n_heads: usize| {
-            let selection = SourceRows::Blocks {
-                first: first_head * config.head_dim,
-                block: n_heads * config.head_dim,
-                stride,
-            };
+            let selection =
+                SourceRows::Blocks { first: first_head * config.head_dim, block: n_heads * config.head_dim, stride };
             let rows = config.kv_heads * n_heads * config.head_dim;
             let mut linear = packed.clone();
             linear.matrix.selection = selection;
@@ -310,13 +262,7 @@ impl Finder<'_> {
         Ok([pick(0, groups), pick(groups, 1), pick(groups + 1, 1)])
     }
 
-    fn linear(
-        &self,
-        name: &str,
-        outputs: usize,
-        inputs: usize,
-        bias: bool,
-    ) -> Result<Linear, LlamaError> {
+    fn linear(&self, name: &str, outputs: usize, inputs: usize, bias: bool) -> Result<Linear, LlamaError> {
         let matrix = self.matrix(&format!("{name}.weight"), outputs, inputs)?;
         let bias_name = format!("{name}.bias");
         if !bias && self.checkpoint.tensors.contains_key(&bias_name) {
@@ -335,20 +281,11 @@ impl Finder<'_> {
     }
 
     fn matrix(&self, name: &str, rows: usize, columns: usize) -> Result<Matrix, LlamaError> {
-        Ok(Matrix {
-            source: self.tensor(name, &[rows, columns])?,
-            selection: SourceRows::All,
-            rows,
-            columns,
-        })
+        Ok(Matrix { source: self.tensor(name, &[rows, columns])?, selection: SourceRows::All, rows, columns })
     }
 
     fn vector(&self, name: &str, len: usize) -> Result<Vector, LlamaError> {
-        Ok(Vector {
-            source: self.tensor(name, &[len])?,
-            selection: SourceRows::All,
-            len,
-        })
+        Ok(Vector { source: self.tensor(name, &[len])?, selection: SourceRows::All, len })
     }
 
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<TensorRef, LlamaError> {
@@ -393,25 +330,12 @@ mod tests {
     #[test]
     fn packed_rows_are_found_by_head() {
         // 2 key heads with 3 query heads each, 4 features a head: a key head's group has (3 + 2) * 4 = 20 rows.
-        let rows = |first, block| SourceRows::Blocks {
-            first,
-            block,
-            stride: 20,
-        };
+        let rows = |first, block| SourceRows::Blocks { first, block, stride: 20 };
         let queries = rows(0, 12);
-        assert_eq!(
-            [0, 11, 12, 23].map(|row| queries.source_row(row)),
-            [0, 11, 20, 31]
-        );
+        assert_eq!([0, 11, 12, 23].map(|row| queries.source_row(row)), [0, 11, 20, 31]);
         let keys = rows(12, 4);
-        assert_eq!(
-            [0, 3, 4, 7].map(|row| keys.source_row(row)),
-            [12, 15, 32, 35]
-        );
+        assert_eq!([0, 3, 4, 7].map(|row| keys.source_row(row)), [12, 15, 32, 35]);
         let values = rows(16, 4);
-        assert_eq!(
-            [0, 3, 4, 7].map(|row| values.source_row(row)),
-            [16, 19, 36, 39]
-        );
+        assert_eq!([0, 3, 4, 7].map(|row| values.source_row(row)), [16, 19, 36, 39]);
     }
 }

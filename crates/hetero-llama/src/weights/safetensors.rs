@@ -44,10 +44,7 @@ pub fn read_entries(bytes: &[u8], file: &Path) -> Result<Vec<TensorEntry>, Llama
         found: shorten(&found),
     };
     let Some((length, rest)) = bytes.split_first_chunk::<LENGTH_BYTES>() else {
-        return Err(header_error(
-            "at least 8 bytes".into(),
-            format!("a file of {} bytes", bytes.len()),
-        ));
+        return Err(header_error("at least 8 bytes".into(), format!("a file of {} bytes", bytes.len())));
     };
     let header_length = u64::from_le_bytes(*length);
     let limit = MAX_HEADER_BYTES.min(rest.len() as u64);
@@ -73,13 +70,7 @@ pub fn read_entries(bytes: &[u8], file: &Path) -> Result<Vec<TensorEntry>, Llama
                 second: file.to_path_buf(),
             });
         }
-        entries.push(check_entry(
-            name,
-            description,
-            data.len(),
-            data_start,
-            file,
-        )?);
+        entries.push(check_entry(name, description, data.len(), data_start, file)?);
     }
 
     SafeTensors::read_metadata(bytes).map_err(|error| match error {
@@ -89,10 +80,7 @@ pub fn read_entries(bytes: &[u8], file: &Path) -> Result<Vec<TensorEntry>, Llama
             expected: "a byte range that begins where the one before it ends".into(),
             found: "a gap or an overlap".into(),
         },
-        other => header_error(
-            "a header by the rules of the safetensors format".into(),
-            other.to_string(),
-        ),
+        other => header_error("a header by the rules of the safetensors format".into(), other.to_string()),
     })?;
 
     entries.sort_by_key(|entry| entry.bytes.start);
@@ -145,11 +133,7 @@ fn check_entry(
         let n_bytes = if shape.contains(&0) {
             Some(0)
         } else {
-            shape
-                .iter()
-                .try_fold(dtype.size() as u64, |product, &size| {
-                    product.checked_mul(size)
-                })
+            shape.iter().try_fold(dtype.size() as u64, |product, &size| product.checked_mul(size))
         };
         if n_bytes != Some(end - start) {
             let needed = n_bytes.map_or("more than 2^64".into(), |bytes| bytes.to_string());
@@ -244,26 +228,15 @@ mod tests {
                "a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#,
             4,
         );
-        assert!(
-            matches!(error, Err(LlamaError::DuplicateTensor { .. })),
-            "{error:?}"
-        );
+        assert!(matches!(error, Err(LlamaError::DuplicateTensor { .. })), "{error:?}");
     }
 
     #[test]
     fn sizes_that_wrap_are_refused() {
-        for shape in [
-            "[4294967296,4294967296]",
-            "[18446744073709551615,4]",
-            "[9223372036854775807,2,2]",
-        ] {
-            let header =
-                format!(r#"{{"a":{{"dtype":"F32","shape":{shape},"data_offsets":[0,0]}}}}"#);
+        for shape in ["[4294967296,4294967296]", "[18446744073709551615,4]", "[9223372036854775807,2,2]"] {
+            let header = format!(r#"{{"a":{{"dtype":"F32","shape":{shape},"data_offsets":[0,0]}}}}"#);
             let error = read(&header, 0);
-            assert!(
-                matches!(error, Err(LlamaError::TensorExtent { .. })),
-                "{error:?}"
-            );
+            assert!(matches!(error, Err(LlamaError::TensorExtent { .. })), "{error:?}");
         }
     }
 
@@ -272,9 +245,6 @@ mod tests {
         let gap = r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}"#;
         assert!(matches!(read(gap, 8), Err(LlamaError::TensorExtent { .. })));
         let rest = r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#;
-        assert!(matches!(
-            read(rest, 8),
-            Err(LlamaError::WeightsHeader { .. })
-        ));
+        assert!(matches!(read(rest, 8), Err(LlamaError::WeightsHeader { .. })));
     }
 }

@@ -111,11 +111,7 @@ pub struct RawTensor {
 
 impl RawTensor {
     pub(super) fn new(file: Arc<MappedFile>, entry: &TensorEntry) -> RawTensor {
-        RawTensor {
-            file,
-            shape: entry.shape.as_slice().into(),
-            range: entry.bytes.clone(),
-        }
+        RawTensor { file, shape: entry.shape.as_slice().into(), range: entry.bytes.clone() }
     }
 
     /// The shape, outermost first.
@@ -147,11 +143,7 @@ impl AsRef<[u8]> for TensorRef {
 
 impl Debug for TensorRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} {:?} {} in {:?}",
-            self.name, self.shape, self.dtype, self.file
-        )
+        write!(f, "{} {:?} {} in {:?}", self.name, self.shape, self.dtype, self.file)
     }
 }
 
@@ -194,21 +186,12 @@ mod tests {
         data.insert(0, 0xff);
         let n_bytes = data.len();
         let file = Arc::new(MappedFile::from_shared("memory", data.into()));
-        let entry = TensorEntry {
-            name: "t".into(),
-            shape: shape.to_vec(),
-            dtype: Ok(dtype),
-            bytes: 1..n_bytes,
-        };
+        let entry = TensorEntry { name: "t".into(), shape: shape.to_vec(), dtype: Ok(dtype), bytes: 1..n_bytes };
         TensorRef::new(file, &entry, dtype)
     }
 
     /// Stores 3 rows of 300 numbers with `to_bytes` and expects to read what `rounded` says.
-    fn check_rows<const N: usize>(
-        dtype: DType,
-        to_bytes: fn(f32) -> [u8; N],
-        rounded: fn(f32) -> f32,
-    ) {
+    fn check_rows<const N: usize>(dtype: DType, to_bytes: fn(f32) -> [u8; N], rounded: fn(f32) -> f32) {
         let columns = 300;
         let value = |i: usize| i as f32 * 0.37 - 64.0;
         let data = (0..3 * columns).flat_map(|i| to_bytes(value(i))).collect();
@@ -216,36 +199,20 @@ mod tests {
         let mut row = vec![0.0; columns];
         tensor.read_row_f32(2, &mut row);
         for (i, actual) in row.into_iter().enumerate() {
-            assert_eq!(
-                actual,
-                rounded(value(2 * columns + i)),
-                "{dtype} column {i}"
-            );
+            assert_eq!(actual, rounded(value(2 * columns + i)), "{dtype} column {i}");
         }
     }
 
     #[test]
     fn rows_of_every_dtype_are_read_unaligned() {
         check_rows(DType::F32, f32::to_le_bytes, |x| x);
-        check_rows(
-            DType::F16,
-            |x| f16::from_f32(x).to_le_bytes(),
-            |x| f16::from_f32(x).to_f32(),
-        );
-        check_rows(
-            DType::BF16,
-            |x| bf16::from_f32(x).to_le_bytes(),
-            |x| bf16::from_f32(x).to_f32(),
-        );
+        check_rows(DType::F16, |x| f16::from_f32(x).to_le_bytes(), |x| f16::from_f32(x).to_f32());
+        check_rows(DType::BF16, |x| bf16::from_f32(x).to_le_bytes(), |x| bf16::from_f32(x).to_f32());
     }
 
     #[test]
     fn a_vector_is_a_matrix_of_one_row() {
-        let tensor = tensor(
-            DType::F32,
-            &[2],
-            [1f32, 2.0].iter().flat_map(|x| x.to_le_bytes()).collect(),
-        );
+        let tensor = tensor(DType::F32, &[2], [1f32, 2.0].iter().flat_map(|x| x.to_le_bytes()).collect());
         assert_eq!((tensor.rows(), tensor.columns()), (1, 2));
     }
 

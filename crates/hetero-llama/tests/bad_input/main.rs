@@ -82,10 +82,7 @@ fn every_damage_is_reported() {
         let debug = format!("{error:?}");
         let variant = debug.split([' ', '(', '{']).next().unwrap_or_default();
         if variant != case.variant {
-            failures.push(format!(
-                "{}: {variant} in place of {}: {message}",
-                case.name, case.variant
-            ));
+            failures.push(format!("{}: {variant} in place of {}: {message}", case.name, case.variant));
         }
         for mention in case.mentions {
             if !message.contains(mention) {
@@ -93,19 +90,11 @@ fn every_damage_is_reported() {
             }
         }
         if !message.contains("expected") || !message.contains("found") {
-            failures.push(format!(
-                "{}: neither expected nor found in {message:?}",
-                case.name
-            ));
+            failures.push(format!("{}: neither expected nor found in {message:?}", case.name));
         }
         if error.fix().is_empty() || error.fix().ends_with('.') || !error.is_bad_input() {
             failures.push(format!("{}: fix {:?}", case.name, error.fix()));
         }
     }
-    assert!(
-        failures.is_empty(),
-        "{} failures:\n{}",
-        failures.len(),
-        failures.join("\n")
-    );
+    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
 }

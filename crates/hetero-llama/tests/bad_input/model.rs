@@ -58,19 +58,12 @@ pub(crate) fn header(tensors: &[TensorShape]) -> (serde_json::Map<String, Value>
     for (name, dtype, shape) in tensors {
         let start = end;
         end += shape.iter().product::<usize>() * element_bytes(dtype);
-        header.insert(
-            name.clone(),
-            json!({"dtype": dtype, "shape": shape, "data_offsets": [start, end]}),
-        );
+        header.insert(name.clone(), json!({"dtype": dtype, "shape": shape, "data_offsets": [start, end]}));
     }
     (header, end)
 }
 
-pub(crate) fn write_weights(
-    path: &Path,
-    header: &serde_json::Map<String, Value>,
-    n_data_bytes: usize,
-) {
+pub(crate) fn write_weights(path: &Path, header: &serde_json::Map<String, Value>, n_data_bytes: usize) {
     let text = Value::Object(header.clone()).to_string();
     let mut bytes = (text.len() as u64).to_le_bytes().to_vec();
     bytes.extend_from_slice(text.as_bytes());
@@ -91,21 +84,13 @@ pub(crate) fn write(folder: &Path, name: &str, content: impl AsRef<[u8]>) {
 }
 
 pub(crate) fn write_template(folder: &Path, template: &str) {
-    write(
-        folder,
-        "tokenizer_config.json",
-        json!({"chat_template": template}).to_string(),
-    );
+    write(folder, "tokenizer_config.json", json!({"chat_template": template}).to_string());
 }
 
 pub(crate) fn write_valid(folder: &Path) {
     write(folder, "config.json", config().to_string());
     write(folder, "tokenizer.json", tokenizer().to_string());
-    write(
-        folder,
-        "generation_config.json",
-        json!({"eos_token_id": 2, "do_sample": false}).to_string(),
-    );
+    write(folder, "generation_config.json", json!({"eos_token_id": 2, "do_sample": false}).to_string());
     write_template(folder, "{% for m in messages %}{{ m.content }}{% endfor %}");
     let (header, n_data_bytes) = header(&tensors());
     write_weights(&folder.join("model.safetensors"), &header, n_data_bytes);
@@ -134,22 +119,10 @@ pub(crate) fn change_tensors(folder: &Path, change: impl FnOnce(&mut Vec<TensorS
 
 /// Replaces the one weight file by an index and, where `shard` is a plain name, a shard.
 pub(crate) fn split(folder: &Path, weight_map: Value) {
-    fs::rename(
-        folder.join("model.safetensors"),
-        folder.join("shard-1.safetensors"),
-    )
-    .expect("writable");
-    write(
-        folder,
-        "model.safetensors.index.json",
-        json!({"metadata": {}, "weight_map": weight_map}).to_string(),
-    );
+    fs::rename(folder.join("model.safetensors"), folder.join("shard-1.safetensors")).expect("writable");
+    write(folder, "model.safetensors.index.json", json!({"metadata": {}, "weight_map": weight_map}).to_string());
 }
 
 pub(crate) fn whole_weight_map(shard: &str) -> Value {
-    tensors()
-        .into_iter()
-        .map(|(name, _, _)| (name, json!(shard)))
-        .collect::<serde_json::Map<_, _>>()
-        .into()
+    tensors().into_iter().map(|(name, _, _)| (name, json!(shard))).collect::<serde_json::Map<_, _>>().into()
 }

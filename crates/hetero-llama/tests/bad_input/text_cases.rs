@@ -19,23 +19,13 @@ pub(crate) const CASES: &[Case] = &[
         name: "unknown architecture",
         damage: |folder| change_config(folder, "architectures", json!(["MambaForCausalLM"])),
         variant: "Unsupported",
-        mentions: &[
-            "config.json",
-            "`architectures`",
-            "LlamaForCausalLM",
-            "MambaForCausalLM",
-        ],
+        mentions: &["config.json", "`architectures`", "LlamaForCausalLM", "MambaForCausalLM"],
     },
     Case {
         name: "no heads",
         damage: |folder| change_config(folder, "num_attention_heads", json!(0)),
         variant: "BadValue",
-        mentions: &[
-            "config.json",
-            "`num_attention_heads`",
-            "whole number from 1",
-            "found 0",
-        ],
+        mentions: &["config.json", "`num_attention_heads`", "whole number from 1", "found 0"],
     },
     Case {
         name: "heads that do not divide",
@@ -47,52 +37,25 @@ pub(crate) const CASES: &[Case] = &[
         name: "features that do not divide",
         damage: |folder| change_config(folder, "num_attention_heads", json!(3)),
         variant: "BadValue",
-        mentions: &[
-            "config.json",
-            "`hidden_size`",
-            "multiple of num_attention_heads (3)",
-            "found 8",
-        ],
+        mentions: &["config.json", "`hidden_size`", "multiple of num_attention_heads (3)", "found 8"],
     },
     Case {
         name: "unknown position encoding",
-        damage: |folder| {
-            change_config(
-                folder,
-                "rope_scaling",
-                json!({"rope_type": "yarn", "factor": 4.0}),
-            )
-        },
+        damage: |folder| change_config(folder, "rope_scaling", json!({"rope_type": "yarn", "factor": 4.0})),
         variant: "Unsupported",
         mentions: &["config.json", "`rope_scaling.rope_type`", "llama3", "yarn"],
     },
     Case {
         name: "quantised weights",
-        damage: |folder| {
-            change_config(
-                folder,
-                "quantization_config",
-                json!({"quant_method": "gptq"}),
-            )
-        },
+        damage: |folder| change_config(folder, "quantization_config", json!({"quant_method": "gptq"})),
         variant: "Unsupported",
-        mentions: &[
-            "config.json",
-            "`quantization_config`",
-            "f32, f16 or bf16",
-            "gptq",
-        ],
+        mentions: &["config.json", "`quantization_config`", "f32, f16 or bf16", "gptq"],
     },
     Case {
         name: "absurd vocabulary",
         damage: |folder| change_config(folder, "vocab_size", json!(1u64 << 60)),
         variant: "BadValue",
-        mentions: &[
-            "config.json",
-            "`vocab_size`",
-            "16777216",
-            "1152921504606846976",
-        ],
+        mentions: &["config.json", "`vocab_size`", "16777216", "1152921504606846976"],
     },
     Case {
         name: "generation settings out of range",
@@ -115,15 +78,15 @@ pub(crate) const CASES: &[Case] = &[
     },
     Case {
         name: "tokenizer of an unknown kind",
-        damage: |folder| {
-            write(
-                folder,
-                "tokenizer.json",
-                json!({"version": "9", "model": {"type": "X"}}).to_string(),
-            )
-        },
+        damage: |folder| write(folder, "tokenizer.json", json!({"version": "9", "model": {"type": "X"}}).to_string()),
         variant: "Tokenizer",
         mentions: &["tokenizer.json", "expected", "found"],
+    },
+    Case {
+        name: "tokenizer cut short inside of its decoder",
+        damage: |folder| write(folder, "tokenizer.json", "{\"decoder\": {\"type\": \"Sequence\", \"decoders\": ["),
+        variant: "Tokenizer",
+        mentions: &["tokenizer.json", "expected", "EOF"],
     },
     Case {
         name: "tokenizer with more tokens than the model",
@@ -146,12 +109,7 @@ pub(crate) const CASES: &[Case] = &[
         name: "template with a syntax error",
         damage: |folder| write_template(folder, "a\nb {% if %}"),
         variant: "TemplateSyntax",
-        mentions: &[
-            "tokenizer_config.json",
-            "`default`",
-            "line 2",
-            "syntax error",
-        ],
+        mentions: &["tokenizer_config.json", "`default`", "line 2", "syntax error"],
     },
     Case {
         name: "template that refuses the conversation",
@@ -204,11 +162,6 @@ pub(crate) const CASES: &[Case] = &[
         name: "template that is a number",
         damage: |folder| write(folder, "tokenizer_config.json", "{\"chat_template\": 7}"),
         variant: "BadValue",
-        mentions: &[
-            "tokenizer_config.json",
-            "`chat_template`",
-            "a template",
-            "found 7",
-        ],
+        mentions: &["tokenizer_config.json", "`chat_template`", "a template", "found 7"],
     },
 ];

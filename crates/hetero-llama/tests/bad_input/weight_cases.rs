@@ -5,9 +5,7 @@ use std::fs;
 use serde_json::json;
 
 use crate::Case;
-use crate::model::{
-    HIDDEN, change_config, change_header, change_tensors, split, whole_weight_map, write,
-};
+use crate::model::{HIDDEN, change_config, change_header, change_tensors, split, whole_weight_map, write};
 
 pub(crate) const CASES: &[Case] = &[
     // The folder and its files.
@@ -35,20 +33,14 @@ pub(crate) const CASES: &[Case] = &[
     Case {
         name: "only pickle weights",
         damage: |folder| {
-            fs::rename(
-                folder.join("model.safetensors"),
-                folder.join("pytorch_model.bin"),
-            )
-            .expect("writable")
+            fs::rename(folder.join("model.safetensors"), folder.join("pytorch_model.bin")).expect("writable")
         },
         variant: "WrongFileKind",
         mentions: &["pytorch_model.bin", "model.safetensors", "pickle"],
     },
     Case {
         name: "only a GGUF file",
-        damage: |folder| {
-            fs::rename(folder.join("model.safetensors"), folder.join("m.gguf")).expect("writable")
-        },
+        damage: |folder| fs::rename(folder.join("model.safetensors"), folder.join("m.gguf")).expect("writable"),
         variant: "WrongFileKind",
         mentions: &["m.gguf", "model.safetensors", "not supported yet"],
     },
@@ -64,8 +56,7 @@ pub(crate) const CASES: &[Case] = &[
     Case {
         name: "weights that are an LFS pointer",
         damage: |folder| {
-            let pointer =
-                "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 4976698672\n";
+            let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 4976698672\n";
             write(folder, "model.safetensors", pointer);
         },
         variant: "LfsPointer",
@@ -73,13 +64,7 @@ pub(crate) const CASES: &[Case] = &[
     },
     Case {
         name: "a tokenizer that is an LFS pointer",
-        damage: |folder| {
-            write(
-                folder,
-                "tokenizer.json",
-                "version https://git-lfs.github.com/spec/v1\n",
-            )
-        },
+        damage: |folder| write(folder, "tokenizer.json", "version https://git-lfs.github.com/spec/v1\n"),
         variant: "LfsPointer",
         mentions: &["tokenizer.json", "Git LFS pointer"],
     },
@@ -94,33 +79,17 @@ pub(crate) const CASES: &[Case] = &[
         name: "header length of 2^64 - 1",
         damage: |folder| write(folder, "model.safetensors", [0xff; 64]),
         variant: "WeightsHeader",
-        mentions: &[
-            "model.safetensors",
-            "at most 56 bytes",
-            "18446744073709551615",
-        ],
+        mentions: &["model.safetensors", "at most 56 bytes", "18446744073709551615"],
     },
     Case {
         name: "header longer than the file",
-        damage: |folder| {
-            write(
-                folder,
-                "model.safetensors",
-                [100, 0, 0, 0, 0, 0, 0, 0, b'{', b'}'],
-            )
-        },
+        damage: |folder| write(folder, "model.safetensors", [100, 0, 0, 0, 0, 0, 0, 0, b'{', b'}']),
         variant: "WeightsHeader",
         mentions: &["model.safetensors", "at most 2 bytes", "100 bytes"],
     },
     Case {
         name: "header that is not JSON",
-        damage: |folder| {
-            write(
-                folder,
-                "model.safetensors",
-                [2, 0, 0, 0, 0, 0, 0, 0, b'{', b'x'],
-            )
-        },
+        damage: |folder| write(folder, "model.safetensors", [2, 0, 0, 0, 0, 0, 0, 0, b'{', b'x']),
         variant: "WeightsHeader",
         mentions: &["model.safetensors", "JSON object of tensors", "line 1"],
     },
@@ -141,19 +110,13 @@ pub(crate) const CASES: &[Case] = &[
             write(folder, "model.safetensors", bytes);
         },
         variant: "WeightsHeader",
-        mentions: &[
-            "model.safetensors",
-            "rules of the safetensors format",
-            "found",
-        ],
+        mentions: &["model.safetensors", "rules of the safetensors format", "found"],
     },
     // The extents of tensors.
     Case {
         name: "extent past the end of the file",
         damage: |folder| {
-            change_header(folder, "lm_head.weight", |entry| {
-                entry["data_offsets"][1] = json!(u64::MAX)
-            });
+            change_header(folder, "lm_head.weight", |entry| entry["data_offsets"][1] = json!(u64::MAX));
         },
         variant: "TensorExtent",
         mentions: &["`lm_head.weight`", "inside", "18446744073709551615"],
@@ -161,9 +124,7 @@ pub(crate) const CASES: &[Case] = &[
     Case {
         name: "extent that ends before it begins",
         damage: |folder| {
-            change_header(folder, "lm_head.weight", |entry| {
-                entry["data_offsets"] = json!([100, 10])
-            });
+            change_header(folder, "lm_head.weight", |entry| entry["data_offsets"] = json!([100, 10]));
         },
         variant: "TensorExtent",
         mentions: &["`lm_head.weight`", "inside", "bytes 100 to 10"],
@@ -176,18 +137,12 @@ pub(crate) const CASES: &[Case] = &[
             });
         },
         variant: "TensorExtent",
-        mentions: &[
-            "model.safetensors",
-            "begins where the one before it ends",
-            "overlap",
-        ],
+        mentions: &["model.safetensors", "begins where the one before it ends", "overlap"],
     },
     Case {
         name: "fewer bytes than the shape needs",
         damage: |folder| {
-            change_header(folder, "model.embed_tokens.weight", |entry| {
-                entry["shape"] = json!([16, 9])
-            });
+            change_header(folder, "model.embed_tokens.weight", |entry| entry["shape"] = json!([16, 9]));
         },
         variant: "TensorExtent",
         mentions: &["`model.embed_tokens.weight`", "576 bytes", "512 bytes"],
@@ -205,9 +160,7 @@ pub(crate) const CASES: &[Case] = &[
     Case {
         name: "shape with a hundred dimensions",
         damage: |folder| {
-            change_header(folder, "model.norm.weight", |entry| {
-                entry["shape"] = json!(vec![1; 100])
-            });
+            change_header(folder, "model.norm.weight", |entry| entry["shape"] = json!(vec![1; 100]));
         },
         variant: "TensorExtent",
         mentions: &["`model.norm.weight`", "at most 8 dimensions", "100"],
@@ -219,43 +172,25 @@ pub(crate) const CASES: &[Case] = &[
             change_tensors(folder, |tensors| tensors[3].2 = vec![HIDDEN, HIDDEN]);
         },
         variant: "TensorShape",
-        mentions: &[
-            "model.safetensors",
-            "`model.layers.0.self_attn.k_proj.weight`",
-            "[4, 8]",
-            "[8, 8]",
-        ],
+        mentions: &["model.safetensors", "`model.layers.0.self_attn.k_proj.weight`", "[4, 8]", "[8, 8]"],
     },
     Case {
         name: "transposed shape",
         damage: |folder| change_tensors(folder, |tensors| tensors[9].2.reverse()),
         variant: "TensorShape",
-        mentions: &[
-            "`model.layers.0.mlp.down_proj.weight`",
-            "[8, 12]",
-            "[12, 8]",
-        ],
+        mentions: &["`model.layers.0.mlp.down_proj.weight`", "[8, 12]", "[12, 8]"],
     },
     Case {
         name: "whole numbers as weights",
         damage: |folder| change_tensors(folder, |tensors| tensors[2].1 = "I64"),
         variant: "TensorDtype",
-        mentions: &[
-            "model.safetensors",
-            "`model.layers.0.self_attn.q_proj.weight`",
-            "F32, F16 or BF16",
-            "I64",
-        ],
+        mentions: &["model.safetensors", "`model.layers.0.self_attn.q_proj.weight`", "F32, F16 or BF16", "I64"],
     },
     Case {
         name: "8-bit floats as weights",
         damage: |folder| change_tensors(folder, |tensors| tensors[2].1 = "F8_E4M3"),
         variant: "TensorDtype",
-        mentions: &[
-            "`model.layers.0.self_attn.q_proj.weight`",
-            "F32, F16 or BF16",
-            "F8_E4M3",
-        ],
+        mentions: &["`model.layers.0.self_attn.q_proj.weight`", "F32, F16 or BF16", "F8_E4M3"],
     },
     Case {
         name: "absent tensor",
@@ -265,51 +200,29 @@ pub(crate) const CASES: &[Case] = &[
             });
         },
         variant: "MissingTensor",
-        mentions: &[
-            "model.safetensors",
-            "`model.layers.0.mlp.gate_proj.weight`",
-            "[12, 8]",
-            "no tensor of this name",
-        ],
+        mentions: &["model.safetensors", "`model.layers.0.mlp.gate_proj.weight`", "[12, 8]", "no tensor of this name"],
     },
     Case {
         name: "fewer layers than the configuration has",
         damage: |folder| change_config(folder, "num_hidden_layers", json!(2)),
         variant: "MissingTensor",
-        mentions: &[
-            "`model.layers.1.self_attn.q_proj.weight`",
-            "[8, 8]",
-            "`model.layers.0.self_attn.q_proj.weight`",
-        ],
+        mentions: &["`model.layers.1.self_attn.q_proj.weight`", "[8, 8]", "`model.layers.0.self_attn.q_proj.weight`"],
     },
     Case {
         name: "names of another family",
         damage: |folder| change_config(folder, "architectures", json!(["InternLM2ForCausalLM"])),
         variant: "MissingTensor",
-        mentions: &[
-            "`model.tok_embeddings.weight`",
-            "[16, 8]",
-            "no tensor of this name",
-        ],
+        mentions: &["`model.tok_embeddings.weight`", "[16, 8]", "no tensor of this name"],
     },
     Case {
         name: "bias that the configuration does not have",
         damage: |folder| {
             change_tensors(folder, |tensors| {
-                tensors.push((
-                    "model.layers.0.self_attn.q_proj.bias".into(),
-                    "F32",
-                    vec![HIDDEN],
-                ));
+                tensors.push(("model.layers.0.self_attn.q_proj.bias".into(), "F32", vec![HIDDEN]));
             });
         },
         variant: "UnexpectedTensor",
-        mentions: &[
-            "model.safetensors",
-            "`model.layers.0.self_attn.q_proj.bias`",
-            "no bias",
-            "found",
-        ],
+        mentions: &["model.safetensors", "`model.layers.0.self_attn.q_proj.bias`", "no bias", "found"],
     },
     // Shards.
     Case {
@@ -319,53 +232,31 @@ pub(crate) const CASES: &[Case] = &[
             write(folder, "model.safetensors.index.json", "{");
         },
         variant: "Json",
-        mentions: &[
-            "model.safetensors.index.json",
-            "index of weight files",
-            "line 1",
-        ],
+        mentions: &["model.safetensors.index.json", "index of weight files", "line 1"],
     },
     Case {
         name: "index without a map",
         damage: |folder| split(folder, json!({})),
         variant: "BadValue",
-        mentions: &[
-            "model.safetensors.index.json",
-            "`weight_map`",
-            "tensor names to file names",
-            "{}",
-        ],
+        mentions: &["model.safetensors.index.json", "`weight_map`", "tensor names to file names", "{}"],
     },
     Case {
         name: "missing shard",
         damage: |folder| split(folder, whole_weight_map("shard-2.safetensors")),
         variant: "MissingShard",
-        mentions: &[
-            "model.safetensors.index.json",
-            "shard-2.safetensors",
-            "`lm_head.weight`",
-            "no such file",
-        ],
+        mentions: &["model.safetensors.index.json", "shard-2.safetensors", "`lm_head.weight`", "no such file"],
     },
     Case {
         name: "shard outside of the folder",
         damage: |folder| split(folder, whole_weight_map("../secret.safetensors")),
         variant: "ShardName",
-        mentions: &[
-            "model.safetensors.index.json",
-            "plain file name",
-            "../secret.safetensors",
-        ],
+        mentions: &["model.safetensors.index.json", "plain file name", "../secret.safetensors"],
     },
     Case {
         name: "shard by absolute path",
         damage: |folder| split(folder, whole_weight_map("/etc/passwd")),
         variant: "ShardName",
-        mentions: &[
-            "model.safetensors.index.json",
-            "plain file name",
-            "/etc/passwd",
-        ],
+        mentions: &["model.safetensors.index.json", "plain file name", "/etc/passwd"],
     },
     Case {
         name: "tensor that is not in its shard",
@@ -375,11 +266,6 @@ pub(crate) const CASES: &[Case] = &[
             split(folder, weight_map);
         },
         variant: "MissingTensor",
-        mentions: &[
-            "shard-1.safetensors",
-            "`model.layers.7.x`",
-            "index.json places here",
-            "no tensor",
-        ],
+        mentions: &["shard-1.safetensors", "`model.layers.7.x`", "index.json places here", "no tensor"],
     },
 ];
