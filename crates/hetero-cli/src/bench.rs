@@ -30,20 +30,10 @@ const WARM_UP_DECODES: usize = 16;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Numbers of tokens to prefill, with commas between; 0 for none
-    #[arg(
-        long,
-        value_name = "LIST",
-        value_delimiter = ',',
-        default_value = "512"
-    )]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "512")]
     pp: Vec<usize>,
     /// Numbers of tokens to decode, with commas between; 0 for none
-    #[arg(
-        long,
-        value_name = "LIST",
-        value_delimiter = ',',
-        default_value = "128"
-    )]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "128")]
     tg: Vec<usize>,
     /// Numbers of tokens that are in the cache before, with commas between
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "0")]
@@ -98,12 +88,8 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
             devices: DeviceShare::of(&session),
         })
     };
-    let results: Result<Vec<Measured>, LlamaError> = interrupt.during(|cancel| {
-        tests
-            .into_iter()
-            .map(|test| measure(test, cancel))
-            .collect()
-    });
+    let results: Result<Vec<Measured>, LlamaError> =
+        interrupt.during(|cancel| tests.into_iter().map(|test| measure(test, cancel)).collect());
     bar.finish_and_clear();
     let report = Report {
         model: args.model.name(),
@@ -118,19 +104,10 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
         "load {:.3} s | compile {:.3} s{} | {} threads",
         report.load_seconds,
         report.compile_seconds,
-        report
-            .peak_resident_bytes
-            .map_or_else(String::new, |bytes| format!(
-                " | peak {}",
-                bytes_text(bytes)
-            )),
+        report.peak_resident_bytes.map_or_else(String::new, |bytes| format!(" | peak {}", bytes_text(bytes))),
         report.threads,
     ));
-    write_stdout(&match if args.json {
-        OutputForm::Json
-    } else {
-        args.output
-    } {
+    write_stdout(&match if args.json { OutputForm::Json } else { args.output } {
         OutputForm::Md => report.markdown(),
         OutputForm::Json => report.json(),
         OutputForm::Jsonl => report.json_lines(),
@@ -168,30 +145,15 @@ fn tests(args: &Args, context: usize) -> Result<Vec<Test>, CliError> {
     let mut tests: Vec<Test> = Vec::new();
     for &depth in &args.depth {
         if depth >= context {
-            return Err(LlamaError::ContextFull {
-                needed: depth.saturating_add(1),
-                context,
-            }
-            .into());
+            return Err(LlamaError::ContextFull { needed: depth.saturating_add(1), context }.into());
         }
         let lists = [(Kind::Prefill, &args.pp), (Kind::Decode, &args.tg)];
-        for (kind, asked) in lists
-            .into_iter()
-            .flat_map(|(kind, list)| list.iter().map(move |&n| (kind, n)))
-        {
-            let test = Test {
-                kind,
-                tokens: asked.min(context - depth),
-                depth,
-            };
+        for (kind, asked) in lists.into_iter().flat_map(|(kind, list)| list.iter().map(move |&n| (kind, n))) {
+            let test = Test { kind, tokens: asked.min(context - depth), depth };
             if test.tokens < asked {
                 note(format_args!(
                     "cut      {} at depth {depth} to {} tokens: the context has {context}",
-                    Test {
-                        tokens: asked,
-                        ..test
-                    }
-                    .name(),
+                    Test { tokens: asked, ..test }.name(),
                     test.tokens
                 ));
             }
@@ -238,19 +200,12 @@ fn measure(
 }
 
 /// Feeds `tokens` behind the test's depth and takes the time.
-fn run_once(
-    test: Test,
-    session: &mut Session,
-    tokens: &[u32],
-    cancel: &CancelToken,
-) -> Result<Duration, LlamaError> {
+fn run_once(test: Test, session: &mut Session, tokens: &[u32], cancel: &CancelToken) -> Result<Duration, LlamaError> {
     session.truncate(test.depth);
     let start = Instant::now();
     match test.kind {
         Kind::Prefill => session.feed(tokens, cancel)?,
-        Kind::Decode => tokens
-            .chunks(1)
-            .try_for_each(|token| session.feed(token, cancel))?,
+        Kind::Decode => tokens.chunks(1).try_for_each(|token| session.feed(token, cancel))?,
     }
     Ok(start.elapsed())
 }
@@ -258,7 +213,5 @@ fn run_once(
 /// The same tokens each time.
 fn random_tokens(n_tokens: usize, vocabulary: usize) -> Vec<u32> {
     let mut random = ChaCha8Rng::seed_from_u64(0);
-    (0..n_tokens)
-        .map(|_| (random.next_u64() % vocabulary as u64) as u32)
-        .collect()
+    (0..n_tokens).map(|_| (random.next_u64() % vocabulary as u64) as u32).collect()
 }

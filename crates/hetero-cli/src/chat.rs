@@ -12,7 +12,7 @@ use rustyline::error::ReadlineError;
 use crate::error::CliError;
 use crate::interrupt::Interrupt;
 use crate::options::ModelArgs;
-use crate::output::{note, write_stdout};
+use crate::output::note;
 use crate::sampling::SamplingArgs;
 use crate::stream;
 
@@ -26,12 +26,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
     /// The most tokens of a reply
-    #[arg(
-        short = 'n',
-        long = "max-tokens",
-        value_name = "N",
-        default_value_t = 1024
-    )]
+    #[arg(short = 'n', long = "max-tokens", value_name = "N", default_value_t = 1024)]
     max_tokens: usize,
     #[command(flatten)]
     sampling: SamplingArgs,
@@ -70,15 +65,11 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
             }
             "/stats" => conversation.tell_stats(),
             command if command.starts_with('/') => {
-                note(format_args!(
-                    "there is no command {command}; /help lists those that there are"
-                ));
+                note(format_args!("there is no command {command}; /help lists those that there are"));
             }
             message => match conversation.reply(message, &interrupt) {
                 // A conversation can go on after a message that the model cannot take.
-                Err(error @ (CliError::Llama(_) | CliError::Usage { .. })) if is_interactive => {
-                    error.report()
-                }
+                Err(error @ (CliError::Llama(_) | CliError::Usage { .. })) if is_interactive => error.report(),
                 result => result?,
             },
         }
@@ -101,16 +92,10 @@ struct Conversation<'a> {
 impl<'a> Conversation<'a> {
     fn new(model: &Arc<Model>, args: &'a Args) -> Result<Conversation<'a>, CliError> {
         let template = model.chat_template().map_err(|error| match error {
-            LlamaError::MissingTemplate { .. } | LlamaError::MissingFile { .. } => {
-                CliError::Usage {
-                    message: format!(
-                        "model {}: expected one with a chat template, found none",
-                        args.model.name()
-                    ),
-                    fix: "use the chat variant of the model, or continue a text with `hetero run`"
-                        .into(),
-                }
-            }
+            LlamaError::MissingTemplate { .. } | LlamaError::MissingFile { .. } => CliError::Usage {
+                message: format!("model {}: expected one with a chat template, found none", args.model.name()),
+                fix: "use the chat variant of the model, or continue a text with `hetero run`".into(),
+            },
             error => error.into(),
         })?;
         let mut conversation = Conversation {
@@ -131,11 +116,7 @@ impl<'a> Conversation<'a> {
     }
 
     fn reset(&mut self) {
-        self.messages = self
-            .system
-            .map(|text| Message::new("system", text))
-            .into_iter()
-            .collect();
+        self.messages = self.system.map(|text| Message::new("system", text)).into_iter().collect();
     }
 
     /// Prints the reply to a message. After an error the message is forgotten.
@@ -158,38 +139,24 @@ impl<'a> Conversation<'a> {
         let context = self.session.context();
         if prompt.len() >= context {
             return Err(CliError::Usage {
-                message: format!(
-                    "the conversation has {} tokens and the context has room for {context}",
-                    prompt.len()
-                ),
-                fix: "start a new one with /reset, or start again with a longer --context if the model allows it".into(),
+                message: format!("the conversation has {} tokens and the context has room for {context}", prompt.len()),
+                fix: "start a new one with /reset, or start again with a longer --context if the model allows it"
+                    .into(),
             });
         }
         let mut sampler = self.options.sampler.options().clone();
         sampler.seed = sampler.seed.wrapping_add(self.n_replies);
-        let options = GenerateOptions {
-            sampler: SamplerConfig::new(sampler)?,
-            ..self.options.clone()
-        };
-        let result = stream::generate(
-            &mut self.session,
-            &prompt,
-            &options,
-            interrupt,
-            &mut write_stdout,
-        );
-        write_stdout("\n")?;
-        let reply = result?;
+        let options = GenerateOptions { sampler: SamplerConfig::new(sampler)?, ..self.options.clone() };
+        let reply = stream::print(&mut self.session, &prompt, &options, "", interrupt)?;
         self.n_replies += 1;
         self.last = Some(reply.stats);
         match reply.finish_reason {
             FinishReason::ContextFull => note(format_args!(
                 "the context of {context} tokens is full: /reset starts a new conversation, --context sets its length"
             )),
-            FinishReason::MaxTokens => note(format_args!(
-                "ended after {} tokens; -n allows more",
-                self.options.max_tokens
-            )),
+            FinishReason::MaxTokens => {
+                note(format_args!("ended after {} tokens; -n allows more", self.options.max_tokens))
+            }
             _ => {}
         }
         Ok(reply.text)
@@ -197,10 +164,7 @@ impl<'a> Conversation<'a> {
 
     fn tell_stats(&self) {
         let n_tokens = self.session.tokens().len();
-        note(format_args!(
-            "{n_tokens} of {} tokens of the context are used",
-            self.session.context()
-        ));
+        note(format_args!("{n_tokens} of {} tokens of the context are used", self.session.context()));
         if let Some(stats) = &self.last {
             stream::tell_figures(stats, &self.session);
         }
@@ -242,10 +206,7 @@ impl Input {
             },
             Input::Lines => {
                 let mut line = String::new();
-                let n_bytes = io::stdin()
-                    .lock()
-                    .read_line(&mut line)
-                    .map_err(CliError::Stdin)?;
+                let n_bytes = io::stdin().lock().read_line(&mut line).map_err(CliError::Stdin)?;
                 Ok((n_bytes > 0).then_some(line))
             }
         }

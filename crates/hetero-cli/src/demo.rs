@@ -30,22 +30,10 @@ mod embedded {
         name: "demo-model",
         files: &[
             ("config.json", include_bytes!("../demo-model/config.json")),
-            (
-                "generation_config.json",
-                include_bytes!("../demo-model/generation_config.json"),
-            ),
-            (
-                "model.safetensors",
-                include_bytes!("../demo-model/model.safetensors"),
-            ),
-            (
-                "tokenizer.json",
-                include_bytes!("../demo-model/tokenizer.json"),
-            ),
-            (
-                "tokenizer_config.json",
-                include_bytes!("../demo-model/tokenizer_config.json"),
-            ),
+            ("generation_config.json", include_bytes!("../demo-model/generation_config.json")),
+            ("model.safetensors", include_bytes!("../demo-model/model.safetensors")),
+            ("tokenizer.json", include_bytes!("../demo-model/tokenizer.json")),
+            ("tokenizer_config.json", include_bytes!("../demo-model/tokenizer_config.json")),
         ],
     };
 }

@@ -19,23 +19,13 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     let devices = backends::list();
     if args.json {
-        return json::print(&Document {
-            schema: SCHEMA,
-            devices: devices.iter().map(Device::from).collect(),
-        });
+        return json::print(&Document { schema: SCHEMA, devices: devices.iter().map(Device::from).collect() });
     }
-    let width = devices
-        .iter()
-        .map(|device| device.name.len())
-        .max()
-        .unwrap_or(0);
+    let width = devices.iter().map(|device| device.name.len()).max().unwrap_or(0);
     let mut text = String::new();
     for device in devices.iter().map(Device::from) {
         let about = device.description.or(device.reason).unwrap_or_default();
-        text.push_str(&format!(
-            "{:width$}  {:8}  {about}\n",
-            device.name, device.status
-        ));
+        text.push_str(&format!("{:width$}  {:8}  {about}\n", device.name, device.status));
         if let Some(fix) = device.fix {
             text.push_str(&format!("{:width$}  {:8}  fix: {fix}\n", "", ""));
         }

@@ -4,7 +4,6 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use hetero_llama::LlamaError;
 use hetero_sched::SchedError;
@@ -76,31 +75,26 @@ impl CliError {
     }
 
     /// The exit code that it becomes.
-    pub(crate) fn exit_code(&self, strict: bool) -> ExitCode {
-        ExitCode::from(match self {
+    pub(crate) fn exit_code(&self, strict: bool) -> u8 {
+        match self {
             CliError::StdoutClosed => 0,
             CliError::Llama(LlamaError::Run(SchedError::Unsupported { .. })) if strict => 3,
             CliError::Llama(error) if error.is_bad_input() => 2,
             CliError::Usage { .. } | CliError::Read { .. } | CliError::Create { .. } => 2,
+            CliError::Stdin(source) if source.kind() == io::ErrorKind::InvalidData => 2,
             _ => 1,
-        })
+        }
     }
 
     fn fix(&self) -> String {
         match self {
             CliError::Llama(error) => error.fix(),
             CliError::Usage { fix, .. } => fix.clone(),
-            CliError::Read { .. } => {
-                "check the path and its permissions; text files have to be UTF-8".into()
-            }
-            CliError::Create { .. } => {
-                "choose a path in a folder that exists and that you may write to".into()
-            }
+            CliError::Read { .. } => "check the path and its permissions; text files have to be UTF-8".into(),
+            CliError::Create { .. } => "choose a path in a folder that exists and that you may write to".into(),
             CliError::Write { .. } => "check that the disk has room, then start again".into(),
             CliError::Stdin(_) => "give the text as UTF-8".into(),
-            CliError::Stdout(_) => {
-                "check that the disk or the program that standard output leads to has room".into()
-            }
+            CliError::Stdout(_) => "check that the disk or the program that standard output leads to has room".into(),
             CliError::Terminal(_) => "pipe the text in instead: `echo Hello | hetero chat`".into(),
             CliError::StdoutClosed => String::new(),
         }
@@ -141,5 +135,20 @@ impl Error for CliError {
 impl From<LlamaError> for CliError {
     fn from(error: LlamaError) -> Self {
         CliError::Llama(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_told_from_a_failure() {
+        let unsupported =
+            || SchedError::Unsupported { device: "npu".into(), op: "attention".into(), reason: "too long".into() };
+        let error = CliError::Llama(LlamaError::Run(unsupported()));
+        assert_eq!((error.exit_code(true), error.exit_code(false)), (3, 1));
+        assert_eq!(CliError::Llama(LlamaError::EmptyPrompt).exit_code(true), 2);
+        assert_eq!(CliError::Llama(LlamaError::Cancelled).exit_code(true), 1);
     }
 }

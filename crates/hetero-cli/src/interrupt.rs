@@ -18,9 +18,7 @@ impl Interrupt {
     /// Begins to take Ctrl-C. Where the system refuses, Ctrl-C ends the program as it does by default.
     pub(crate) fn install() -> Interrupt {
         let running: Arc<Mutex<Option<CancelToken>>> = Arc::default();
-        let interrupt = Interrupt {
-            running: Arc::clone(&running),
-        };
+        let interrupt = Interrupt { running: Arc::clone(&running) };
         let handler = move || {
             let running = running.lock().unwrap_or_else(PoisonError::into_inner);
             match &*running {

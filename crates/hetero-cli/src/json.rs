@@ -38,16 +38,8 @@ impl Speed {
     /// The speed of so many tokens in this time.
     pub(crate) fn new(tokens: usize, time: Duration) -> Speed {
         let seconds = time.as_secs_f64();
-        let tokens_per_second = if seconds > 0.0 {
-            tokens as f64 / seconds
-        } else {
-            0.0
-        };
-        Speed {
-            tokens,
-            seconds,
-            tokens_per_second,
-        }
+        let tokens_per_second = if seconds > 0.0 { tokens as f64 / seconds } else { 0.0 };
+        Speed { tokens, seconds, tokens_per_second }
     }
 
     /// The speed of a generation's prefill.
@@ -73,22 +65,13 @@ pub(crate) struct DeviceShare {
 impl DeviceShare {
     /// The shares of all processors of a session.
     pub(crate) fn of(session: &Session) -> Vec<DeviceShare> {
-        let names = session
-            .model()
-            .devices()
-            .iter()
-            .map(|device| device.info().name.clone());
-        names
-            .zip(session.device_shares())
-            .map(|(name, share)| DeviceShare { name, share })
-            .collect()
+        let names = session.model().devices().iter().map(|device| device.info().name.clone());
+        names.zip(session.device_shares()).map(|(name, share)| DeviceShare { name, share }).collect()
     }
 
     /// All shares in words.
     pub(crate) fn text(shares: &[DeviceShare]) -> String {
-        let texts = shares
-            .iter()
-            .map(|device| format!("{} {:.0} %", device.name, device.share * 100.0));
+        let texts = shares.iter().map(|device| format!("{} {:.0} %", device.name, device.share * 100.0));
         texts.collect::<Vec<_>>().join(", ")
     }
 }

@@ -61,20 +61,10 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
         Failure::Write(source) => file.write_error(source),
     })?;
     file.finish()?;
-    note(format_args!(
-        "wrote    {}: {} positions of {vocabulary} logits",
-        args.out.display(),
-        tokens.len()
-    ));
+    note(format_args!("wrote    {}: {} positions of {vocabulary} logits", args.out.display(), tokens.len()));
     if args.json {
         let out = args.out.display().to_string();
-        json::print(&Document {
-            schema: SCHEMA,
-            positions: tokens.len(),
-            vocabulary,
-            tokens: &tokens,
-            out,
-        })?;
+        json::print(&Document { schema: SCHEMA, positions: tokens.len(), vocabulary, tokens: &tokens, out })?;
     }
     Ok(())
 }
@@ -85,15 +75,9 @@ enum Failure {
 }
 
 /// Writes header and logits position by position, so that they are never all in memory.
-fn write(
-    file: &mut impl Write,
-    session: &mut Session,
-    tokens: &[u32],
-    cancel: &CancelToken,
-) -> Result<(), Failure> {
+fn write(file: &mut impl Write, session: &mut Session, tokens: &[u32], cancel: &CancelToken) -> Result<(), Failure> {
     let vocabulary = session.model().config().vocab;
-    file.write_all(&header(tokens.len(), vocabulary))
-        .map_err(Failure::Write)?;
+    file.write_all(&header(tokens.len(), vocabulary)).map_err(Failure::Write)?;
     let bar = progress::count("computing", tokens.len(), "positions");
     let mut written = Ok(());
     let mut bytes = Vec::with_capacity(vocabulary * size_of::<f32>());
@@ -118,8 +102,7 @@ fn write(
 /// The head of a safetensors file with one tensor: its length in 8 bytes, then JSON, filled up so that data is aligned.
 fn header(positions: usize, vocabulary: usize) -> Vec<u8> {
     let n_bytes = positions * vocabulary * size_of::<f32>();
-    let tensor =
-        json!({"dtype": "F32", "shape": [positions, vocabulary], "data_offsets": [0, n_bytes]});
+    let tensor = json!({"dtype": "F32", "shape": [positions, vocabulary], "data_offsets": [0, n_bytes]});
     let mut text = json!({ "logits": tensor }).to_string();
     while !text.len().is_multiple_of(8) {
         text.push(' ');

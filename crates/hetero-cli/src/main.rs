@@ -17,6 +17,7 @@ mod options;
 mod output;
 mod perplexity;
 mod progress;
+mod quantize;
 mod run;
 mod sampling;
 mod stream;
@@ -48,6 +49,7 @@ enum Command {
     Perplexity(perplexity::Args),
     Bench(bench::Args),
     Devices(devices::Args),
+    Quantize(quantize::Args),
 }
 
 fn main() -> ExitCode {
@@ -57,7 +59,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             error.report();
-            error.exit_code(cli.command.is_strict())
+            ExitCode::from(error.exit_code(cli.command.is_strict()))
         }
     }
 }
@@ -71,6 +73,7 @@ impl Command {
             Command::Perplexity(args) => perplexity::run(args),
             Command::Bench(args) => bench::run(args),
             Command::Devices(args) => devices::run(args),
+            Command::Quantize(args) => quantize::run(args),
         }
     }
 
@@ -82,7 +85,7 @@ impl Command {
             Command::Logits(args) => args.model.strict,
             Command::Perplexity(args) => args.model.strict,
             Command::Bench(args) => args.model.strict,
-            Command::Devices(_) => false,
+            Command::Devices(_) | Command::Quantize(_) => false,
         }
     }
 }

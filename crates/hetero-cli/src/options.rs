@@ -41,14 +41,6 @@ pub(crate) struct ModelArgs {
 }
 
 impl ModelArgs {
-    /// Where the model's files are.
-    pub(crate) fn source(&self) -> Result<ModelSource, CliError> {
-        match &self.path {
-            Some(path) => Ok(ModelSource::Folder(path.clone())),
-            None => demo::source(),
-        }
-    }
-
     /// What to call the model: the name of its folder.
     pub(crate) fn name(&self) -> String {
         let Some(path) = &self.path else {
@@ -56,25 +48,18 @@ impl ModelArgs {
         };
         let full = path.canonicalize();
         let name = full.as_deref().unwrap_or(path).file_name();
-        name.map_or_else(
-            || path.display().to_string(),
-            |name| Path::new(name).display().to_string(),
-        )
+        name.map_or_else(|| path.display().to_string(), |name| Path::new(name).display().to_string())
     }
 
     /// Loads the model. `needed` is the context in tokens that is enough for the command, `None` for as much as
     /// possible; `--context` overrides it.
     pub(crate) fn load(&self, needed: Option<usize>) -> Result<Arc<Model>, CliError> {
-        let source = self.source()?;
+        let source = source(self.path.as_deref())?;
         let context = match (self.context, needed) {
             (None, Some(needed)) => Some(needed.clamp(1, source.config()?.max_positions)),
             (asked, _) => asked,
         };
-        let options = ModelOptions {
-            devices: self.device_options(),
-            weights: self.weights.0,
-            context,
-        };
+        let options = ModelOptions { devices: self.device_options(), weights: self.weights.0, context };
         let bar = progress::bytes("loading");
         let result = Model::load(source, &options, &mut |progress| {
             bar.set_length(progress.total_bytes);
@@ -94,22 +79,11 @@ impl ModelArgs {
             facts.weights,
             bytes_text(facts.weight_bytes),
         ));
-        let lowered = facts
-            .context_lowered_from
-            .map_or_else(String::new, |limit| {
-                format!(" (lowered from {limit} by memory)")
-            });
-        note(format_args!(
-            "context  {} tokens{lowered}, cache {}",
-            facts.context,
-            bytes_text(facts.cache_bytes)
-        ));
+        let lowered =
+            facts.context_lowered_from.map_or_else(String::new, |limit| format!(" (lowered from {limit} by memory)"));
+        note(format_args!("context  {} tokens{lowered}, cache {}", facts.context, bytes_text(facts.cache_bytes)));
         for device in model.devices() {
-            note(format_args!(
-                "device   {}: {}",
-                device.info().name,
-                device.info().description
-            ));
+            note(format_args!("device   {}: {}", device.info().name, device.info().description));
         }
     }
 
@@ -119,12 +93,22 @@ impl ModelArgs {
     }
 
     fn device_options(&self) -> DeviceOptions {
-        DeviceOptions {
-            devices: self.devices.clone(),
-            threads: self.threads,
-            activations: self.activations,
-        }
+        DeviceOptions { devices: self.devices.clone(), threads: self.threads, activations: self.activations }
     }
+}
+
+/// Where a model's files are: in a folder, or in the program itself.
+pub(crate) fn source(path: Option<&Path>) -> Result<ModelSource, CliError> {
+    match path {
+        Some(path) => Ok(ModelSource::Folder(path.to_path_buf())),
+        None => demo::source(),
+    }
+}
+
+/// A weight format by its name.
+pub(crate) fn weight_format(name: &str) -> Result<WeightFormat, String> {
+    let known = WeightFormat::ALL.map(|format| format.to_string()).join(", ");
+    name.parse().map_err(|_| format!("expected one of {known}"))
 }
 
 /// A weight format, or `None` for `auto`.
@@ -135,24 +119,15 @@ impl FromStr for Weights {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        if name == "auto" {
-            return Ok(Weights(None));
+        match name {
+            "auto" => Ok(Weights(None)),
+            name => weight_format(name).map(|format| Weights(Some(format))).map_err(|error| format!("{error}, auto")),
         }
-        name.parse()
-            .map(|format| Weights(Some(format)))
-            .map_err(|_| {
-                let known = WeightFormat::ALL
-                    .map(|format| format.to_string())
-                    .join(", ");
-                format!("expected auto, {known}")
-            })
     }
 }
 
 fn activations(name: &str) -> Result<Activations, String> {
     let known = [Activations::Auto, Activations::Float];
-    let found = known
-        .into_iter()
-        .find(|activations| activations.to_string() == name);
+    let found = known.into_iter().find(|activations| activations.to_string() == name);
     found.ok_or_else(|| "expected auto or float".to_owned())
 }

@@ -12,9 +12,7 @@ use crate::error::CliError;
 /// Writes to standard output and flushes, so that text appears as it is made.
 pub(crate) fn write_stdout(text: &str) -> Result<(), CliError> {
     let mut stdout = io::stdout().lock();
-    let result = stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush());
+    let result = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
     result.map_err(|error| match error.kind() {
         io::ErrorKind::BrokenPipe => CliError::StdoutClosed,
         _ => CliError::Stdout(error),
@@ -53,10 +51,7 @@ struct Rename {
 impl OutputFile {
     /// Begins a file. What has the name now stays until [`OutputFile::finish`]; devices and pipes are written directly.
     pub(crate) fn create(path: &Path) -> Result<OutputFile, CliError> {
-        let error = |source| CliError::Create {
-            file: path.to_path_buf(),
-            source,
-        };
+        let error = |source| CliError::Create { file: path.to_path_buf(), source };
         // A link stays a link: what it leads to is replaced.
         let to = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
         let metadata = fs::metadata(&to);
@@ -68,33 +63,15 @@ impl OutputFile {
             return Err(error(io::ErrorKind::InvalidFilename.into()));
         };
         let (file, rename) = if is_special {
-            (
-                OpenOptions::new().write(true).open(&to).map_err(error)?,
-                None,
-            )
+            (OpenOptions::new().write(true).open(&to).map_err(error)?, None)
         } else {
             let mut part = name.to_os_string();
             part.push(format!(".{}.part", std::process::id()));
             let from = to.with_file_name(part);
-            let file = OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .open(&from)
-                .map_err(error)?;
-            (
-                file,
-                Some(Rename {
-                    from,
-                    to,
-                    is_done: false,
-                }),
-            )
+            let file = OpenOptions::new().write(true).create_new(true).open(&from).map_err(error)?;
+            (file, Some(Rename { from, to, is_done: false }))
         };
-        Ok(OutputFile {
-            writer: BufWriter::new(file),
-            asked: path.to_path_buf(),
-            rename,
-        })
+        Ok(OutputFile { writer: BufWriter::new(file), asked: path.to_path_buf(), rename })
     }
 
     /// Gives the file its name.
@@ -108,10 +85,7 @@ impl OutputFile {
 
     /// An error of writing to it.
     pub(crate) fn write_error(&self, source: io::Error) -> CliError {
-        CliError::Write {
-            file: self.asked.clone(),
-            source,
-        }
+        CliError::Write { file: self.asked.clone(), source }
     }
 }
 

@@ -40,29 +40,18 @@ pub(crate) struct Args {
 
 /// Computes and prints.
 pub(crate) fn run(args: &Args) -> Result<(), CliError> {
-    let text = fs::read_to_string(&args.text).map_err(|source| CliError::Read {
-        file: args.text.clone(),
-        source,
-    })?;
+    let text = fs::read_to_string(&args.text).map_err(|source| CliError::Read { file: args.text.clone(), source })?;
     let interrupt = Interrupt::install();
     // One more for the token that opens a sequence.
-    let model = args.model.load(Some(
-        args.window.unwrap_or(DEFAULT_WINDOW).saturating_add(1),
-    ))?;
+    let model = args.model.load(Some(args.window.unwrap_or(DEFAULT_WINDOW).saturating_add(1)))?;
     let tokens = model.tokenizer()?.encode(&text, false)?;
-    let length = args
-        .window
-        .unwrap_or(DEFAULT_WINDOW.min(model.context().saturating_sub(1)));
-    let windows = Windows {
-        length,
-        stride: args.stride.unwrap_or(length.div_ceil(2)),
-    };
+    let length = args.window.unwrap_or(DEFAULT_WINDOW.min(model.context().saturating_sub(1)));
+    let windows = Windows { length, stride: args.stride.unwrap_or(length.div_ceil(2)) };
     args.model.tell_facts(&model);
 
     let bar = progress::count("scoring", tokens.len(), "tokens");
     let mut progress = |n_tokens| bar.set_position(n_tokens as u64);
-    let result =
-        interrupt.during(|cancel| perplexity(&model, &tokens, windows, cancel, &mut progress));
+    let result = interrupt.during(|cancel| perplexity(&model, &tokens, windows, cancel, &mut progress));
     bar.finish_and_clear();
     let result = result?;
     if args.json {

@@ -6,20 +6,12 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// A bar over bytes.
 pub(crate) fn bytes(label: &'static str) -> ProgressBar {
-    bar(
-        label,
-        0,
-        "{prefix} {wide_bar} {decimal_bytes}/{decimal_total_bytes}",
-    )
+    bar(label, 0, "{prefix} {wide_bar} {decimal_bytes}/{decimal_total_bytes}")
 }
 
 /// A bar over `total` things called `unit`.
 pub(crate) fn count(label: &'static str, total: usize, unit: &str) -> ProgressBar {
-    bar(
-        label,
-        total as u64,
-        &format!("{{prefix}} {{wide_bar}} {{pos}}/{{len}} {unit}, {{eta}} left"),
-    )
+    bar(label, total as u64, &format!("{{prefix}} {{wide_bar}} {{pos}}/{{len}} {unit}, {{eta}} left"))
 }
 
 fn bar(label: &'static str, total: u64, template: &str) -> ProgressBar {

@@ -11,7 +11,7 @@ use crate::error::CliError;
 use crate::interrupt::Interrupt;
 use crate::json::{self, DeviceShare, SCHEMA, Speed};
 use crate::options::ModelArgs;
-use crate::output::{note, write_stdout};
+use crate::output::note;
 use crate::sampling::SamplingArgs;
 use crate::stream::{self, Reply};
 
@@ -24,12 +24,7 @@ pub(crate) struct Args {
     /// What to go on from [default: standard input, without its last line feed]
     prompt: Option<String>,
     /// The most tokens to generate
-    #[arg(
-        short = 'n',
-        long = "max-tokens",
-        value_name = "N",
-        default_value_t = 256
-    )]
+    #[arg(short = 'n', long = "max-tokens", value_name = "N", default_value_t = 256)]
     max_tokens: usize,
     /// Continue the prompt as it is, without the model's chat template
     #[arg(long)]
@@ -70,41 +65,17 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
         note(format_args!("seed     {seed}"));
     }
     if args.show_prompt {
-        note(format_args!(
-            "prompt   {} tokens:\n{}",
-            input.tokens.len(),
-            input.text
-        ));
+        note(format_args!("prompt   {} tokens:\n{}", input.tokens.len(), input.text));
     }
 
     if args.json {
-        let reply = stream::generate(
-            &mut session,
-            &input.tokens,
-            &options,
-            &interrupt,
-            &mut |_| Ok(()),
-        )?;
+        let reply = stream::generate(&mut session, &input.tokens, &options, "", &interrupt, &mut |_| Ok(()))?;
         return json::print(&Document::new(&reply, &input, seed, &session));
     }
-    let mut last = String::new();
-    let mut show = |text: &str| {
-        last = text.to_owned();
-        write_stdout(text)
-    };
-    if input.is_continued {
-        show(&prompt)?;
-    }
-    let result = stream::generate(&mut session, &input.tokens, &options, &interrupt, &mut show);
-    if !last.ends_with('\n') {
-        write_stdout("\n")?;
-    }
-    let reply = result?;
+    let echo = if input.is_continued { prompt.as_str() } else { "" };
+    let reply = stream::print(&mut session, &input.tokens, &options, echo, &interrupt)?;
     if reply.finish_reason == FinishReason::ContextFull {
-        note(format_args!(
-            "the context of {} tokens is full",
-            session.context()
-        ));
+        note(format_args!("the context of {} tokens is full", session.context()));
     }
     stream::tell_figures(&reply.stats, &session);
     Ok(())
@@ -122,9 +93,7 @@ fn prompt_from_stdin() -> Result<String, CliError> {
     let mut prompt = String::new();
     stdin.read_to_string(&mut prompt).map_err(CliError::Stdin)?;
     // It belongs to the line, as in `echo`, and not to the text.
-    let end = prompt
-        .strip_suffix('\n')
-        .map(|text| text.strip_suffix('\r').unwrap_or(text).len());
+    let end = prompt.strip_suffix('\n').map(|text| text.strip_suffix('\r').unwrap_or(text).len());
     prompt.truncate(end.unwrap_or(prompt.len()));
     Ok(prompt)
 }
@@ -140,11 +109,7 @@ struct Input {
 impl Input {
     fn new(model: &Model, prompt: &str, raw: bool) -> Result<Input, CliError> {
         let tokenizer = model.tokenizer()?;
-        let plain = Input {
-            text: prompt.to_owned(),
-            tokens: tokenizer.encode(prompt, true)?,
-            is_continued: true,
-        };
+        let plain = Input { text: prompt.to_owned(), tokens: tokenizer.encode(prompt, true)?, is_continued: true };
         if raw {
             return Ok(plain);
         }
@@ -158,11 +123,7 @@ impl Input {
         let tokens = tokenizer.encode(&text, false)?;
         // A template that adds nothing is that of a model that only continues texts.
         let is_continued = tokens == plain.tokens;
-        Ok(Input {
-            text,
-            tokens,
-            is_continued,
-        })
+        Ok(Input { text, tokens, is_continued })
     }
 }
 

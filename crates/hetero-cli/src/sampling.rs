@@ -47,10 +47,7 @@ impl SamplingArgs {
         options.seed = self.seed.unwrap_or_else(random_seed);
         let is_greedy = options.temperature == 0.0;
         let config = SamplerConfig::new(options)?;
-        let narrows = self.top_k.is_some()
-            || self.top_p.is_some()
-            || self.min_p.is_some()
-            || self.seed.is_some();
+        let narrows = self.top_k.is_some() || self.top_p.is_some() || self.min_p.is_some() || self.seed.is_some();
         if is_greedy && narrows && self.temperature.is_none() {
             note(
                 "sampling the model's makers want the best token always; give --temperature for the other options to count",

@@ -1,14 +1,12 @@
 //! Generation as the commands show it: text as it comes, figures at the end.
 
 use hetero_llama::memory::peak_resident_bytes;
-use hetero_llama::{
-    CancelToken, FinishReason, GenerateOptions, Generation, GenerationStats, Session,
-};
+use hetero_llama::{CancelToken, FinishReason, GenerateOptions, Generation, GenerationStats, Session};
 
 use crate::error::CliError;
 use crate::interrupt::Interrupt;
 use crate::json::{DeviceShare, Speed};
-use crate::output::{bytes_text, note};
+use crate::output::{bytes_text, note, write_stdout};
 
 /// A generation that has ended.
 pub(crate) struct Reply {
@@ -22,25 +20,52 @@ pub(crate) struct Reply {
     pub(crate) finish_reason: FinishReason,
 }
 
-/// Continues `prompt` and gives each piece of text to `show`. Ctrl-C ends it after the current token.
+/// Continues `prompt` and prints `echo` and each piece of text on standard output, with a line feed at the end. Ctrl-C
+/// ends it after the current token.
+pub(crate) fn print(
+    session: &mut Session,
+    prompt: &[u32],
+    options: &GenerateOptions,
+    echo: &str,
+    interrupt: &Interrupt,
+) -> Result<Reply, CliError> {
+    let mut is_line_open = false;
+    let mut show = |text: &str| {
+        is_line_open = !text.ends_with('\n');
+        write_stdout(text)
+    };
+    let result = generate(session, prompt, options, echo, interrupt, &mut show);
+    if is_line_open {
+        write_stdout("\n")?;
+    }
+    result
+}
+
+/// Continues `prompt` and gives each piece of text to `show`, after `echo`. Ctrl-C ends it after the current token.
 pub(crate) fn generate(
     session: &mut Session,
     prompt: &[u32],
     options: &GenerateOptions,
+    echo: &str,
     interrupt: &Interrupt,
     show: &mut dyn FnMut(&str) -> Result<(), CliError>,
 ) -> Result<Reply, CliError> {
-    interrupt.during(|cancel| generate_until(session, prompt, options, cancel, show))
+    interrupt.during(|cancel| generate_until(session, prompt, options, echo, cancel, show))
 }
 
 fn generate_until(
     session: &mut Session,
     prompt: &[u32],
     options: &GenerateOptions,
+    echo: &str,
     cancel: &CancelToken,
     show: &mut dyn FnMut(&str) -> Result<(), CliError>,
 ) -> Result<Reply, CliError> {
     let mut generation = Generation::new(session, prompt, options, cancel)?;
+    // Not before it is known that the prompt can be continued.
+    if !echo.is_empty() {
+        show(echo)?;
+    }
     let mut text = String::new();
     let mut tokens = Vec::new();
     for piece in &mut generation {
@@ -55,9 +80,7 @@ fn generate_until(
         text,
         tokens,
         stats: *generation.stats(),
-        finish_reason: generation
-            .finish_reason()
-            .unwrap_or(FinishReason::MaxTokens),
+        finish_reason: generation.finish_reason().unwrap_or(FinishReason::MaxTokens),
     })
 }
 
@@ -75,19 +98,12 @@ pub(crate) fn reason_name(reason: FinishReason) -> &'static str {
 
 /// Tells on standard error how fast a generation was.
 pub(crate) fn tell_figures(stats: &GenerationStats, session: &Session) {
-    let speed = |name: &str, speed: Speed| {
-        format!(
-            "{name} {} tokens, {:.1} tokens/s",
-            speed.tokens, speed.tokens_per_second
-        )
-    };
+    let speed =
+        |name: &str, speed: Speed| format!("{name} {} tokens, {:.1} tokens/s", speed.tokens, speed.tokens_per_second);
     let mut parts = vec![
         speed("prefill", Speed::prefill(stats)),
         speed("decode", Speed::decode(stats)),
-        format!(
-            "first token {:.3} s",
-            stats.time_to_first_token.as_secs_f64()
-        ),
+        format!("first token {:.3} s", stats.time_to_first_token.as_secs_f64()),
     ];
     parts.extend(peak_resident_bytes().map(|bytes| format!("peak {}", bytes_text(bytes))));
     parts.push(DeviceShare::text(&DeviceShare::of(session)));

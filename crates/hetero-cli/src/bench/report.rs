@@ -45,11 +45,7 @@ impl Rate {
         let mut speeds: Vec<f64> = times.iter().map(speed).collect();
         speeds.sort_by(f64::total_cmp);
         let n = speeds.len();
-        Rate {
-            median: (speeds[(n - 1) / 2] + speeds[n / 2]) / 2.0,
-            min: speeds[0],
-            max: speeds[n - 1],
-        }
+        Rate { median: (speeds[(n - 1) / 2] + speeds[n / 2]) / 2.0, min: speeds[0], max: speeds[n - 1] }
     }
 }
 
@@ -84,10 +80,9 @@ struct Line<'a> {
 impl Report {
     /// A table for people and for documents.
     pub(super) fn markdown(&self) -> String {
-        let mut text =
-            "| model | weights | threads | test | depth | tokens/s | min | max | devices |\n\
+        let mut text = "| model | weights | threads | test | depth | tokens/s | min | max | devices |\n\
             |---|---|--:|---|--:|--:|--:|--:|---|\n"
-                .to_owned();
+            .to_owned();
         for result in &self.results {
             let Rate { median, min, max } = result.tokens_per_second;
             text.push_str(&format!(
@@ -105,23 +100,12 @@ impl Report {
 
     /// One document.
     pub(super) fn json(&self) -> String {
-        json::line(&Document {
-            head: self.head(),
-            results: &self.results,
-        })
+        json::line(&Document { head: self.head(), results: &self.results })
     }
 
     /// A document for each test.
     pub(super) fn json_lines(&self) -> String {
-        self.results
-            .iter()
-            .map(|result| {
-                json::line(&Line {
-                    head: self.head(),
-                    result,
-                })
-            })
-            .collect()
+        self.results.iter().map(|result| json::line(&Line { head: self.head(), result })).collect()
     }
 
     /// A line for each test, under a line with the names of the fields.
@@ -132,11 +116,8 @@ impl Report {
         let head = self.head();
         for result in &self.results {
             let Rate { median, min, max } = result.tokens_per_second;
-            let shares: Vec<String> = result
-                .devices
-                .iter()
-                .map(|device| format!("{}={}", device.name, device.share))
-                .collect();
+            let shares: Vec<String> =
+                result.devices.iter().map(|device| format!("{}={}", device.name, device.share)).collect();
             let fields = [
                 head.schema.to_string(),
                 head.version.to_owned(),
@@ -145,8 +126,7 @@ impl Report {
                 self.threads.to_string(),
                 self.load_seconds.to_string(),
                 self.compile_seconds.to_string(),
-                self.peak_resident_bytes
-                    .map_or_else(String::new, |bytes| bytes.to_string()),
+                self.peak_resident_bytes.map_or_else(String::new, |bytes| bytes.to_string()),
                 result.test.clone(),
                 result.depth.to_string(),
                 result.tokens.to_string(),
@@ -190,22 +170,8 @@ mod tests {
     #[test]
     fn the_median_of_an_even_number_is_between_the_middle_two() {
         let times = [4, 1, 2, 8].map(Duration::from_secs);
-        assert_eq!(
-            Rate::of(8, &times),
-            Rate {
-                median: 3.0,
-                min: 1.0,
-                max: 8.0
-            }
-        );
-        assert_eq!(
-            Rate::of(8, &times[..1]),
-            Rate {
-                median: 2.0,
-                min: 2.0,
-                max: 2.0
-            }
-        );
+        assert_eq!(Rate::of(8, &times), Rate { median: 3.0, min: 1.0, max: 8.0 });
+        assert_eq!(Rate::of(8, &times[..1]), Rate { median: 2.0, min: 2.0, max: 2.0 });
     }
 
     #[test]
