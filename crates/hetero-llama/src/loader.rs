@@ -53,7 +53,7 @@ impl LoadedWeights {
 /// A model's weights as they are stored.
 pub(crate) enum StoredWeights {
     /// As numbers, under the names of the model's architecture.
-    Tensors(ModelTensors),
+    Tensors(Box<ModelTensors>),
     /// In panels, under hetero's own names.
     Packed(PackedCheckpoint),
 }

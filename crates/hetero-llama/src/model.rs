@@ -83,7 +83,7 @@ impl Model {
         let checkpoint = source.checkpoint()?;
         let stored = match config.packed_weights {
             Some(_) => StoredWeights::Packed(PackedCheckpoint::new(checkpoint)),
-            None => StoredWeights::Tensors(ModelTensors::resolve(&checkpoint, &config)?),
+            None => StoredWeights::Tensors(Box::new(ModelTensors::resolve(&checkpoint, &config)?)),
         };
         let parameters = config.parameter_count();
         let weights = choose_weights(&source, &config, options.weights)?;

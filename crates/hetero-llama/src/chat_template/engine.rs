@@ -107,12 +107,13 @@ pub(super) fn plain_blocks(source: &str) -> String {
     while let Some(start) = rest.find("{%") {
         let (before, tag) = rest.split_at(start);
         plain.push_str(before);
-        let Some(end) = tag.find("%}") else {
+        // The end is looked for behind the start, because the two share a sign in `{%}`.
+        let Some(length) = tag[2..].find("%}") else {
             rest = tag;
             break;
         };
-        let (tag, after) = tag.split_at(end + 2);
-        let inner = &tag[2..tag.len() - 2];
+        let inner = &tag[2..2 + length];
+        let (tag, after) = tag.split_at(2 + length + 2);
         let word = inner.trim_start_matches(['-', '+']).trim_end_matches('-').trim();
         match word {
             "generation" => plain.push_str(&tag.replacen("generation", "if true", 1)),
@@ -187,6 +188,13 @@ mod tests {
             "a{%- if true -%} b {% endif %}{% if generation %}{% endif %}{% x"
         );
         assert_eq!(render(&plain_blocks("{% generation %}b{% endgeneration %}c")), "bc");
+    }
+
+    #[test]
+    fn broken_tags_are_left_as_they_are() {
+        for source in ["{%}", "{%%}", "{%", "%}{%}%}", "{%-%}{%generation", "é{%é%}é"] {
+            assert_eq!(plain_blocks(source), source);
+        }
     }
 
     #[test]

@@ -46,7 +46,7 @@ pub fn quantize(
     }
     let checkpoint = source.checkpoint()?;
     let stored_bytes = checkpoint.stored_bytes();
-    let stored = StoredWeights::Tensors(ModelTensors::resolve(&checkpoint, &config)?);
+    let stored = StoredWeights::Tensors(Box::new(ModelTensors::resolve(&checkpoint, &config)?));
     let options = GraphOptions {
         capacity: 1,
         context: 1,
