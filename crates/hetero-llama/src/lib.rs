@@ -6,6 +6,24 @@
 //! 2. [`graph`]: the forward pass as a graph of operators; [`loader`]: weights into the layout that processors share.
 //! 3. [`backends`]: the processors of this build; [`model`]: all of it together, ready to be shared by sessions.
 //! 4. [`session`]: a KV cache and its extension; [`sampler`], [`text_stream`] and [`generate`]: logits into text.
+//!
+//! ```no_run
+//! use hetero_llama::sampler::SamplerConfig;
+//! use hetero_llama::{CancelToken, GenerateOptions, Generation, Model, ModelOptions, ModelSource, Session};
+//!
+//! # fn main() -> Result<(), hetero_llama::LlamaError> {
+//! let source = ModelSource::Folder("path/to/model".into());
+//! let model = Model::load(source, &ModelOptions::default(), &mut |_| {})?;
+//! let prompt = model.tokenizer()?.encode("Once upon a time", true)?;
+//!
+//! let options = GenerateOptions { max_tokens: 64, sampler: SamplerConfig::greedy(), stop: Vec::new() };
+//! let mut session = Session::new(&model)?;
+//! for piece in Generation::new(&mut session, &prompt, &options, &CancelToken::default())? {
+//!     print!("{}", piece?.text);
+//! }
+//! # Ok(())
+//! # }
+//! ```
 
 pub mod backends;
 pub mod chat_template;
