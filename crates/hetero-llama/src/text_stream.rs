@@ -107,6 +107,15 @@ fn certain(text: &str) -> &str {
 /// Text that could be the start of a stop text is held back until it is known. Of several stop texts the one that is
 /// complete first counts, and of those that are complete together the one that begins first, so that the borders of
 /// the pieces make no difference.
+///
+/// ```
+/// use hetero_llama::text_stream::StopStrings;
+///
+/// let mut stop = StopStrings::new(&["User:".into()]);
+/// assert_eq!(stop.push("Yes. Us"), "Yes. ");
+/// assert_eq!(stop.push("er: and"), "");
+/// assert!(stop.is_stopped());
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct StopStrings {
     stops: Vec<String>,

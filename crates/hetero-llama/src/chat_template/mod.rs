@@ -75,6 +75,16 @@ impl Conversation {
 }
 
 /// A model's template, compiled.
+///
+/// ```
+/// use std::path::Path;
+/// use hetero_llama::chat_template::{ChatTemplate, Message, SpecialTokens};
+///
+/// let source = "{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}{% endfor %}";
+/// let template = ChatTemplate::new(source, "default", Path::new("chat_template.jinja"), SpecialTokens::default())?;
+/// assert_eq!(template.render(&[Message::new("user", " hi ")], true)?, "<user>hi");
+/// # Ok::<(), hetero_llama::LlamaError>(())
+/// ```
 pub struct ChatTemplate {
     environment: Environment<'static>,
     tokens: SpecialTokens,

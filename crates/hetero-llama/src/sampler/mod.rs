@@ -17,6 +17,16 @@ pub use self::config::{SamplerConfig, SamplerOptions};
 
 /// Chooses tokens from logits. It remembers the tokens of the text for the repetition penalty and allocates nothing
 /// after the first token, apart from that memory.
+///
+/// ```
+/// use hetero_llama::sampler::{Sampler, SamplerConfig, SamplerOptions};
+///
+/// let config = SamplerConfig::new(SamplerOptions { temperature: 0.7, top_k: 2, seed: 1, ..Default::default() })?;
+/// let mut sampler = Sampler::new(config, &[]);
+/// let token = sampler.sample(&[0.1, 5.0, -3.0, 4.0])?;
+/// assert!(token == 1 || token == 3);
+/// # Ok::<(), hetero_llama::LlamaError>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Sampler {
     config: SamplerConfig,

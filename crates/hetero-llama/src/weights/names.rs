@@ -324,18 +324,5 @@ impl Finder<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn packed_rows_are_found_by_head() {
-        // 2 key heads with 3 query heads each, 4 features a head: a key head's group has (3 + 2) * 4 = 20 rows.
-        let rows = |first, block| SourceRows::Blocks { first, block, stride: 20 };
-        let queries = rows(0, 12);
-        assert_eq!([0, 11, 12, 23].map(|row| queries.source_row(row)), [0, 11, 20, 31]);
-        let keys = rows(12, 4);
-        assert_eq!([0, 3, 4, 7].map(|row| keys.source_row(row)), [12, 15, 32, 35]);
-        let values = rows(16, 4);
-        assert_eq!([0, 3, 4, 7].map(|row| values.source_row(row)), [16, 19, 36, 39]);
-    }
-}
+#[path = "names_tests.rs"]
+mod tests;
