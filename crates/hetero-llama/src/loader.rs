@@ -16,7 +16,7 @@ use crate::LlamaError;
 use crate::config::ModelConfig;
 use crate::graph::{LayerWeight, ModelGraph, WeightKey};
 use crate::packed::PackedCheckpoint;
-use crate::weights::{Linear, Matrix, ModelTensors, RawTensor, TensorRef};
+use crate::weights::{Linear, Matrix, ModelTensors, RawTensor, SourceRows, TensorRef};
 
 /// How far loading has come.
 #[derive(Clone, Copy, Debug)]
@@ -104,12 +104,10 @@ pub(crate) fn load(
             Source::Packed(panels) => {
                 panels.check()?;
                 let tensor = allocate(layout, allocator)?;
-                let built = WeightMatrix::build(name, layout, tensor, |bytes| {
-                    bytes.copy_from_slice(panels.bytes());
+                WeightMatrix::build(name, layout, tensor, |bytes| {
+                    panels.copy_and_release(bytes);
                     Ok::<(), LlamaError>(())
-                });
-                panels.release();
-                built?
+                })?
             }
         };
         matrices.insert(key, matrix);
@@ -219,9 +217,13 @@ fn allocate(layout: WeightLayout, allocator: &dyn Backend) -> Result<Arc<dyn Ten
     Ok(allocator.allocate(&desc).map_err(SchedError::from)?)
 }
 
-/// Fills whole panels, of which `first_panel` is the first.
+/// Fills whole panels, of which `first_panel` is the first, and gives the file's pages back while going on: the largest
+/// tensor of a model, its embedding, may be as large as all the rest.
 fn pack_panels(layout: &WeightLayout, matrix: &Matrix, first_panel: usize, bytes: &mut [u8]) {
+    const RELEASE_BYTES: usize = 4 << 20;
+    let row_bytes = matrix.columns * matrix.source.dtype().size();
     let mut rows = vec![0.0; WeightLayout::PANEL_ROWS * layout.columns];
+    let mut kept_from = first_panel * WeightLayout::PANEL_ROWS;
     for (i, panel) in bytes.chunks_exact_mut(layout.panel_bytes()).enumerate() {
         let first_row = (first_panel + i) * WeightLayout::PANEL_ROWS;
         let n_rows = WeightLayout::PANEL_ROWS.min(layout.rows - first_row);
@@ -229,6 +231,11 @@ fn pack_panels(layout: &WeightLayout, matrix: &Matrix, first_panel: usize, bytes
             matrix.read_row_f32(first_row + r, row);
         }
         pack_panel(layout, &rows[..n_rows * layout.columns], panel);
+        let done_to = first_row + n_rows;
+        if matrix.selection == SourceRows::All && (done_to - kept_from) * row_bytes >= RELEASE_BYTES {
+            matrix.source.release_rows(kept_from..done_to);
+            kept_from = done_to;
+        }
     }
 }
 

@@ -68,6 +68,17 @@ impl TensorRef {
         self.file.advise_done(self.range.clone());
     }
 
+    /// Gives the memory of some rows' pages back, as [`TensorRef::release`] does for all.
+    ///
+    /// # Panics
+    /// When there are no such rows.
+    pub fn release_rows(&self, rows: Range<usize>) {
+        assert!(rows.start <= rows.end && rows.end <= self.rows(), "rows {rows:?} of {self:?}");
+        let row_size = self.columns() * self.dtype.size();
+        let start = self.range.start;
+        self.file.advise_done(start + rows.start * row_size..start + rows.end * row_size);
+    }
+
     /// Rows of the tensor as a matrix: the product of all dimensions but the last.
     pub fn rows(&self) -> usize {
         match self.shape.split_last() {
@@ -129,9 +140,15 @@ impl RawTensor {
         self.file.check_length()
     }
 
-    /// As [`TensorRef::release`].
-    pub fn release(&self) {
-        self.file.advise_done(self.range.clone());
+    /// Copies the bytes and gives the memory of their pages back while going on. `out` is as long as they are.
+    pub fn copy_and_release(&self, out: &mut [u8]) {
+        const STRIDE: usize = 8 << 20;
+        assert_eq!(out.len(), self.range.len(), "all bytes of the tensor");
+        for (i, out) in out.chunks_mut(STRIDE).enumerate() {
+            let start = i * STRIDE;
+            out.copy_from_slice(&self.bytes()[start..start + out.len()]);
+            self.file.advise_done(self.range.start + start..self.range.start + start + out.len());
+        }
     }
 }
 
