@@ -205,7 +205,8 @@ fn is_amd() -> bool {
 
 #[cfg(target_arch = "x86_64")]
 fn detect() -> Vec<Kernels> {
-    let avx512 = avx512::table().map(|kernels| Kernels { linear_bf16: avx512_bf16(), prefers_bf16: is_amd(), ..kernels });
+    let avx512 =
+        avx512::table().map(|kernels| Kernels { linear_bf16: avx512_bf16(), prefers_bf16: is_amd(), ..kernels });
     [scalar::table(), avx2::table(), avx512].into_iter().flatten().collect()
 }
 

@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use crate::LlamaError;
 use crate::sampler::{Sampler, SamplerConfig};
 use crate::session::{CancelToken, Session};
 use crate::text_stream::{StopStrings, TextStream};
-use crate::LlamaError;
 
 /// When generation ends and how tokens are chosen.
 #[derive(Clone, Debug)]

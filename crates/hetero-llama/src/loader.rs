@@ -7,8 +7,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use hetero_core::quantize::pack_panel;
 use hetero_core::graph::WeightDesc;
+use hetero_core::quantize::pack_panel;
 use hetero_core::{Arrangement, Backend, DType, Tensor, TensorDesc, WeightFormat, WeightLayout, WeightMatrix};
 use hetero_sched::SchedError;
 

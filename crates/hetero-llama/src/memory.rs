@@ -84,8 +84,7 @@ fn kilobytes(text: &str, key: &str) -> Option<u64> {
 mod tests {
     use super::*;
 
-    const MODEL: Fit =
-        Fit { weight_bytes: 1 << 30, cache_bytes_per_position: 1 << 20, available_bytes: Some(2 << 30) };
+    const MODEL: Fit = Fit { weight_bytes: 1 << 30, cache_bytes_per_position: 1 << 20, available_bytes: Some(2 << 30) };
 
     #[test]
     fn memory_lowers_the_context_only_when_nobody_asked_for_one() {

@@ -213,4 +213,3 @@ fn make_ready(model: &Model, graph: ModelGraph, state: &[Arc<SharedTensor>]) -> 
     let executor = Executor::new(plan, model.devices(), &weights, state, &mut model.residency())?;
     Ok(Step { graph, executor })
 }
-

@@ -65,7 +65,9 @@ impl LinearGroup {
         });
         let inputs_as = match (activations, format) {
             (ActivationMode::Fast, WeightFormat::W8G32 | WeightFormat::W4G32) => InputAs::Int8,
-            (ActivationMode::Fast, WeightFormat::Bf16) if kernels.prefers_bf16 && kernels.linear_bf16.is_some() => InputAs::Bf16,
+            (ActivationMode::Fast, WeightFormat::Bf16) if kernels.prefers_bf16 && kernels.linear_bf16.is_some() => {
+                InputAs::Bf16
+            }
             _ => InputAs::Float,
         };
         let (rows, follows_step) = part_rows(segment, node);
@@ -216,7 +218,7 @@ impl LinearGroup {
         kernel: impl Fn(&Target, RowsMut<f32>, Range<usize>) + Sync,
     ) {
         let n_panels = self.targets.iter().map(|target| target.weights.n_panels()).sum();
-        let cost = n_panels * WeightLayout::PANEL_ROWS * self.k * rows.len();
+        let cost = n_panels * WeightLayout::PANEL_ROWS * self.k * rows.len() / PRODUCTS_PER_ELEMENT;
         run.parallel(n_panels, cost, |cut| {
             let mut before = 0;
             for target in &self.targets {
@@ -232,3 +234,6 @@ impl LinearGroup {
         });
     }
 }
+
+/// Products of a matrix that are done in the time of one element of simple arithmetic.
+const PRODUCTS_PER_ELEMENT: usize = 16;

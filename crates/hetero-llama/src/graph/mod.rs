@@ -8,9 +8,7 @@ mod feed_forward;
 
 use std::sync::Arc;
 
-use hetero_core::{
-    DType, Graph, GraphBuilder, Op, RowSelection, ValueId, WeightFormat, WeightId, WeightLayout,
-};
+use hetero_core::{DType, Graph, GraphBuilder, Op, RowSelection, ValueId, WeightFormat, WeightId, WeightLayout};
 
 use crate::config::{ModelConfig, rope_frequencies};
 

@@ -63,14 +63,17 @@ pub fn quantize(
     let mut views = Vec::with_capacity(graph.weights.len());
     for (&key, desc) in graph.weights.iter().zip(graph.graph.weights()) {
         let source = stored.source(key, desc)?;
-        views.push((desc.name.clone(), WeightView {
-            name: &desc.name,
-            layout: desc.layout,
-            shape: stored_shape(&desc.layout),
-            source,
-            n_threads,
-            written: &written,
-        }));
+        views.push((
+            desc.name.clone(),
+            WeightView {
+                name: &desc.name,
+                layout: desc.layout,
+                shape: stored_shape(&desc.layout),
+                source,
+                n_threads,
+                written: &written,
+            },
+        ));
     }
     let metadata = [("format", "hetero".to_owned()), ("weights", format.to_string())];
     let metadata = metadata.map(|(key, value)| (key.to_owned(), value)).into_iter().collect();
@@ -87,8 +90,8 @@ pub fn quantize(
         }
     }
     let name = "config.json";
-    let mut text: Value = serde_json::from_slice(&source.read(name, "the model's configuration")?)
-        .map_err(|error| LlamaError::Json {
+    let mut text: Value =
+        serde_json::from_slice(&source.read(name, "the model's configuration")?).map_err(|error| LlamaError::Json {
             file: PathBuf::from(source.name()).join(name),
             expected: "the model's configuration",
             found: error.to_string(),

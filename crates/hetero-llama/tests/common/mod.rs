@@ -92,9 +92,10 @@ pub(crate) fn greedy(session: &mut Session, prompt: &[u32], n_tokens: usize) -> 
 
 /// The first of the largest.
 pub(crate) fn best_token(logits: &[f32]) -> u32 {
-    let best = logits.iter().enumerate().fold((0, f32::NEG_INFINITY), |best, (token, &logit)| {
-        if logit > best.1 { (token, logit) } else { best }
-    });
+    let best = logits
+        .iter()
+        .enumerate()
+        .fold((0, f32::NEG_INFINITY), |best, (token, &logit)| if logit > best.1 { (token, logit) } else { best });
     best.0 as u32
 }
 
