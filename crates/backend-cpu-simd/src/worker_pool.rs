@@ -3,7 +3,7 @@
 //! A run hands one closure to all workers, of which the calling thread is one, and returns when all have finished it.
 //! Between two runs the threads watch for work for a short while, and then sleep.
 //!
-//! The protocol has one primitive, [`Gate`]: a count that only grows, in one atomic word together with a bit that says
+//! The protocol has one primitive, `Gate`: a count that only grows, in one atomic word together with a bit that says
 //! that somebody sleeps on it. Every write to that word is a read-modify-write with `AcqRel`, and every read that ends a
 //! wait is an `Acquire`, so all that happened before a gate opened is visible to all who waited for it.
 //! Three gates carry a run: `start` publishes the closure, `done` its end, and `phase` opens at each barrier.

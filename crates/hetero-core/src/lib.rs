@@ -59,7 +59,7 @@ pub use op::{Op, OpSpec, RowSelection, SplitRule};
 pub use partition::{Part, Partition, PartitionError};
 pub use segment::{Segment, SegmentNode};
 pub use slot::{Binding, Bindings, SharedTensor, Slot, View};
-pub use tensor::{HostTensor, Tensor, TensorDesc};
+pub use tensor::{HostTensor, TENSOR_ALIGNMENT, Tensor, TensorDesc};
 pub use ticket::{Ticket, Timeline};
 pub use weight::{Weight, WeightMatrix, WeightRows};
 pub use weight_layout::{Arrangement, WeightFormat, WeightLayout};

@@ -45,7 +45,7 @@ impl TensorDesc {
 /// An implementor promises, because [`crate::Slot`] and [`crate::View`] make references from it:
 /// - [`Tensor::desc`] never changes;
 /// - when [`Tensor::host_ptr`] is `Some`, it always returns the same pointer, aligned to at least
-///   [`Tensor::ALIGNMENT`] bytes and valid for reads and writes of `desc().bytes()` initialised bytes until the tensor
+///   [`TENSOR_ALIGNMENT`] bytes and valid for reads and writes of `desc().bytes()` initialised bytes until the tensor
 ///   is dropped;
 /// - while the tensor is alive nothing but the holders of slots and views, and processors that run a submission on
 ///   their behalf, touches that memory.
@@ -60,10 +60,8 @@ pub unsafe trait Tensor: Any + Debug + Send + Sync {
     fn host_ptr(&self) -> Option<NonNull<u8>>;
 }
 
-impl dyn Tensor {
-    /// Alignment in bytes of every host-visible tensor: a cache line, which is also the widest vector.
-    pub const ALIGNMENT: usize = 64;
-}
+/// Alignment in bytes of every host-visible tensor: a cache line, which is also the widest vector.
+pub const TENSOR_ALIGNMENT: usize = 64;
 
 /// A page-aligned tensor in ordinary host memory, zeroed when made.
 ///

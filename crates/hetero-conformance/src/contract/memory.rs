@@ -28,7 +28,7 @@ pub(super) fn allocation(probe: &Probe<'_>) -> Result<(), Trouble> {
         let Some(start) = tensor.host_ptr() else {
             return Err(Trouble::Unsupported("no host access".to_owned()));
         };
-        require(start.addr().get().is_multiple_of(<dyn Tensor>::ALIGNMENT), "a tensor is not aligned")?;
+        require(start.addr().get().is_multiple_of(hetero_core::TENSOR_ALIGNMENT), "a tensor is not aligned")?;
         let image = Image::read(&SharedTensor::new(tensor));
         require(image.bits.iter().all(|&bits| bits == 0), "a tensor is not zeroed")?;
     }
