@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hetero_core::{
-    Access, BackendError, DType, Op, OpSpec, SharedTensor, Support, Tensor, TensorDesc, WeightFormat, WeightRows,
+    Access, BackendError, DType, Op, OpSpec, SharedTensor, Support, TensorDesc, WeightFormat, WeightRows,
 };
 
 use super::{Probe, require};
