@@ -55,20 +55,43 @@ pub fn pack_panel(layout: &WeightLayout, rows: &[f32], panel: &mut [u8]) {
 
 /// One group in w8g32: its scale and 32 integers from -127 to 127.
 pub fn quantize_group_w8(group: &[f32; GROUP]) -> (f16, [i8; GROUP]) {
-    let largest = group.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
-    let scale = largest / 127.0;
+    let (smallest, largest) = extremes(group);
+    let scale = largest.max(-smallest) / 127.0;
     let inverse = if scale == 0.0 { 0.0 } else { scale.recip() };
     // `round` rounds halves away from zero, as the format's reference does.
-    (f16::from_f32(scale), group.map(|x| (x * inverse).round() as i8))
+    (f16::from_f32(scale), group.map(|x| (x * inverse).round() as i32 as i8))
 }
 
 /// One group in w4g32: its scale and 32 integers from 0 to 15, of which 8 stands for zero.
 pub fn quantize_group_w4(group: &[f32; GROUP]) -> (f16, [u8; GROUP]) {
-    let extreme = group.iter().fold(0.0f32, |extreme, &x| if x.abs() > extreme.abs() { x } else { extreme });
+    let (smallest, largest) = extremes(group);
+    let extreme = if largest > -smallest {
+        largest
+    } else if largest < -smallest {
+        smallest
+    } else {
+        // The format's reference takes whichever comes first.
+        group.iter().copied().find(|x| x.abs() == largest).unwrap_or(0.0)
+    };
     let scale = extreme / -8.0;
     let inverse = if scale == 0.0 { 0.0 } else { scale.recip() };
-    // Adding 8.5 and cutting off rounds to the nearest; a float-to-integer cast saturates at zero.
-    (f16::from_f32(scale), group.map(|x| ((x * inverse + 8.5) as u8).min(15)))
+    // Adding 8.5 and cutting off rounds to the nearest.
+    (f16::from_f32(scale), group.map(|x| ((x * inverse + 8.5) as i32).clamp(0, 15) as u8))
+}
+
+/// The smallest and the largest value, or zero where that is further out. In lanes, so that the compiler uses vectors:
+/// loading a model does this for every group of its weights.
+fn extremes(group: &[f32; GROUP]) -> (f32, f32) {
+    const LANES: usize = 8;
+    let (mut smallest, mut largest) = ([0.0f32; LANES], [0.0f32; LANES]);
+    for values in group.as_chunks::<LANES>().0 {
+        for lane in 0..LANES {
+            let x = values[lane];
+            smallest[lane] = if x < smallest[lane] { x } else { smallest[lane] };
+            largest[lane] = if x > largest[lane] { x } else { largest[lane] };
+        }
+    }
+    (smallest.into_iter().fold(0.0, f32::min), largest.into_iter().fold(0.0, f32::max))
 }
 
 /// One row of a panel as numbers; `out` is `layout.columns` long.

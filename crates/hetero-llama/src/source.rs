@@ -8,7 +8,7 @@ use crate::config::ModelConfig;
 use crate::files;
 use crate::generation_config::GenerationConfig;
 use crate::tokenizer::Tokenizer;
-use crate::weights::{Checkpoint, MappedFile};
+use crate::weights::{Checkpoint, MappedFile, check_folder};
 
 /// A model's files.
 #[derive(Clone, Debug)]
@@ -39,6 +39,9 @@ impl ModelSource {
 
     /// What the model is made of.
     pub fn config(&self) -> Result<ModelConfig, LlamaError> {
+        if let ModelSource::Folder(folder) = self {
+            check_folder(folder)?;
+        }
         let name = "config.json";
         ModelConfig::parse(&self.read(name, "the model's configuration")?, &self.path(name))
     }

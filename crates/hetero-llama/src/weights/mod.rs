@@ -174,7 +174,8 @@ fn is_plain_file_name(name: &str) -> bool {
     !name.is_empty() && name.len() <= 255 && name != "." && name != ".." && !name.contains(forbidden)
 }
 
-fn check_folder(folder: &Path) -> Result<(), LlamaError> {
+/// Says what is wrong with the path of a model, before a file in it is missed.
+pub(crate) fn check_folder(folder: &Path) -> Result<(), LlamaError> {
     let file = folder.to_path_buf();
     let metadata = match std::fs::metadata(folder) {
         Ok(metadata) => metadata,
