@@ -272,7 +272,8 @@ impl Node {
             // SAFETY: the cuts are disjoint rows and heads of the part; `grow` has made the scratch wide enough.
             unsafe { (run.kernels.attention)(&params, &cut, scratch) }
         };
-        let cost = rows.len() * (run.step.past + rows.end) * self.columns.len();
+        // A key and a value for each position and feature, in vectors.
+        let cost = rows.len() * (run.step.past + rows.end) * self.columns.len() / 4;
         if n_workers == 1 || n_items == 1 || cost < super::SERIAL_COST {
             let mut scratch = scratch.attention()[0].lock();
             (0..n_items).for_each(|item| one_item(item, &mut scratch));
