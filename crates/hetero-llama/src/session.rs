@@ -14,8 +14,8 @@ use crate::model::Model;
 /// cancellation is seen soon.
 pub const PREFILL_CHUNK: usize = 512;
 
-/// Positions of a step that computes the logits of all its positions: `[positions, vocabulary]` floats are large.
-const ALL_LOGITS_CHUNK: usize = 32;
+/// The most logits of a step that computes those of all its positions, `[positions, vocabulary]`: 32 MiB of floats.
+const MAX_LOGITS: usize = 8 << 20;
 
 /// A sequence of tokens that a model has seen, as keys and values in memory.
 #[derive(Debug)]
@@ -72,7 +72,7 @@ impl Session {
         let context = model.context();
         let chunk = match logits {
             RowSelection::Last => PREFILL_CHUNK,
-            RowSelection::All => ALL_LOGITS_CHUNK,
+            RowSelection::All => (MAX_LOGITS / model.config().vocab).clamp(16, PREFILL_CHUNK),
         };
         let options = GraphOptions { capacity: chunk.min(context), logits, ..model.graph_options() };
         let prefill = graph::build(model.config(), &options);

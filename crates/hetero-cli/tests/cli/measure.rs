@@ -134,3 +134,31 @@ fn a_measurement_longer_than_the_context_is_cut_and_says_so() {
     assert!(ran.stderr.contains("cut      pp64 at depth 0 to 40 tokens"), "{}", ran.stderr);
     assert_eq!(ran.json()["results"][0]["test"], "pp40");
 }
+
+/// The stored figures were computed with transformers, the quantised ones on dequantised weights.
+#[test]
+fn perplexity_of_the_demo_model_is_that_of_another_engine() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("demo-model");
+    let stored = fs::read(folder.join("perplexity.json")).expect("the figures beside the model");
+    let stored: Value = serde_json::from_slice(&stored).expect("JSON");
+    let text = folder.join("held-out.txt");
+    let perplexity = |weights: &str, activations: &str| {
+        let arguments = ["perplexity", "--text", argument(&text), "--model", argument(&folder), "--json"];
+        let options = ["--weights", weights, "--activations", activations];
+        let document = hetero(&[&arguments[..], &options].concat()).json();
+        assert_eq!(document["tokens"], stored["scored_tokens"]);
+        document["perplexity"].as_f64().expect("a number")
+    };
+    let float = ["bf16", "w8g32", "w4g32"].map(|weights| (weights, perplexity(weights, "float")));
+    for (weights, actual) in float {
+        // Held without loss, bf16 weights are what f32 arithmetic on the stored weights gives.
+        let name = if weights == "bf16" { "f32" } else { weights };
+        let expected = stored["perplexity"][name].as_f64().expect("a number");
+        assert!((actual / expected - 1.0).abs() < 1e-4, "{weights}: {actual} and not {expected}");
+    }
+    let [(_, bf16), (_, w8g32), (_, w4g32)] = float;
+    assert!(w8g32 / bf16 < 1.005 && w4g32 / bf16 < 1.08, "{bf16} {w8g32} {w4g32}");
+    // What `--activations auto` is allowed to cost.
+    let narrow = perplexity("w4g32", "auto");
+    assert!((narrow / w4g32 - 1.0).abs() < 2e-3, "{narrow} and not {w4g32}");
+}
