@@ -7,9 +7,10 @@ use memmap2::MmapMut;
 
 /// A zeroed tensor in anonymous pages of its own.
 ///
-/// Pages come straight from the operating system: they are touched for the first time when they are filled, and large
-/// tensors get huge pages where the system has them. A decode step streams all weights, so it misses the address
-/// translation cache for every 4 KiB page otherwise.
+/// Pages come straight from the operating system and are touched for the first time when they are filled, so a KV cache
+/// for a long context costs what of it is used. Weights, which are bytes, get huge pages where the system has them: a
+/// decode step streams all of them and misses the address translation cache for every 4 KiB page otherwise. A cache
+/// must not have them: it is filled at many places at once, and each would take a huge page for its first position.
 #[derive(Debug)]
 pub(crate) struct CpuTensor {
     desc: TensorDesc,
@@ -26,7 +27,7 @@ impl CpuTensor {
         let out_of_memory = BackendError::OutOfMemory { bytes: bytes as u64 };
         let mut pages = MmapMut::map_anon(bytes.max(1)).map_err(|_| out_of_memory.clone())?;
         #[cfg(target_os = "linux")]
-        if bytes >= HUGE_PAGE {
+        if bytes >= HUGE_PAGE && desc.dtype == hetero_core::DType::U8 {
             // Refused on kernels without huge pages, which are slower and otherwise the same.
             let _ = pages.advise(memmap2::Advice::HugePage);
         }

@@ -470,14 +470,18 @@ pub enum LlamaError {
 impl LlamaError {
     /// Whether a file or an argument is at fault (exit code 2) and not the run itself (exit code 1).
     pub fn is_bad_input(&self) -> bool {
-        !matches!(
-            self,
+        use std::io::ErrorKind::{NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
+        match self {
             Self::BadLogits { .. }
-                | Self::Cancelled
-                | Self::FileChanged { .. }
-                | Self::Run(_)
-                | Self::Tokenize { .. }
-                | Self::Write { .. }
-        )
+            | Self::Cancelled
+            | Self::FileChanged { .. }
+            | Self::Run(_)
+            | Self::Tokenize { .. } => false,
+            // A path that cannot be written to is the user's; a full disk is not.
+            Self::Write { source, .. } => {
+                matches!(source.kind(), NotADirectory | NotFound | PermissionDenied | ReadOnlyFilesystem)
+            }
+            _ => true,
+        }
     }
 }
