@@ -251,7 +251,7 @@ def export(model, args, out):
         tokenizer_class="PreTrainedTokenizerFast",
     )
     path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
-    generation = {"bos_token_id": 0, "eos_token_id": 1, "do_sample": True, "temperature": 0.8, "top_p": 0.95}
+    generation = {"bos_token_id": 0, "eos_token_id": 1, "do_sample": True, "temperature": 0.7, "top_p": 0.9}
     (work / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
     shutil.copy(args.work / "held-out.txt", work / "held-out.txt")
     for path in sorted(work.iterdir()):
