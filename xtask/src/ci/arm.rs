@@ -55,6 +55,8 @@ pub(super) fn emulated_tests(run: &mut Run) -> Result<()> {
     names.extend(consumers.iter().map(String::as_str));
     // The model crate brings a tokenizer, 45 s of compiling, and no Arm code of its own.
     names.retain(|name| *name != "backend-cpu-simd" && *name != "hetero-llama");
+    names.sort_unstable();
+    names.dedup();
     let [.., richest] = &MODELS;
     run.check_tests(emulated(richest).packages(names)).map(drop)
 }
