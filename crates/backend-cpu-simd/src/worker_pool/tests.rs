@@ -42,9 +42,12 @@ fn a_barrier_makes_all_writes_visible() {
 fn sleeping_workers_are_woken() {
     let pool = WorkerPool::new(4).expect("threads");
     for _ in 0..5 {
+        // Longer than a worker watches, so that it has gone to sleep. The test asserts no time: on a slow machine the
+        // workers are still awake, and the run has to work then too.
         std::thread::sleep(Duration::from_millis(2));
         pool.run(|worker| {
             if worker.index() == 0 {
+                // The others have finished by now and sleep again before the run ends.
                 std::thread::sleep(Duration::from_millis(1));
             }
             worker.barrier();
