@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use half::{bf16, f16};
 use hetero_core::{
-    Arrangement, Backend, BackendError, DType, Op, Rows, StepParams, TensorDesc, ValueId, ValueKind, WeightFormat,
-    WeightId, WeightLayout, WeightMatrix, quantize,
+    Arrangement, Backend, BackendError, DType, Op, Rows, StepParams, StoredBytes, TensorDesc, ValueId, ValueKind,
+    WeightFormat, WeightId, WeightLayout, WeightMatrix, quantize,
 };
 
 use crate::case::{Case, Cut, Fill, WeightPlace};
@@ -130,8 +130,8 @@ struct OddBytes {
     start: usize,
 }
 
-impl AsRef<[u8]> for OddBytes {
-    fn as_ref(&self) -> &[u8] {
+impl StoredBytes for OddBytes {
+    fn bytes(&self) -> &[u8] {
         &self.bytes[self.start..]
     }
 }

@@ -61,5 +61,5 @@ pub use segment::{Segment, SegmentNode};
 pub use slot::{Binding, Bindings, SharedTensor, Slot, View};
 pub use tensor::{HostTensor, TENSOR_ALIGNMENT, Tensor, TensorDesc};
 pub use ticket::{Ticket, Timeline};
-pub use weight::{Weight, WeightMatrix, WeightRows};
+pub use weight::{StoredBytes, Weight, WeightMatrix, WeightRows};
 pub use weight_layout::{Arrangement, WeightFormat, WeightLayout};

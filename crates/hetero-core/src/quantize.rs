@@ -134,8 +134,12 @@ pub fn dequantize_panel_row(layout: &WeightLayout, panel: &[u8], row: usize, out
 /// One row of a row-major table as numbers; `out` is `layout.columns` long. The bytes need no alignment.
 pub fn table_row(layout: &WeightLayout, bytes: &[u8], row: usize, out: &mut [f32]) {
     let size = layout.format.element_bits() / 8;
-    let bytes = &bytes[row * layout.columns * size..][..layout.columns * size];
-    match layout.format {
+    table_elements(layout.format, &bytes[row * layout.columns * size..][..layout.columns * size], out);
+}
+
+/// Elements of a table as numbers; `bytes` has as many as `out`, and needs no alignment.
+pub(crate) fn table_elements(format: WeightFormat, bytes: &[u8], out: &mut [f32]) {
+    match format {
         WeightFormat::F32 => {
             let elements = bytes.as_chunks::<4>().0;
             fill(out, |k| f32::from_le_bytes(elements[k]));

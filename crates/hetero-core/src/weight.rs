@@ -5,8 +5,11 @@ use std::fmt::{self, Debug};
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::quantize::{dequantize_panel_row, table_row};
+use crate::quantize::{dequantize_panel_row, table_elements, table_row};
 use crate::{Arrangement, DeviceId, Tensor, WeightLayout};
+
+/// How much of a stored table's row is read at once; a multiple of every element's size.
+const PIECE_BYTES: usize = 4096;
 
 /// A weight matrix in host-visible memory, never changed once it exists; the one copy that processors share.
 #[derive(Clone)]
@@ -21,7 +24,24 @@ enum WeightMemory {
     /// Allocated by a backend, so that this backend and its friends reach it without a copy.
     Tensor(Arc<dyn Tensor>),
     /// Anything else that stays put, such as a mapped file.
-    Bytes(Arc<dyn AsRef<[u8]> + Send + Sync>),
+    Stored(Arc<dyn StoredBytes>),
+}
+
+/// Bytes of a weight that no backend has allocated.
+pub trait StoredBytes: Send + Sync {
+    /// All of them.
+    fn bytes(&self) -> &[u8];
+
+    /// Copies those from `start` on into `out`.
+    ///
+    /// What is mapped from a file reads them another way: looking at one row through a map can make the system map,
+    /// and count as resident, two megabytes around it.
+    ///
+    /// # Panics
+    /// When there are not so many.
+    fn read_at(&self, start: usize, out: &mut [u8]) {
+        out.copy_from_slice(&self.bytes()[start..start + out.len()]);
+    }
 }
 
 impl WeightMatrix {
@@ -48,13 +68,9 @@ impl WeightMatrix {
     ///
     /// # Panics
     /// When there are fewer bytes than the layout needs.
-    pub fn from_bytes(
-        name: impl Into<String>,
-        layout: WeightLayout,
-        bytes: Arc<dyn AsRef<[u8]> + Send + Sync>,
-    ) -> Arc<WeightMatrix> {
-        assert!((*bytes).as_ref().len() >= layout.bytes(), "too few bytes for {layout:?}");
-        Arc::new(WeightMatrix { name: name.into(), layout, memory: WeightMemory::Bytes(bytes) })
+    pub fn from_bytes(name: impl Into<String>, layout: WeightLayout, bytes: Arc<dyn StoredBytes>) -> Arc<WeightMatrix> {
+        assert!(bytes.bytes().len() >= layout.bytes(), "too few bytes for {layout:?}");
+        Arc::new(WeightMatrix { name: name.into(), layout, memory: WeightMemory::Stored(bytes) })
     }
 
     /// What the matrix is called in the model, for messages.
@@ -71,7 +87,7 @@ impl WeightMatrix {
     pub fn tensor(&self) -> Option<&dyn Tensor> {
         match &self.memory {
             WeightMemory::Tensor(tensor) => Some(&**tensor),
-            WeightMemory::Bytes(_) => None,
+            WeightMemory::Stored(_) => None,
         }
     }
 
@@ -83,7 +99,7 @@ impl WeightMatrix {
                 // SAFETY: as in `build`; the matrix is frozen, so shared references are all there ever are.
                 unsafe { std::slice::from_raw_parts(start.as_ptr(), self.layout.bytes()) }
             }
-            WeightMemory::Bytes(bytes) => &(**bytes).as_ref()[..self.layout.bytes()],
+            WeightMemory::Stored(stored) => &stored.bytes()[..self.layout.bytes()],
         }
     }
 
@@ -98,7 +114,22 @@ impl WeightMatrix {
                 let bytes = &self.bytes()[panel_idx * panel..][..panel];
                 dequantize_panel_row(&self.layout, bytes, row % WeightLayout::PANEL_ROWS, out);
             }
-            Arrangement::Rows => table_row(&self.layout, self.bytes(), row, out),
+            Arrangement::Rows => self.read_table_row(row, out),
+        }
+    }
+
+    fn read_table_row(&self, row: usize, out: &mut [f32]) {
+        let WeightMemory::Stored(stored) = &self.memory else {
+            return table_row(&self.layout, self.bytes(), row, out);
+        };
+        // In pieces through the stack, because a step must not allocate.
+        let mut piece = [0; PIECE_BYTES];
+        let size = self.layout.format.element_bits() / 8;
+        let row_start = row * self.layout.columns * size;
+        for (i, out) in out.chunks_mut(PIECE_BYTES / size).enumerate() {
+            let bytes = &mut piece[..out.len() * size];
+            stored.read_at(row_start + i * PIECE_BYTES, bytes);
+            table_elements(self.layout.format, bytes, out);
         }
     }
 }

@@ -9,7 +9,9 @@ use std::sync::Arc;
 
 use hetero_core::graph::WeightDesc;
 use hetero_core::quantize::pack_panel;
-use hetero_core::{Arrangement, Backend, DType, Tensor, TensorDesc, WeightFormat, WeightLayout, WeightMatrix};
+use hetero_core::{
+    Arrangement, Backend, DType, StoredBytes, Tensor, TensorDesc, WeightFormat, WeightLayout, WeightMatrix,
+};
 use hetero_sched::SchedError;
 
 use crate::LlamaError;
@@ -242,8 +244,8 @@ fn pack_panels(layout: &WeightLayout, matrix: &Matrix, first_panel: usize, bytes
 /// A small table of floats as bytes.
 struct FloatTable(Vec<f32>);
 
-impl AsRef<[u8]> for FloatTable {
-    fn as_ref(&self) -> &[u8] {
+impl StoredBytes for FloatTable {
+    fn bytes(&self) -> &[u8] {
         bytemuck::cast_slice(&self.0)
     }
 }

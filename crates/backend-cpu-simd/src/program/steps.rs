@@ -3,7 +3,6 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use hetero_core::quantize::table_row;
 use hetero_core::{DType, Op, RowSelection, Segment, SegmentNode, Weight};
 
 use super::linear::LinearGroup;
@@ -133,9 +132,9 @@ impl Node {
                     std::slice::from_raw_parts_mut(first, self.columns.len())
                 };
                 if whole {
-                    table_row(&layout, table.bytes(), id, output);
+                    table.read_row(id, output);
                 } else {
-                    table_row(&layout, table.bytes(), id, &mut buffer);
+                    table.read_row(id, &mut buffer);
                     output.copy_from_slice(&buffer[self.columns.clone()]);
                 }
             }

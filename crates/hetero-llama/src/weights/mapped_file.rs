@@ -76,6 +76,26 @@ impl MappedFile {
         }
     }
 
+    /// Copies the bytes from `start` on into `out` without touching the map.
+    ///
+    /// A page fault maps all that the system's cache holds in one piece, up to two megabytes: a prompt's rows of a large
+    /// table, looked up through the map, would count half of the table as resident.
+    ///
+    /// # Panics
+    /// When the file has not so many.
+    pub fn read_at(&self, start: usize, out: &mut [u8]) {
+        let mapped = &self.bytes()[start..start + out.len()];
+        #[cfg(unix)]
+        if let Bytes::Map(_, file) = &self.bytes {
+            use std::os::unix::fs::FileExt;
+            if file.read_exact_at(out, start as u64).is_ok() {
+                return;
+            }
+        }
+        // The map gives the same bytes wherever there is no positioned read, or it failed.
+        out.copy_from_slice(mapped);
+    }
+
     /// Checks that the file still has all its bytes; see the argument in [`MappedFile::open`].
     pub fn check_length(&self) -> Result<(), LlamaError> {
         let Bytes::Map(map, file) = &self.bytes else {
@@ -137,6 +157,30 @@ mod tests {
         file.advise_done(0..content.len());
         file.advise_done(content.len()..content.len());
         assert_eq!(file.bytes(), content);
+    }
+
+    #[test]
+    fn positioned_reads_and_the_map_agree() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("weights");
+        let content: Vec<u8> = (0..20_000u32).map(|i| (i % 253) as u8).collect();
+        std::fs::write(&path, &content).expect("writable");
+        let mapped = MappedFile::open(&path, "weights").expect("readable");
+        let shared = MappedFile::from_shared("memory", content.as_slice().into());
+        for range in [0..0, 0..1, 4_095..12_289, 19_999..20_000, 0..20_000] {
+            let mut out = vec![0; range.len()];
+            for file in [&mapped, &shared] {
+                out.fill(0);
+                file.read_at(range.start, &mut out);
+                assert_eq!(out, content[range.clone()]);
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "out of range")]
+    fn reading_past_the_end_is_misuse() {
+        MappedFile::from_static("memory", b"abc").read_at(2, &mut [0; 2]);
     }
 
     #[test]

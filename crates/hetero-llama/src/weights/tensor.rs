@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
-use hetero_core::DType;
+use hetero_core::{DType, StoredBytes};
 
 use super::mapped_file::MappedFile;
 use super::safetensors::TensorEntry;
@@ -152,9 +152,14 @@ impl RawTensor {
     }
 }
 
-impl AsRef<[u8]> for TensorRef {
-    fn as_ref(&self) -> &[u8] {
-        self.bytes()
+impl StoredBytes for TensorRef {
+    fn bytes(&self) -> &[u8] {
+        TensorRef::bytes(self)
+    }
+
+    fn read_at(&self, start: usize, out: &mut [u8]) {
+        assert!(start + out.len() <= self.range.len(), "bytes {start} to {} of {self:?}", start + out.len());
+        self.file.read_at(self.range.start + start, out);
     }
 }
 
