@@ -9,8 +9,8 @@ use backend_cpu_simd::{CpuBackend, CpuOptions};
 use benches::random_matrix;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use hetero_core::{
-    Backend, Binding, Bindings, DType, GraphBuilder, NodeId, Op, Part, Segment, SegmentNode, SharedTensor, StepParams,
-    WeightFormat, WeightLayout, WeightRows,
+    Backend, Binding, Bindings, DType, GraphBuilder, NodeId, Op, OperandOrder, Part, Segment, SegmentNode,
+    SharedTensor, StepParams, WeightFormat, WeightLayout, WeightRows,
 };
 
 /// The shapes of Llama 3.2 1B, `[output features, input features]`.
@@ -65,7 +65,7 @@ impl Run {
         drop(slot);
         let weight = backend.load_weight(WeightRows::all(random_matrix(backend, layout))).expect("memory");
         let part = Part::whole(positions, out_features);
-        let node = SegmentNode { node: NodeId(0), part, weights: vec![weight] };
+        let node = SegmentNode { node: NodeId(0), part, weights: vec![weight], operand_order: OperandOrder::default() };
         let executable = backend.compile(&Segment::new(graph, vec![node])).expect("a linear operator");
         Run { executable, input, output, bindings: Bindings::default(), positions }
     }

@@ -4,9 +4,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use hetero_core::{
-    Backend, BackendError, Binding, Bindings, DType, DeviceId, Executable, HostTensor, NodeId, Op, Part, Partition,
-    Rows, Segment, SegmentNode, SharedTensor, Slot, StepParams, Support, Tensor, TensorDesc, Ticket, ValueId,
-    ValueKind, Weight, WeightMatrix, WeightRows, reference,
+    Backend, BackendError, Binding, Bindings, DType, DeviceId, Executable, HostTensor, NodeId, Op, OperandOrder, Part,
+    Partition, Rows, Segment, SegmentNode, SharedTensor, Slot, StepParams, Support, Tensor, TensorDesc, Ticket,
+    ValueId, ValueKind, Weight, WeightMatrix, WeightRows, reference,
 };
 
 use crate::case::{Case, Cut};
@@ -255,7 +255,7 @@ impl<'a> Bench<'a> {
                     _ => WeightRows::all(matrix),
                 })?);
             }
-            nodes.push(SegmentNode { node: NodeId(idx), part, weights });
+            nodes.push(SegmentNode { node: NodeId(idx), part, weights, operand_order: OperandOrder::default() });
         }
         Ok(Segment::new(Arc::clone(graph), nodes))
     }

@@ -57,7 +57,7 @@ pub use dtype::{DType, Element};
 pub use graph::{Graph, GraphBuilder, Node, NodeId, Rows, ValueDesc, ValueId, ValueKind, WeightId};
 pub use op::{Op, OpSpec, RowSelection, SplitRule};
 pub use partition::{Part, Partition, PartitionError};
-pub use segment::{Segment, SegmentNode};
+pub use segment::{OperandOrder, Segment, SegmentNode};
 pub use slot::{Binding, Bindings, SharedTensor, Slot, View};
 pub use tensor::{HostTensor, TENSOR_ALIGNMENT, Tensor, TensorDesc};
 pub use ticket::{Ticket, Timeline};

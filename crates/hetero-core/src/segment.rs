@@ -4,6 +4,19 @@ use std::sync::Arc;
 
 use crate::{Graph, NodeId, Part, ValueId, Weight};
 
+/// Which operand of a linear operator stays in the processor's array while the other streams through it.
+///
+/// Only order-sensitive processors (NPUs) look at it. It decides how long a product takes, never what it is: results
+/// have the same bits for both.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum OperandOrder {
+    /// Activations stay in the array and the rows of the weight matrix stream through it.
+    #[default]
+    ActivationStationary,
+    /// Weights stay in the array and positions stream through it.
+    WeightStationary,
+}
+
 /// A node, or a part of one, in a segment.
 #[derive(Clone, Debug)]
 pub struct SegmentNode {
@@ -14,6 +27,8 @@ pub struct SegmentNode {
     /// The node's weights as the backend has loaded them: for a linear operator exactly the rows
     /// `part.columns` of its matrix; tables, a bias among them, are loaded whole.
     pub weights: Vec<Arc<dyn Weight>>,
+    /// Which operand stays in the array, for a linear operator on an order-sensitive processor.
+    pub operand_order: OperandOrder,
 }
 
 /// Nodes that one processor computes in one submission, in this order.

@@ -12,7 +12,7 @@ use hetero_core::{
 };
 
 use crate::activations::Activations;
-use crate::{Plan, Residency, SchedError};
+use crate::{PlacedPart, Plan, Residency, SchedError};
 
 /// A plan made ready to run step by step.
 #[derive(Debug)]
@@ -76,9 +76,10 @@ impl Executor {
             for (device_idx, parts) in &planned {
                 let backend = &devices[*device_idx];
                 let mut nodes = Vec::with_capacity(parts.len());
-                for (node, part) in parts {
-                    let weights = load_weights(&plan, *node, part, &**backend, weights, residency)?;
-                    nodes.push(SegmentNode { node: *node, part: part.clone(), weights });
+                for (node, placed) in parts {
+                    let part = placed.part.clone();
+                    let weights = load_weights(&plan, *node, &part, &**backend, weights, residency)?;
+                    nodes.push(SegmentNode { node: *node, part, weights, operand_order: placed.operand_order });
                 }
                 let segment = Segment::with_storage(Arc::clone(graph), nodes, |value| activations.tensor_number(value));
                 check_access(&segment, &activations, &**backend, devices)?;
@@ -156,7 +157,7 @@ impl Executor {
 }
 
 /// For each stage, for each device that takes part, its nodes in order.
-type PlannedStage = Vec<(usize, Vec<(NodeId, Part)>)>;
+type PlannedStage = Vec<(usize, Vec<(NodeId, PlacedPart)>)>;
 
 fn plan_stages(plan: &Plan) -> Vec<PlannedStage> {
     let mut stages: Vec<PlannedStage> = Vec::new();
@@ -164,10 +165,9 @@ fn plan_stages(plan: &Plan) -> Vec<PlannedStage> {
         let node = NodeId(idx);
         match (&placed[..], stages.last_mut().map(|stage| &mut stage[..])) {
             ([placed], Some([(device_idx, nodes)])) if *device_idx == placed.device_idx => {
-                nodes.push((node, placed.part.clone()));
+                nodes.push((node, placed.clone()));
             }
-            _ => stages
-                .push(placed.iter().map(|placed| (placed.device_idx, vec![(node, placed.part.clone())])).collect()),
+            _ => stages.push(placed.iter().map(|placed| (placed.device_idx, vec![(node, placed.clone())])).collect()),
         }
     }
     stages
@@ -195,7 +195,7 @@ fn split_of(plan: &Plan, stage: &PlannedStage) -> Option<(ValueId, Partition)> {
     }
     let value = plan.graph().node(stage[0].1[0].0).output;
     let desc = plan.graph().tensor_desc(value);
-    let parts = stage.iter().map(|(_, nodes)| nodes[0].1.clone()).collect();
+    let parts = stage.iter().map(|(_, nodes)| nodes[0].1.part.clone()).collect();
     let partition = Partition::new(desc.rows, desc.columns, parts);
     Some((value, partition.expect("`Plan::new` has checked the cover")))
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hetero_core::{Graph, NodeId, Part, Partition, PartitionError};
+use hetero_core::{Graph, NodeId, OperandOrder, Part, Partition, PartitionError};
 
 /// A rectangle of a node's output on one device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,6 +11,15 @@ pub struct PlacedPart {
     pub device_idx: usize,
     /// The rectangle.
     pub part: Part,
+    /// Which operand of a linear operator stays in the array of an order-sensitive processor.
+    pub operand_order: OperandOrder,
+}
+
+impl PlacedPart {
+    /// A rectangle on a device, in the default operand order.
+    pub fn new(device_idx: usize, part: Part) -> PlacedPart {
+        PlacedPart { device_idx, part, operand_order: OperandOrder::default() }
+    }
 }
 
 /// For every node of a graph, which device computes which part of its output.
@@ -62,7 +71,7 @@ impl Plan {
             .iter()
             .map(|node| {
                 let output = graph.tensor_desc(node.output);
-                vec![PlacedPart { device_idx, part: Part::whole(output.rows, output.columns) }]
+                vec![PlacedPart::new(device_idx, Part::whole(output.rows, output.columns))]
             })
             .collect();
         Plan { graph, placements }

@@ -120,7 +120,7 @@ fn any_plan(model: &Model, n_devices: usize, seed: usize) -> Plan {
             }
             _ => vec![whole],
         };
-        let place = |(device_idx, part)| PlacedPart { device_idx, part };
+        let place = |(device_idx, part)| PlacedPart::new(device_idx, part);
         placements.push([first, second].into_iter().zip(parts).map(place).collect());
     }
     Plan::new(Arc::clone(&model.graph), placements).expect("an exact cover")
@@ -158,8 +158,7 @@ fn shares_of_work_follow_the_cut() {
     for (idx, placed) in placements.iter_mut().enumerate() {
         if matches!(model.graph.node(NodeId(idx)).op, Op::Linear { .. }) {
             let part = |columns| Part { rows: 0..output.rows, columns };
-            *placed =
-                vec![PlacedPart { device_idx: 0, part: part(0..32) }, PlacedPart { device_idx: 1, part: part(32..64) }];
+            *placed = vec![PlacedPart::new(0, part(0..32)), PlacedPart::new(1, part(32..64))];
         }
     }
     let shares = Plan::new(Arc::clone(&model.graph), placements).expect("a cover").shares(2);

@@ -4,7 +4,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use hetero_core::{
-    Binding, DType, GraphBuilder, NodeId, Op, Part, Segment, SegmentNode, SharedTensor, StepParams, Support, TensorDesc,
+    Binding, DType, GraphBuilder, NodeId, Op, OperandOrder, Part, Segment, SegmentNode, SharedTensor, StepParams,
+    Support, TensorDesc,
 };
 
 use super::{Job, Probe, require};
@@ -121,7 +122,12 @@ pub(super) fn unsupported_segment(probe: &Probe<'_>) -> Result<(), Trouble> {
     )?;
     let segment = Segment::new(
         Arc::clone(&case.graph),
-        vec![SegmentNode { node: NodeId(0), part: Part::whole(2, 8), weights: vec![] }],
+        vec![SegmentNode {
+            node: NodeId(0),
+            part: Part::whole(2, 8),
+            weights: vec![],
+            operand_order: OperandOrder::default(),
+        }],
     );
     let result = catch_unwind(AssertUnwindSafe(|| probe.backend.compile(&segment)));
     match result {
