@@ -4,6 +4,7 @@ use std::any::Any;
 use std::fmt::{self, Debug};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use crate::{Bindings, OpSpec, Segment, Tensor, TensorDesc, Ticket, Weight, WeightRows};
 
@@ -142,6 +143,35 @@ pub enum BackendError {
     OutOfMemory {
         /// Its size.
         bytes: u64,
+    },
+    /// A segment that the processor takes by its rules, but that its compiler fails at.
+    #[error("device {device} failed to compile a segment: {reason}")]
+    CompileFailed {
+        /// Its name.
+        device: String,
+        /// What the compiler said.
+        reason: String,
+    },
+    /// More than the processor holds at a time, such as compiled graphs.
+    #[error("device {device} holds at most {allowed} {what}, and {needed} are needed")]
+    LimitReached {
+        /// Its name.
+        device: String,
+        /// What is limited, in the plural: `live graphs`, `bytes of live graphs`.
+        what: &'static str,
+        /// The most that it holds.
+        allowed: u64,
+        /// What it would have to hold.
+        needed: u64,
+    },
+    /// A submission has not finished in time. The processor was stopped: it touches no memory any more, and the
+    /// backend is of no further use.
+    #[error("device {device} has not finished within {} s and was stopped", after.as_secs_f64())]
+    TimedOut {
+        /// Its name.
+        device: String,
+        /// How long it was waited for.
+        after: Duration,
     },
     /// The processor took a submission and failed at it; what it wrote is void.
     #[error("device {device} failed: {reason}")]

@@ -60,6 +60,6 @@ pub use partition::{Part, Partition, PartitionError};
 pub use segment::{OperandOrder, Segment, SegmentNode};
 pub use slot::{Binding, Bindings, SharedTensor, Slot, View};
 pub use tensor::{HostTensor, TENSOR_ALIGNMENT, Tensor, TensorDesc};
-pub use ticket::{Ticket, Timeline};
+pub use ticket::{HandBack, Ticket, Timeline};
 pub use weight::{StoredBytes, Weight, WeightMatrix, WeightRows};
 pub use weight_layout::{Arrangement, WeightFormat, WeightLayout};

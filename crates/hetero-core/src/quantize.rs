@@ -131,6 +131,29 @@ pub fn dequantize_panel_row(layout: &WeightLayout, panel: &[u8], row: usize, out
     }
 }
 
+/// One row of a panel in a quantised format as it is stored: integers and, for each group of 32 of them, the scale
+/// that they are multiplied with. `integers` is `layout.columns` long, `scales` `layout.n_groups()`.
+///
+/// # Panics
+/// When the format is not quantised.
+pub fn panel_row_integers(layout: &WeightLayout, panel: &[u8], row: usize, integers: &mut [i8], scales: &mut [f32]) {
+    let (quants, stored_scales) = panel.split_at(layout.panel_quants_bytes());
+    let words_per_group = GROUP / layout.format.columns_per_word();
+    for ((g, integers), scale) in integers.chunks_mut(GROUP).enumerate().zip(scales) {
+        let byte = |k: usize| quants[((g * words_per_group + k / 4) * PANEL + row) * 4 + k % 4];
+        match layout.format {
+            WeightFormat::W8G32 => fill(integers, |k| byte(k) as i8),
+            WeightFormat::W4G32 => fill(integers, |k| {
+                let byte = byte(k % 16);
+                (if k < 16 { byte & 15 } else { byte >> 4 }) as i8 - 8
+            }),
+            other => panic!("{other} has no integers"),
+        }
+        let start = (g * PANEL + row) * 2;
+        *scale = f16::from_le_bytes([stored_scales[start], stored_scales[start + 1]]).to_f32();
+    }
+}
+
 /// One row of a row-major table as numbers; `out` is `layout.columns` long. The bytes need no alignment.
 pub fn table_row(layout: &WeightLayout, bytes: &[u8], row: usize, out: &mut [f32]) {
     let size = layout.format.element_bits() / 8;
@@ -170,7 +193,7 @@ fn put_scale(scales: &mut [u8], group: usize, row: usize, scale: f16) {
     scales[(group * PANEL + row) * 2..][..2].copy_from_slice(&scale.to_le_bytes());
 }
 
-fn fill(out: &mut [f32], f: impl Fn(usize) -> f32) {
+fn fill<T>(out: &mut [T], f: impl Fn(usize) -> T) {
     for (k, x) in out.iter_mut().enumerate() {
         *x = f(k);
     }
@@ -209,6 +232,25 @@ mod tests {
                     for (x, y) in row.iter().zip(&back) {
                         assert!((x - y).abs() <= step, "{format} {n}x{columns} row {r}: {x} became {y}");
                     }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn integers_times_scales_are_the_numbers() {
+        for format in [WeightFormat::W8G32, WeightFormat::W4G32] {
+            for columns in [32, 96, 45, 1] {
+                let layout = WeightLayout::panels(format, 16, columns);
+                let mut panel = vec![0; layout.panel_bytes()];
+                pack_panel(&layout, &rows(16, columns), &mut panel);
+                for row in 0..16 {
+                    let mut numbers = vec![0.0; columns];
+                    dequantize_panel_row(&layout, &panel, row, &mut numbers);
+                    let (mut integers, mut scales) = (vec![0; columns], vec![0.0; layout.n_groups()]);
+                    panel_row_integers(&layout, &panel, row, &mut integers, &mut scales);
+                    let products = integers.iter().enumerate().map(|(k, &q)| scales[k / GROUP] * f32::from(q));
+                    assert_eq!(products.collect::<Vec<_>>(), numbers, "{format} {columns} columns, row {row}");
                 }
             }
         }

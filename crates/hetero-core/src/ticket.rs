@@ -1,7 +1,7 @@
 //! Work that is under way.
 
 use std::fmt::Debug;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::{BackendError, Bindings};
 
@@ -12,7 +12,8 @@ pub trait Timeline: Debug + Send + Sync {
     fn completed(&self) -> u64;
 
     /// Waits until `value` submissions have finished, or the device is lost. An error of a submission up to `value`
-    /// is returned here, and stays: a backend that has failed at one submission does not run later ones.
+    /// is returned here, and stays: a backend that has failed at one submission does not run later ones. When an error
+    /// is returned the processor touches no tensor of these submissions any more.
     fn block_until(&self, value: u64) -> Result<(), BackendError>;
 }
 
@@ -21,14 +22,49 @@ pub trait Timeline: Debug + Send + Sync {
 pub struct Ticket {
     timeline: Arc<dyn Timeline>,
     value: u64,
-    /// `None` once `wait` has taken them.
-    bindings: Option<Bindings>,
+    held: Held,
+}
+
+/// Where a submission's rights are.
+#[derive(Debug)]
+enum Held {
+    /// Here, until the processor has finished.
+    Here(Bindings),
+    /// With the processor, which gives them back.
+    Lent(Arc<HandBack>),
+    /// With the caller of `wait`.
+    Returned,
+}
+
+/// Where a processor that is a thread of this process leaves the rights of a submission when it has finished.
+///
+/// Such a processor computes through slots and views themselves, so they move to it rather than into the ticket. It
+/// gives them back before its timeline counts the submission, or drops them when it has failed.
+#[derive(Debug, Default)]
+pub struct HandBack {
+    bindings: Mutex<Option<Bindings>>,
+}
+
+impl HandBack {
+    /// For the processor: gives the rights back.
+    pub fn give(&self, bindings: Bindings) {
+        *self.bindings.lock().unwrap_or_else(PoisonError::into_inner) = Some(bindings);
+    }
+
+    fn take(&self) -> Option<Bindings> {
+        self.bindings.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
 }
 
 impl Ticket {
     /// For backends: the submission has finished when `timeline` reaches `value`.
     pub fn new(timeline: Arc<dyn Timeline>, value: u64, bindings: Bindings) -> Ticket {
-        Ticket { timeline, value, bindings: Some(bindings) }
+        Ticket { timeline, value, held: Held::Here(bindings) }
+    }
+
+    /// For backends that compute with the bindings in a thread of their own: they come back through `hand_back`.
+    pub fn lent(timeline: Arc<dyn Timeline>, value: u64, hand_back: Arc<HandBack>) -> Ticket {
+        Ticket { timeline, value, held: Held::Lent(hand_back) }
     }
 
     /// The timeline of the backend that runs it.
@@ -49,16 +85,62 @@ impl Ticket {
     /// Waits for the end and gives the rights to the tensors back.
     pub fn wait(mut self) -> Result<Bindings, BackendError> {
         self.timeline.block_until(self.value)?;
-        Ok(self.bindings.take().expect("bindings are taken once, by `wait`, which consumes the ticket"))
+        match std::mem::replace(&mut self.held, Held::Returned) {
+            Held::Here(bindings) => Ok(bindings),
+            Held::Lent(hand_back) => Ok(hand_back.take().expect("a processor gives back what it was lent")),
+            Held::Returned => unreachable!("`wait` consumes the ticket"),
+        }
     }
 }
 
 impl Drop for Ticket {
     /// Waits: the processor may be writing.
     fn drop(&mut self) {
-        if self.bindings.is_some() && !self.is_complete() {
+        if !matches!(self.held, Held::Returned) && !self.is_complete() {
             // An error means that the device has stopped, which is all that matters here.
             let _ = self.timeline.block_until(self.value);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Binding, DType, DeviceId, HostTensor, SharedTensor, TensorDesc};
+
+    /// Everything has finished, or everything has failed.
+    #[derive(Debug)]
+    struct Ended(Result<(), BackendError>);
+
+    impl Timeline for Ended {
+        fn completed(&self) -> u64 {
+            1
+        }
+
+        fn block_until(&self, _value: u64) -> Result<(), BackendError> {
+            self.0.clone()
+        }
+    }
+
+    fn tensor() -> Arc<SharedTensor> {
+        let desc = TensorDesc { rows: 1, columns: 1, dtype: DType::F32 };
+        SharedTensor::new(Arc::new(HostTensor::new(DeviceId::next(), desc).unwrap()))
+    }
+
+    #[test]
+    fn what_is_lent_to_a_processor_comes_back_through_the_ticket() {
+        let tensor = tensor();
+        let hand_back = Arc::new(HandBack::default());
+        let ticket = Ticket::lent(Arc::new(Ended(Ok(()))), 1, Arc::clone(&hand_back));
+        hand_back.give(Bindings { tensors: vec![Binding::Write(tensor.slot())] });
+        let bindings = ticket.wait().unwrap();
+        assert!(std::ptr::eq(bindings.tensors[0].tensor(), &*tensor));
+    }
+
+    #[test]
+    fn a_processor_that_failed_need_not_give_anything_back() {
+        let error = BackendError::OutOfMemory { bytes: 1 };
+        let ticket = Ticket::lent(Arc::new(Ended(Err(error.clone()))), 1, Arc::default());
+        assert_eq!(ticket.wait().unwrap_err(), error);
     }
 }

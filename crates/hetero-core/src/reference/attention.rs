@@ -29,19 +29,20 @@ pub(super) fn attention(
     let &Shape { group, head_dim, context, past, scale } = shape;
     let mut query = vec![0.0; head_dim];
     let mut row = vec![0.0; head_dim];
+    let mut sum = vec![0.0; head_dim];
+    let mut weights = Vec::with_capacity(past + part.rows.end);
     let heads = part.columns.start / head_dim..part.columns.end / head_dim;
     for m in part.rows.clone() {
         for head in heads.clone() {
             queries.read_f32(m, head * head_dim, &mut query);
             let first = head / group * context;
-            let mut weights: Vec<f32> = (0..=past + m)
-                .map(|position| {
-                    keys.read_f32(first + position, 0, &mut row);
-                    scale * query.iter().zip(&row).map(|(q, k)| q * k).sum::<f32>()
-                })
-                .collect();
+            weights.clear();
+            weights.extend((0..=past + m).map(|position| {
+                keys.read_f32(first + position, 0, &mut row);
+                scale * query.iter().zip(&row).map(|(q, k)| q * k).sum::<f32>()
+            }));
             softmax_row(&mut weights);
-            let mut sum = vec![0.0; head_dim];
+            sum.fill(0.0);
             for (position, weight) in weights.iter().enumerate() {
                 values.read_f32(first + position, 0, &mut row);
                 for (sum, v) in sum.iter_mut().zip(&row) {

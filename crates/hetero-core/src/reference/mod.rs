@@ -48,7 +48,47 @@ pub fn check_step(segment: &Segment, bindings: &Bindings, step: StepParams) {
     }
 }
 
-fn run_node(segment: &Segment, segment_node: &SegmentNode, bindings: &mut Bindings, step: StepParams) {
+/// Computes one node of a segment, after [`check_step`] has seen the bindings.
+pub fn run_node(segment: &Segment, segment_node: &SegmentNode, bindings: &mut Bindings, step: StepParams) {
+    with_operands(segment, segment_node, bindings, step, |inputs, output, part| {
+        let weights = &segment_node.weights;
+        match &segment.graph.node(segment_node.node).op {
+            Op::Embed { .. } => lookup::embed(inputs[0], &*weights[0], output, part),
+            Op::Linear { .. } => linear::linear(inputs[0], weights, output, part),
+            Op::RmsNorm { epsilon, .. } => normalize::rms_norm(inputs[0], &*weights[0], *epsilon, output, part),
+            Op::Rope { head_dim, frequencies, .. } => {
+                rope::rope(inputs[0], *head_dim, frequencies, step.past, output, part);
+            }
+            Op::CacheWrite { kv_heads, head_dim, context } => {
+                attention::cache_write(inputs[0], [*kv_heads, *head_dim, *context], step, output);
+            }
+            Op::Attention { heads, kv_heads, head_dim, context, scale } => {
+                let shape = attention::Shape {
+                    group: heads / kv_heads,
+                    head_dim: *head_dim,
+                    context: *context,
+                    past: step.past,
+                    scale: *scale,
+                };
+                attention::attention(inputs[0], inputs[1], inputs[2], &shape, output, part);
+            }
+            Op::Swiglu { .. } => elementwise::swiglu(inputs[0], inputs[1], output, part),
+            Op::Add { .. } => elementwise::add(inputs[0], inputs[1], output, part),
+            Op::Convert { rows, .. } => lookup::convert(inputs[0], *rows, step, output, part),
+            Op::Softmax { .. } => normalize::softmax(inputs[0], output, part),
+        }
+    });
+}
+
+/// Finds what a node reads and writes among the bindings of its segment: `compute` gets the inputs in order, the
+/// output, and the rectangle of it that this step computes, which is empty when the part lies behind the rows in use.
+pub fn with_operands(
+    segment: &Segment,
+    segment_node: &SegmentNode,
+    bindings: &mut Bindings,
+    step: StepParams,
+    compute: impl FnOnce(&[&Binding], &mut Binding, &Part),
+) {
     let node = segment.graph.node(segment_node.node);
     let output_idx = segment.binding_idx(node.output);
     // The output leaves the list while the inputs are read; `Bindings` has no hole to offer, so a view or slot of the
@@ -66,32 +106,7 @@ fn run_node(segment: &Segment, segment_node: &SegmentNode, bindings: &mut Bindin
         })
         .collect();
     let part = Part { rows: rows_in_use(&segment_node.part.rows, node, segment, step), ..segment_node.part.clone() };
-    let weights = &segment_node.weights;
-    match &node.op {
-        Op::Embed { .. } => lookup::embed(inputs[0], &*weights[0], &mut output, &part),
-        Op::Linear { .. } => linear::linear(inputs[0], weights, &mut output, &part),
-        Op::RmsNorm { epsilon, .. } => normalize::rms_norm(inputs[0], &*weights[0], *epsilon, &mut output, &part),
-        Op::Rope { head_dim, frequencies, .. } => {
-            rope::rope(inputs[0], *head_dim, frequencies, step.past, &mut output, &part);
-        }
-        Op::CacheWrite { kv_heads, head_dim, context } => {
-            attention::cache_write(inputs[0], [*kv_heads, *head_dim, *context], step, &mut output);
-        }
-        Op::Attention { heads, kv_heads, head_dim, context, scale } => {
-            let shape = attention::Shape {
-                group: heads / kv_heads,
-                head_dim: *head_dim,
-                context: *context,
-                past: step.past,
-                scale: *scale,
-            };
-            attention::attention(inputs[0], inputs[1], inputs[2], &shape, &mut output, &part);
-        }
-        Op::Swiglu { .. } => elementwise::swiglu(inputs[0], inputs[1], &mut output, &part),
-        Op::Add { .. } => elementwise::add(inputs[0], inputs[1], &mut output, &part),
-        Op::Convert { rows, .. } => lookup::convert(inputs[0], *rows, step, &mut output, &part),
-        Op::Softmax { .. } => normalize::softmax(inputs[0], &mut output, &part),
-    }
+    compute(&inputs, &mut output, &part);
     drop(inputs);
     bindings.tensors.push(output);
     let last = bindings.tensors.len() - 1;
