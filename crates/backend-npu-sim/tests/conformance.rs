@@ -42,20 +42,21 @@ fn the_npu_without_time() {
 fn check(kind: DeviceKind, time: TimeMode) {
     let soc = Soc::builtin("snapdragon-8-gen-3").expect("a built-in system");
     let phone = SimulatedSoc::new(soc, SimOptions { time, ..SimOptions::default() });
-    let mut expectations = Expectations::new().requires("linear/w4g32/f32").requires("decoder/w4g32/f32");
+    let mut expectations = Expectations::new().requires("linear/w4g32/f32-f32").requires("decoder/w4g32/");
     if kind == DeviceKind::Npu {
         expectations = npu_tolerances(expectations);
     }
     run(&*phone.backend(kind), &expectations).assert_passed();
 }
 
-/// Rounding to f16 is half a unit in the last place, 2^-12, for both sides of a product.
+/// Rounding to f16 is off by half a unit in the last place, up to 2^-11, on both sides of a product; where all weights
+/// are equal the errors of one side do not average out.
 fn npu_tolerances(mut expectations: Expectations) -> Expectations {
     for format in [WeightFormat::F16, WeightFormat::W8G32, WeightFormat::W4G32] {
         for (op, times) in [
-            ("linear", 1.0),
+            ("linear", 2.0),
             ("gate_up", 2.0),
-            ("shared_input", 1.0),
+            ("shared_input", 2.0),
             ("mlp", 4.0),
             ("attention_block", 4.0),
             ("decoder", 8.0),

@@ -282,15 +282,14 @@ impl<T: Clone> Processor<T> {
                     bytes_per_second: demand.bytes_per_second,
                 };
             }
-            Phase::Running { bytes_left, .. } if *bytes_left > 0.0 => {
-                // What rounding has left over.
-                self.work.bytes += *bytes_left;
-                *bytes_left = 0.0;
-            }
-            Phase::Running { .. } => {
-                let (start, tag) = (self.node_start, self.queue[0].tag.clone());
-                tell(time, Event::Node { processor: idx, node_idx: self.node_idx, start, tag });
-                self.start_node(self.node_idx + 1, time, watchdog_seconds);
+            Phase::Running { bytes_left, compute_until, .. } => {
+                // The end of the transfer, of which rounding may have left a little, or of the computation.
+                self.work.bytes += std::mem::take(bytes_left);
+                if *compute_until <= time {
+                    let (start, tag) = (self.node_start, self.queue[0].tag.clone());
+                    tell(time, Event::Node { processor: idx, node_idx: self.node_idx, start, tag });
+                    self.start_node(self.node_idx + 1, time, watchdog_seconds);
+                }
             }
         }
     }
@@ -323,3 +322,7 @@ fn check(demand: &Demand) {
     let is_sound = [fixed_seconds, compute_seconds, bytes].iter().all(|x| x.is_finite() && *x >= 0.0);
     assert!(is_sound && (bytes == 0.0 || bytes_per_second > 0.0), "a processor cannot do {demand:?}");
 }
+
+#[cfg(test)]
+#[path = "engine_tests.rs"]
+mod tests;

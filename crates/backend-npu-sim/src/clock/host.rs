@@ -333,3 +333,7 @@ pub(crate) fn index_of(kind: DeviceKind) -> usize {
         DeviceKind::Npu => 2,
     }
 }
+
+#[cfg(test)]
+#[path = "host_tests.rs"]
+mod tests;
