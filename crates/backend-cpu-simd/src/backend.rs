@@ -130,7 +130,7 @@ impl Backend for CpuBackend {
         }
         let program = Program::new(segment, self.kernels, self.activations);
         self.scratch.lock().grow(&program.scratch_need());
-        Ok(Arc::new(CpuExecutable::new(program, Arc::clone(&self.queue))))
+        Ok(Arc::new(CpuExecutable::new(program, Arc::clone(&self.queue), self.info.id)))
     }
 }
 

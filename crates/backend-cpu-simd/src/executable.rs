@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hetero_core::reference::check_step;
-use hetero_core::{BackendError, Bindings, Executable, StepParams, Ticket, Timeline};
+use hetero_core::{BackendError, Bindings, DeviceId, Executable, StepParams, Ticket, Timeline};
 
 use crate::program::Program;
 use crate::queue::Queue;
@@ -13,17 +13,19 @@ use crate::queue::Queue;
 pub(crate) struct CpuExecutable {
     program: Arc<Program>,
     queue: Arc<Queue>,
+    device: DeviceId,
 }
 
 impl CpuExecutable {
-    pub(crate) fn new(program: Program, queue: Arc<Queue>) -> CpuExecutable {
-        CpuExecutable { program: Arc::new(program), queue }
+    pub(crate) fn new(program: Program, queue: Arc<Queue>, device: DeviceId) -> CpuExecutable {
+        CpuExecutable { program: Arc::new(program), queue, device }
     }
 }
 
 impl Executable for CpuExecutable {
-    fn submit(&self, bindings: Bindings, step: StepParams) -> Result<Ticket, BackendError> {
+    fn submit(&self, mut bindings: Bindings, step: StepParams) -> Result<Ticket, BackendError> {
         check_step(self.program.segment(), &bindings, step);
+        bindings.hand_over(self.device);
         let tensors = self.program.raw_tensors(&bindings);
         let value = self.queue.submit(Arc::clone(&self.program), tensors, step);
         let timeline: Arc<dyn Timeline> = Arc::clone(self.queue.timeline()) as Arc<dyn Timeline>;

@@ -95,7 +95,8 @@ fn serve(incoming: &Receiver<Job>, pool: &WorkerPool, scratch: &Mutex<Scratch>, 
         }
         let result = catch_unwind(AssertUnwindSafe(|| {
             // SAFETY: the ticket of this submission keeps the bindings, from which `tensors` were made, until the
-            // timeline reaches `value`, which happens below.
+            // timeline reaches `value`, which happens below. They were handed over to this queue, which runs one
+            // submission after the other.
             unsafe { program.run(&tensors, step, pool, &mut scratch.lock()) }
         }));
         program.recycle(tensors);

@@ -1,6 +1,7 @@
 //! The count of finished submissions.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use hetero_core::{BackendError, Timeline};
 use parking_lot::{Condvar, Mutex};
@@ -46,10 +47,26 @@ impl Timeline for CpuTimeline {
         while self.completed() < value {
             self.finished.wait(&mut failure);
         }
-        match &*failure {
-            Some((failed, error)) if *failed <= value => Err(error.clone()),
-            _ => Ok(()),
+        up_to(value, &failure)
+    }
+
+    fn block_for(&self, value: u64, timeout: Duration) -> Result<bool, BackendError> {
+        let deadline = Instant::now() + timeout;
+        let mut failure = self.failure.lock();
+        while self.completed() < value {
+            if self.finished.wait_until(&mut failure, deadline).timed_out() {
+                return Ok(false);
+            }
         }
+        up_to(value, &failure).map(|()| true)
+    }
+}
+
+/// The failure, if it is one of the first `value` submissions.
+fn up_to(value: u64, failure: &Option<(u64, BackendError)>) -> Result<(), BackendError> {
+    match failure {
+        Some((failed, error)) if *failed <= value => Err(error.clone()),
+        _ => Ok(()),
     }
 }
 
@@ -65,8 +82,10 @@ mod tests {
             let timeline = Arc::clone(&timeline);
             move || timeline.block_until(2)
         });
+        assert_eq!(timeline.block_for(1, Duration::from_millis(1)), Ok(false));
         timeline.complete(1);
         assert_eq!(timeline.block_until(1), Ok(()));
+        assert_eq!(timeline.block_for(1, Duration::ZERO), Ok(true));
         timeline.complete(2);
         assert_eq!(waiter.join().unwrap(), Ok(()));
 

@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use hetero_core::{
-    Backend, BackendError, Binding, Bindings, DType, DeviceId, Executable, HostTensor, NodeId, Op, OperandOrder, Part,
+    Backend, BackendError, Binding, Bindings, Claim, DType, DeviceId, Executable, HostTensor, NodeId, Op, OperandOrder, Part,
     Partition, Rows, Segment, SegmentNode, SharedTensor, Slot, StepParams, Support, Tensor, TensorDesc, Ticket,
     ValueId, ValueKind, Weight, WeightMatrix, WeightRows, reference,
 };
@@ -162,11 +162,12 @@ impl<'a> Bench<'a> {
                 return Err(Trouble::Failed(format!("another binding came back for {name:?}")));
             }
             let is_slot = matches!(binding, Binding::Write(_));
+            let desc = segment.graph.tensor_desc(id);
             let expected = match segment.writes(id) {
-                true => part_of(part, self.case, &segment.graph.tensor_desc(id)),
-                false => binding.part(),
+                true => Claim::new([], [part_of(part, self.case, &desc)]),
+                false => Claim::new([Part::whole(desc.rows, desc.columns)], []),
             };
-            if is_slot != segment.writes(id) || binding.part() != expected {
+            if is_slot != segment.writes(id) || *binding.claim() != expected {
                 return Err(Trouble::Failed(format!("another right came back for {name:?}")));
             }
         }

@@ -118,6 +118,7 @@ impl Executable for SegmentLoops {
         let running = self.timeline.running.lock();
         let running = running.unwrap_or_else(PoisonError::into_inner);
         (self.kernel)(&self.segment, &mut bindings, step);
+        bindings.give_back();
         let value = self.timeline.completed.fetch_add(1, Ordering::Release) + 1;
         drop(running);
         Ok(Ticket::new(Arc::clone(&self.timeline) as Arc<dyn Timeline>, value, bindings))

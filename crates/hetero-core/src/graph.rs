@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::op::{Op, OpSpec, RowSelection};
-use crate::{DType, TensorDesc, WeightLayout};
+use crate::{DType, Part, TensorDesc, WeightLayout};
 
 /// A value of a graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -130,6 +130,16 @@ impl Graph {
             Rows::Fixed(rows) => rows,
         };
         TensorDesc { rows, columns: value.columns, dtype: value.dtype }
+    }
+
+    /// Which rectangle of its input `input_idx` a node reads to compute a rectangle of its output.
+    pub fn input_part(&self, id: NodeId, input_idx: usize, part: &Part) -> Part {
+        let node = self.node(id);
+        let rows = match node.op.mixes_rows(input_idx) {
+            true => 0..self.tensor_desc(node.inputs[input_idx]).rows,
+            false => part.rows.clone(),
+        };
+        Part { rows, columns: node.op.input_dependence(input_idx, part.columns.clone()) }
     }
 
     /// A node's operator with its element types.

@@ -6,7 +6,7 @@
 //! Reading order:
 //!
 //! 1. [`dtype`] and [`tensor`]: what an array is and where it lives.
-//! 2. [`slot`]: who may read and who may write it, now.
+//! 2. [`claim`], [`slot`] and [`binding`]: who may read and who may write which part of it, now.
 //! 3. [`op`] and [`graph`]: what is to be computed.
 //! 4. [`partition`] and [`segment`]: which part of it one processor computes in one submission.
 //! 5. [`weight`] and [`quantize`]: the layout of weights that all processors share.
@@ -15,7 +15,8 @@
 //!
 //! # The contract in prose
 //!
-//! **Order.** The submissions of one backend complete in the order in which they were submitted.
+//! **Order.** The submissions of one backend complete in the order in which they were submitted, and each touches
+//! memory as though those before it had finished, so that one may be queued behind another whose results it reads.
 //! Nothing orders the submissions of two backends but a wait on a [`Timeline`].
 //!
 //! **Visibility.** When [`Timeline::completed`] has returned a value that reaches a ticket's, everything that the
@@ -26,8 +27,10 @@
 //! [`Executable::submit`], live in the [`Ticket`], and come back from [`Ticket::wait`].
 //! Dropping a ticket waits for its submission.
 //!
-//! **Writing is owning.** A [`Slot`] is the exclusive right to a rectangle of a tensor; a [`View`] is the shared right
-//! to read all of it; never both at once. `slot.rs` holds the one argument for this.
+//! **Writing is owning.** A [`Slot`] is the exclusive right to rectangles of a tensor; a [`View`] is the shared right
+//! to read some; no element is in a slot and in another right at once. `slot.rs` holds the one argument for this.
+//! A backend that computes through bindings rather than through addresses gives them back when a submission has been
+//! computed ([`Bindings::give_back`], or [`HandBack`]), for those that are queued behind it.
 //!
 //! **Who may block.** [`Timeline::completed`] never does. [`Executable::submit`] may copy a few kilobytes but does not
 //! wait for the processor. [`Backend::compile`] and [`Backend::load_weight`] may take seconds.
@@ -39,6 +42,8 @@
 compile_error!("weights are little-endian words in memory and in model files; big-endian machines are not supported");
 
 pub mod backend;
+pub mod binding;
+pub mod claim;
 pub mod dtype;
 pub mod graph;
 pub mod op;
@@ -53,12 +58,14 @@ pub mod weight;
 pub mod weight_layout;
 
 pub use backend::{Access, Backend, BackendError, DeviceId, DeviceInfo, DeviceKind, Executable, StepParams, Support};
+pub use binding::{Binding, Bindings};
+pub use claim::Claim;
 pub use dtype::{DType, Element};
 pub use graph::{Graph, GraphBuilder, Node, NodeId, Rows, ValueDesc, ValueId, ValueKind, WeightId};
 pub use op::{Op, OpSpec, RowSelection, SplitRule};
 pub use partition::{Part, Partition, PartitionError};
 pub use segment::{OperandOrder, Segment, SegmentNode};
-pub use slot::{Binding, Bindings, SharedTensor, Slot, View};
+pub use slot::{SharedTensor, Slot, View};
 pub use tensor::{HostTensor, TENSOR_ALIGNMENT, Tensor, TensorDesc};
 pub use ticket::{HandBack, Ticket, Timeline};
 pub use weight::{StoredBytes, Weight, WeightMatrix, WeightRows};

@@ -187,6 +187,15 @@ impl Op {
         }
     }
 
+    /// Whether some rows of the output depend on all rows of input `input_idx`, rather than on the same rows of it.
+    pub fn mixes_rows(&self, input_idx: usize) -> bool {
+        match self {
+            Op::Attention { .. } => input_idx > 0,
+            Op::CacheWrite { .. } | Op::Convert { rows: RowSelection::Last, .. } => true,
+            _ => false,
+        }
+    }
+
     /// Arithmetic operations for `rows` positions after `past` others, a multiply and an add counted as two.
     pub fn operations(&self, rows: usize, past: usize) -> u64 {
         let rows_u64 = rows as u64;

@@ -24,6 +24,12 @@ impl Part {
         self.rows.len() * self.columns.len()
     }
 
+    /// True when every element of the other is in this one.
+    pub fn contains(&self, other: &Part) -> bool {
+        let contains = |a: &Range<usize>, b: &Range<usize>| a.start <= b.start && b.end <= a.end;
+        contains(&self.rows, &other.rows) && contains(&self.columns, &other.columns)
+    }
+
     /// True when the two have an element in common.
     pub fn overlaps(&self, other: &Part) -> bool {
         let meet = |a: &Range<usize>, b: &Range<usize>| a.start < b.end && b.start < a.end;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{Graph, NodeId, Part, ValueId, Weight};
+use crate::{Claim, Graph, NodeId, Part, ValueId, Weight};
 
 /// Which operand of a linear operator stays in the processor's array while the other streams through it.
 ///
@@ -42,7 +42,8 @@ pub struct Segment {
     values: Vec<ValueId>,
     /// For each of `values`, which of the submission's bindings holds it.
     storage: Vec<usize>,
-    n_bindings: usize,
+    /// For each binding, what the nodes touch of it.
+    claims: Vec<Arc<Claim>>,
 }
 
 impl Segment {
@@ -73,7 +74,10 @@ impl Segment {
                 values.push(value);
             }
         }
-        Segment { graph, nodes, values, storage, n_bindings: tensors.len() }
+        let claims = tensors.iter().map(|_| Arc::default()).collect();
+        let mut segment = Segment { graph, nodes, values, storage, claims };
+        segment.claim();
+        segment
     }
 
     /// The values that the nodes read or write, in the order of their first use.
@@ -83,7 +87,12 @@ impl Segment {
 
     /// Number of tensors that a submission binds.
     pub fn n_bindings(&self) -> usize {
-        self.n_bindings
+        self.claims.len()
+    }
+
+    /// What the nodes read and write of the tensor of a binding, for steps of any number of rows.
+    pub fn claim_of(&self, binding_idx: usize) -> &Arc<Claim> {
+        &self.claims[binding_idx]
     }
 
     /// Which binding holds a value.
@@ -105,5 +114,17 @@ impl Segment {
     /// Whether a node of the segment writes a value.
     pub fn writes(&self, value: ValueId) -> bool {
         self.nodes.iter().any(|node| self.graph.node(node.node).output == value)
+    }
+
+    fn claim(&mut self) {
+        let mut claims = vec![Claim::default(); self.claims.len()];
+        for SegmentNode { node: id, part, .. } in &self.nodes {
+            let node = self.graph.node(*id);
+            for (input_idx, &input) in node.inputs.iter().enumerate() {
+                claims[self.binding_idx(input)].add_read(self.graph.input_part(*id, input_idx, part));
+            }
+            claims[self.binding_idx(node.output)].add_write(part.clone());
+        }
+        self.claims = claims.into_iter().map(Arc::new).collect();
     }
 }

@@ -1,37 +1,79 @@
 //! Who may read and who may write a tensor, now.
 //!
-//! This file holds the argument for all shared memory of the workspace. A [`SharedTensor`] counts its borrowers in one
-//! atomic: a positive count is that many [`View`]s, a negative one that many [`Slot`]s. Slots are only made from a
-//! [`Partition`], whose parts do not overlap, and only when the count is zero; views only when no slot is out. So at
-//! any time either nobody writes, or every element has at most one writer and no other reader. From that, references
-//! into the memory are sound: a slot lends `&mut` only to rows of its own part, a view lends `&` to everything.
+//! This file holds the argument for all shared memory of the workspace. A [`SharedTensor`] keeps a table of the rights
+//! that are out: each is a [`Claim`], rectangles to read and rectangles to write. Two claims conflict when one writes
+//! an element that the other touches.
 //!
-//! The count is changed with Acquire when a right is taken and with Release when it is given back: what the last
-//! holder wrote happens before what the next holder reads. A processor that works in the background holds its rights
-//! through the [`crate::Ticket`], which gives them back only after the processor has finished.
+//! A right lends references only while it is **active**, and active rights never conflict:
+//!
+//! - A right that conflicts with one in the table is refused, unless both were taken for the same queue: a processor
+//!   that finishes each submission before it begins the next ([`SharedTensor::lend`]). So conflicting rights in the
+//!   table are of one queue, and have an order.
+//! - A right becomes active when no conflicting one that was taken before it is left in the table, and stays so until
+//!   it is given back. Of two conflicting rights the later is therefore never active while the earlier exists.
+//!
+//! So at any time every element has at most one active writer, and no active reader beside it but that writer itself.
+//! From that, references into the memory are sound: a slot lends `&mut` through `&mut self` to what it writes, a slot
+//! or view lends `&` through `&self` to what it reads, and giving a right back takes `&mut self` or the right itself,
+//! when none of these references lives any more.
+//!
+//! The table is behind a lock: what the last holder wrote happens before what the next holder reads. A processor that
+//! works in the background holds its rights through the [`crate::Ticket`], which gives them back only after the
+//! processor has finished.
+//!
+//! A processor that works with addresses takes rights **over** ([`crate::Bindings::hand_over`]): they lend no reference
+//! any more, and are refused unless every conflicting right that was taken before is in the same processor's hands
+//! already. Submissions of one processor touch memory one after the other, so it too is alone with what it writes.
 
 use std::ptr::NonNull;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicIsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::{DType, Element, Part, Partition, Tensor, TensorDesc};
+use crate::{Binding, Claim, DeviceId, Element, Part, Partition, Tensor, TensorDesc};
 
-/// A tensor together with the count of those who use it.
+/// A tensor together with the rights to it that are out.
 #[derive(Debug)]
 pub struct SharedTensor {
     tensor: Arc<dyn Tensor>,
-    /// Views out when positive, slots out when negative.
-    borrowers: AtomicIsize,
+    table: Mutex<Table>,
+    /// Claims to all of it, so that taking them allocates nothing.
+    read_all: Arc<Claim>,
+    write_all: Arc<Claim>,
+}
+
+#[derive(Debug)]
+struct Table {
+    lent: Vec<Lent>,
+    next_id: u64,
+}
+
+/// A right that is out.
+#[derive(Debug)]
+struct Lent {
+    /// Rises with the order of taking; clones of a view have the id of the first.
+    id: u64,
+    queue: Option<DeviceId>,
+    /// The processor that works on it with addresses.
+    handed_to: Option<DeviceId>,
+    claim: Arc<Claim>,
 }
 
 impl SharedTensor {
     /// Takes a tensor under this crate's rules.
     ///
     /// # Panics
-    /// When the tensor has another owner: two counts of one memory would protect nothing.
+    /// When the tensor has another owner: two tables of one memory would protect nothing.
     pub fn new(mut tensor: Arc<dyn Tensor>) -> Arc<SharedTensor> {
         assert!(Arc::get_mut(&mut tensor).is_some(), "a tensor must have one owner when it becomes shared");
-        Arc::new(SharedTensor { tensor, borrowers: AtomicIsize::new(0) })
+        let desc = tensor.desc();
+        let whole = Part::whole(desc.rows, desc.columns);
+        Arc::new(SharedTensor {
+            tensor,
+            // Room for what is out at a time, as a rule: a submission or two on each processor.
+            table: Mutex::new(Table { lent: Vec::with_capacity(8), next_id: 0 }),
+            read_all: Arc::new(Claim::new([whole.clone()], [])),
+            write_all: Arc::new(Claim::new([], [whole])),
+        })
     }
 
     /// Shape and element type.
@@ -47,29 +89,23 @@ impl SharedTensor {
     /// The right to read all of the tensor.
     ///
     /// # Panics
-    /// When a slot of it is out.
+    /// When somebody may write a part of it.
     pub fn view(self: &Arc<Self>) -> View {
-        let taken = self
-            .borrowers
-            .fetch_update(Ordering::Acquire, Ordering::Relaxed, |count| (count >= 0).then_some(count + 1));
-        assert!(taken.is_ok(), "a tensor {:?} is read while it is being written", self.desc());
-        View { tensor: Arc::clone(self) }
+        View { right: self.take(&self.read_all, None) }
     }
 
     /// The exclusive right to all of the tensor.
     ///
     /// # Panics
-    /// When a slot or a view of it is out.
+    /// When another right to it is out.
     pub fn slot(self: &Arc<Self>) -> Slot {
-        self.take_slots(1);
-        let TensorDesc { rows, columns, .. } = *self.desc();
-        Slot { tensor: Arc::clone(self), part: Part { rows: 0..rows, columns: 0..columns } }
+        Slot { right: self.take(&self.write_all, None) }
     }
 
     /// The exclusive rights to the parts of a partition, appended to `slots` in the partition's order.
     ///
     /// # Panics
-    /// When a slot or a view of the tensor is out, or the partition is of another shape.
+    /// When another right to the tensor is out, or the partition is of another shape.
     pub fn split(self: &Arc<Self>, partition: &Partition, slots: &mut Vec<Slot>) {
         let TensorDesc { rows, columns, .. } = *self.desc();
         assert_eq!(
@@ -78,94 +114,277 @@ impl SharedTensor {
             "a partition of another shape than the tensor {:?}",
             self.desc()
         );
-        self.take_slots(partition.parts().len() as isize);
-        slots.extend(partition.parts().iter().map(|part| Slot { tensor: Arc::clone(self), part: part.clone() }));
+        slots.extend(partition.parts().iter().map(|part| {
+            let claim = Arc::new(Claim::new([], [part.clone()]));
+            Slot { right: self.take(&claim, None) }
+        }));
     }
 
-    fn take_slots(&self, n_slots: isize) {
-        let taken = self.borrowers.compare_exchange(0, -n_slots, Ordering::Acquire, Ordering::Relaxed);
-        assert!(taken.is_ok(), "a tensor {:?} is to be written while it is in use", self.desc());
+    /// The right to what a submission on `queue` claims: a slot when it writes anything.
+    ///
+    /// The submission may be queued behind others that conflict with it, so that the processor goes from one to the
+    /// next without a word from the host. Their rights must have been taken in the order of submission. The right
+    /// lends nothing before theirs have been given back.
+    ///
+    /// # Panics
+    /// When the claim conflicts with a right that was not taken for the same queue, or reaches over the tensor's edge.
+    pub fn lend(self: &Arc<Self>, claim: &Arc<Claim>, queue: DeviceId) -> Binding {
+        let right = self.take(claim, Some(queue));
+        if claim.writes().is_empty() { Binding::Read(View { right }) } else { Binding::Write(Slot { right }) }
     }
 
-    /// First element of a row, as an address inside the allocation.
-    fn row_start(&self, row: usize, column: usize) -> Option<NonNull<u8>> {
+    fn take(self: &Arc<Self>, claim: &Arc<Claim>, queue: Option<DeviceId>) -> Right {
+        assert!(self.write_all.covers(claim), "a claim to {claim:?} of a tensor {:?}", self.desc());
+        let mut table = self.table();
+        let mut is_first = true;
+        for lent in table.lent.iter().filter(|lent| lent.claim.conflicts_with(claim)) {
+            is_first = false;
+            assert!(queue.is_some() && lent.queue == queue, "{}", self.conflict(claim, &lent.claim));
+        }
+        let id = table.next_id;
+        table.next_id += 1;
+        table.lent.push(Lent { id, queue, handed_to: None, claim: Arc::clone(claim) });
+        drop(table);
+        Right {
+            tensor: Arc::clone(self),
+            claim: Arc::clone(claim),
+            id,
+            is_active: AtomicBool::new(is_first),
+            is_held: true,
+            is_handed_over: false,
+        }
+    }
+
+    fn conflict(&self, wanted: &Claim, lent: &Claim) -> String {
+        let what = if wanted.writes().is_empty() {
+            "is read while it is being written"
+        } else {
+            "is to be written while it is in use"
+        };
+        format!("a tensor {:?} {what}: {wanted:?} is wanted and {lent:?} is lent", self.desc())
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        // A refusal panics under the lock, before the table is changed.
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An element, as an address inside the allocation.
+    fn element(&self, row: usize, column: usize) -> NonNull<u8> {
         let desc = self.desc();
         debug_assert!(row < desc.rows && column <= desc.columns);
         let offset = (row * desc.columns + column) * desc.dtype.size();
-        // SAFETY: row and column lie inside the tensor (callers check against its shape), so the offset lies inside
-        // the `desc.bytes()` bytes that `Tensor` promises.
-        self.tensor.host_ptr().map(|start| unsafe { start.add(offset) })
+        let start = self.tensor.host_ptr().expect("the tensor is not host-visible: copy it first");
+        // SAFETY: row and column lie inside the tensor, because claims do (`take`) and callers look for the element in
+        // a claim, so the offset lies inside the `desc.bytes()` bytes that `Tensor` promises.
+        unsafe { start.add(offset) }
     }
 }
 
-/// The shared right to read all of a tensor; given back when dropped.
+/// A right that is in the table of its tensor until it is given back.
+#[derive(Debug)]
+struct Right {
+    tensor: Arc<SharedTensor>,
+    claim: Arc<Claim>,
+    id: u64,
+    /// That no conflicting right before it is left has been seen.
+    is_active: AtomicBool,
+    is_held: bool,
+    /// A processor works on it with addresses, so that it lends no references.
+    is_handed_over: bool,
+}
+
+impl Right {
+    /// Sees to it that the right is active.
+    ///
+    /// # Panics
+    /// When it cannot be.
+    fn activate(&self) {
+        // Acquire, with the Release below: a thread that finds the right active sees what was written before that.
+        if self.is_active.load(Ordering::Acquire) {
+            return;
+        }
+        assert!(
+            self.is_held && !self.is_handed_over,
+            "a right to a tensor {:?} is used after it was given back or to a processor",
+            self.tensor.desc()
+        );
+        let table = self.tensor.table();
+        let before = table.lent.iter().find(|lent| lent.id < self.id && lent.claim.conflicts_with(&self.claim));
+        assert!(
+            before.is_none(),
+            "a tensor {:?} is touched before an earlier submission has given it back: {before:?}",
+            self.tensor.desc()
+        );
+        self.is_active.store(true, Ordering::Release);
+    }
+
+    fn hand_over(&mut self, processor: DeviceId) {
+        assert!(self.is_held, "a right to a tensor {:?} is used after it was given back", self.tensor.desc());
+        let mut table = self.tensor.table();
+        for lent in &mut table.lent {
+            let is_before = lent.id < self.id && lent.handed_to != Some(processor);
+            assert!(
+                !is_before || !lent.claim.conflicts_with(&self.claim),
+                "a tensor {:?} is submitted before an earlier submission has given it back: {lent:?}",
+                self.tensor.desc()
+            );
+            if lent.id == self.id {
+                lent.handed_to = Some(processor);
+            }
+        }
+        drop(table);
+        self.is_handed_over = true;
+        *self.is_active.get_mut() = false;
+    }
+
+    /// The address of some columns of one row which lie within one of `parts`, those of this right's claim.
+    fn lent<T: Element>(&self, row: usize, columns: std::ops::Range<usize>, is_allowed: bool) -> NonNull<T> {
+        let desc = self.tensor.desc();
+        assert_eq!(desc.dtype, T::DTYPE, "elements of another type");
+        assert!(row < desc.rows, "row {row} of a tensor with {} rows", desc.rows);
+        assert!(is_allowed, "row {row}, columns {columns:?} are outside the right's part: {:?}", self.claim);
+        self.activate();
+        self.tensor.element(row, columns.start).cast()
+    }
+
+    fn read<T: Element>(&self, row: usize, columns: std::ops::Range<usize>) -> &[T] {
+        let n_columns = columns.len();
+        let is_allowed = self.claim.may_read(&Part { rows: row..row + 1, columns: columns.clone() });
+        let start = self.lent::<T>(row, columns, is_allowed);
+        // SAFETY: `Tensor` promises initialised, aligned elements of this type, and `T` is plain data of the tensor's
+        // dtype. The elements lie within one rectangle that this right claims, hence in one row inside the tensor, and
+        // it is active, so nobody else writes them; `&self` keeps `write` away while the reference lives.
+        unsafe { std::slice::from_raw_parts(start.as_ptr(), n_columns) }
+    }
+
+    fn write<T: Element>(&mut self, row: usize, columns: std::ops::Range<usize>) -> &mut [T] {
+        let n_columns = columns.len();
+        let is_allowed = self.claim.may_write(&Part { rows: row..row + 1, columns: columns.clone() });
+        let start = self.lent::<T>(row, columns, is_allowed);
+        // SAFETY: as in `read`, for a rectangle that this right writes, so that nobody else touches the elements;
+        // `&mut self` makes this the only reference that this right lends.
+        unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), n_columns) }
+    }
+
+    fn give_back(&mut self) {
+        if std::mem::replace(&mut self.is_held, false) {
+            *self.is_active.get_mut() = false;
+            let mut table = self.tensor.table();
+            let idx = table.lent.iter().position(|lent| lent.id == self.id);
+            table.lent.swap_remove(idx.expect("a right that is held is in the table"));
+        }
+    }
+}
+
+impl Drop for Right {
+    fn drop(&mut self) {
+        self.give_back();
+    }
+}
+
+/// The shared right to read rectangles of a tensor; given back when dropped.
 #[derive(Debug)]
 pub struct View {
-    tensor: Arc<SharedTensor>,
+    right: Right,
 }
 
 impl View {
     /// The tensor that may be read.
     pub fn tensor(&self) -> &SharedTensor {
-        &self.tensor
+        &self.right.tensor
+    }
+
+    /// What may be read.
+    pub fn claim(&self) -> &Claim {
+        &self.right.claim
     }
 
     /// The elements of one row, all columns.
     ///
     /// # Panics
-    /// When the row does not exist, the element type is another, or the tensor is not host-visible.
+    /// When the row does not exist or may not be read, the element type is another, or the tensor is not host-visible.
     pub fn row<T: Element>(&self, row: usize) -> &[T] {
-        let desc = self.tensor.desc();
-        check_row::<T>(desc, row);
-        let start = host_row(&self.tensor, row, 0);
-        // SAFETY: `Tensor` promises `columns` initialised, aligned elements of this type from the start of the row;
-        // `T` is plain data of the tensor's dtype. This view keeps the tensor alive and keeps slots away, so nobody
-        // writes while the reference lives.
-        unsafe { std::slice::from_raw_parts(start.cast::<T>().as_ptr(), desc.columns) }
+        self.right.read(row, 0..self.tensor().desc().columns)
+    }
+
+    /// The elements of some columns of one row.
+    ///
+    /// # Panics
+    /// As [`View::row`].
+    pub fn columns<T: Element>(&self, row: usize, first_column: usize, n_columns: usize) -> &[T] {
+        self.right.read(row, first_column..first_column + n_columns)
+    }
+
+    pub(crate) fn give_back(&mut self) {
+        self.right.give_back();
+    }
+
+    pub(crate) fn hand_over(&mut self, processor: DeviceId) {
+        self.right.hand_over(processor);
     }
 }
 
 impl Clone for View {
+    /// # Panics
+    /// When the view was given back.
     fn clone(&self) -> Self {
-        // A view exists, so the count is positive and stays so.
-        self.tensor.borrowers.fetch_add(1, Ordering::Relaxed);
-        View { tensor: Arc::clone(&self.tensor) }
+        let Right { tensor, claim, id, is_active, is_held, is_handed_over } = &self.right;
+        assert!(*is_held, "a view of {:?} is cloned after it was given back", tensor.desc());
+        let mut table = tensor.table();
+        let lent = table.lent.iter().find(|lent| lent.id == *id);
+        let Lent { queue, handed_to, .. } = *lent.expect("a right that is held is in the table");
+        // The same id: whoever waits for this view waits for the clone as well.
+        table.lent.push(Lent { id: *id, queue, handed_to, claim: Arc::clone(claim) });
+        drop(table);
+        let right = Right {
+            tensor: Arc::clone(tensor),
+            claim: Arc::clone(claim),
+            id: *id,
+            is_active: AtomicBool::new(is_active.load(Ordering::Acquire)),
+            is_held: true,
+            is_handed_over: *is_handed_over,
+        };
+        View { right }
     }
 }
 
-impl Drop for View {
-    fn drop(&mut self) {
-        self.tensor.borrowers.fetch_sub(1, Ordering::Release);
-    }
-}
-
-/// The exclusive right to one rectangle of a tensor; given back when dropped.
+/// The exclusive right to rectangles of a tensor, and perhaps the shared right to read others; given back when
+/// dropped.
 #[derive(Debug)]
 pub struct Slot {
-    tensor: Arc<SharedTensor>,
-    part: Part,
+    right: Right,
 }
 
 impl Slot {
     /// The tensor of which a part is owned.
     pub fn tensor(&self) -> &SharedTensor {
-        &self.tensor
+        &self.right.tensor
     }
 
-    /// The part that is owned.
-    pub fn part(&self) -> &Part {
-        &self.part
+    /// What may be read and written.
+    pub fn claim(&self) -> &Claim {
+        &self.right.claim
     }
 
-    /// The owned elements of one row of the tensor, `part().columns` of them.
+    /// The owned columns of a row of the tensor.
+    ///
+    /// # Panics
+    /// When the row is in none of the owned rectangles, or in several.
+    pub fn owned_columns(&self, row: usize) -> std::ops::Range<usize> {
+        let mut parts = self.claim().writes().iter().filter(|part| part.rows.contains(&row));
+        let part = parts.next();
+        let part = part.unwrap_or_else(|| panic!("row {row} is outside the slot's part {:?}", self.claim().writes()));
+        assert!(parts.next().is_none(), "row {row} is in several parts of the slot: say which columns");
+        part.columns.clone()
+    }
+
+    /// The owned elements of one row of the tensor, [`Slot::owned_columns`] of it.
     ///
     /// # Panics
     /// When the row is not in the part, the element type is another, or the tensor is not host-visible.
     pub fn row<T: Element>(&self, row: usize) -> &[T] {
-        let start = self.owned_row::<T>(row);
-        // SAFETY: as in `View::row`; the part is inside the tensor and nobody else has a right to it, and `&self`
-        // keeps `row_mut` away while the reference lives.
-        unsafe { std::slice::from_raw_parts(start.as_ptr(), self.part.columns.len()) }
+        self.right.read(row, self.owned_columns(row))
     }
 
     /// The owned elements of one row of the tensor, to be written.
@@ -173,197 +392,34 @@ impl Slot {
     /// # Panics
     /// As [`Slot::row`].
     pub fn row_mut<T: Element>(&mut self, row: usize) -> &mut [T] {
-        let start = self.owned_row::<T>(row);
-        // SAFETY: as in `Slot::row`; `&mut self` makes this the only reference to the row that this slot lends.
-        unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), self.part.columns.len()) }
+        self.right.write(row, self.owned_columns(row))
     }
 
-    fn owned_row<T: Element>(&self, row: usize) -> NonNull<T> {
-        check_row::<T>(self.tensor.desc(), row);
-        assert!(self.part.rows.contains(&row), "row {row} is outside the slot's part {:?}", self.part);
-        host_row(&self.tensor, row, self.part.columns.start).cast()
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.tensor.borrowers.fetch_add(1, Ordering::Release);
-    }
-}
-
-fn check_row<T: Element>(desc: &TensorDesc, row: usize) {
-    assert_eq!(desc.dtype, T::DTYPE, "elements of another type");
-    assert!(row < desc.rows, "row {row} of a tensor with {} rows", desc.rows);
-}
-
-fn host_row(tensor: &SharedTensor, row: usize, column: usize) -> NonNull<u8> {
-    tensor.row_start(row, column).expect("the tensor is not host-visible: copy it first")
-}
-
-/// One tensor as a submission uses it.
-#[derive(Debug)]
-pub enum Binding {
-    /// It is only read.
-    Read(View),
-    /// It is written, and perhaps read afterwards by the same submission.
-    Write(Slot),
-}
-
-impl Binding {
-    /// The tensor.
-    pub fn tensor(&self) -> &SharedTensor {
-        match self {
-            Binding::Read(view) => view.tensor(),
-            Binding::Write(slot) => slot.tensor(),
-        }
-    }
-
-    /// The part that may be touched: all of it for a view.
-    pub fn part(&self) -> Part {
-        match self {
-            Binding::Read(view) => Part::whole(view.tensor().desc().rows, view.tensor().desc().columns),
-            Binding::Write(slot) => slot.part().clone(),
-        }
-    }
-
-    /// Copies columns of one row, converted to f32, whatever the float type is.
-    ///
-    /// # Panics
-    /// When the row or a column may not be touched, or the tensor does not hold floats.
-    pub fn read_f32(&self, row: usize, first_column: usize, out: &mut [f32]) {
-        match self.tensor().desc().dtype {
-            DType::F32 => out.copy_from_slice(self.columns::<f32>(row, first_column, out.len())),
-            DType::F16 => convert(self.columns::<half::f16>(row, first_column, out.len()), out, |x| x.to_f32()),
-            DType::BF16 => convert(self.columns::<half::bf16>(row, first_column, out.len()), out, |x| x.to_f32()),
-            other => panic!("{other} elements are not floats"),
-        }
-    }
-
-    /// The elements of some columns of one row.
+    /// The elements of some columns of one row, owned or to be read.
     ///
     /// # Panics
     /// As [`Slot::row`].
     pub fn columns<T: Element>(&self, row: usize, first_column: usize, n_columns: usize) -> &[T] {
-        let (elements, start) = match self {
-            Binding::Read(view) => (view.row::<T>(row), 0),
-            Binding::Write(slot) => (slot.row::<T>(row), slot.part().columns.start),
-        };
-        assert!(
-            first_column >= start && first_column + n_columns <= start + elements.len(),
-            "columns {first_column}..{} are outside the binding's part {:?}",
-            first_column + n_columns,
-            self.part(),
-        );
-        &elements[first_column - start..][..n_columns]
+        self.right.read(row, first_column..first_column + n_columns)
     }
 
-    /// Writes columns of one row, converted from f32 to the tensor's float type.
+    /// The owned elements of some columns of one row, to be written.
     ///
     /// # Panics
-    /// When the binding is a view, the row or a column is not owned, or the tensor does not hold floats.
-    pub fn write_f32(&mut self, row: usize, first_column: usize, values: &[f32]) {
-        let Binding::Write(slot) = self else { panic!("a view cannot be written") };
-        let start = slot.part().columns.start;
-        assert!(
-            first_column >= start && first_column + values.len() <= slot.part().columns.end,
-            "columns {first_column}..{} are outside the slot's part {:?}",
-            first_column + values.len(),
-            slot.part(),
-        );
-        let owned = first_column - start..first_column - start + values.len();
-        match slot.tensor().desc().dtype {
-            DType::F32 => slot.row_mut::<f32>(row)[owned].copy_from_slice(values),
-            DType::F16 => convert(values, &mut slot.row_mut(row)[owned], half::f16::from_f32),
-            DType::BF16 => convert(values, &mut slot.row_mut(row)[owned], half::bf16::from_f32),
-            other => panic!("{other} elements are not floats"),
-        }
+    /// As [`Slot::row`].
+    pub fn columns_mut<T: Element>(&mut self, row: usize, first_column: usize, n_columns: usize) -> &mut [T] {
+        self.right.write(row, first_column..first_column + n_columns)
     }
-}
 
-fn convert<A: Copy, B>(from: &[A], to: &mut [B], f: impl Fn(A) -> B) {
-    for (to, from) in to.iter_mut().zip(from) {
-        *to = f(*from);
+    pub(crate) fn give_back(&mut self) {
+        self.right.give_back();
     }
-}
 
-/// The tensors of one submission; [`crate::Segment::binding_idx`] says which holds which value.
-///
-/// It moves into [`crate::Executable::submit`] and comes back from [`crate::Ticket::wait`], so the same list serves
-/// every step and nothing is allocated.
-#[derive(Debug, Default)]
-pub struct Bindings {
-    /// As many as [`crate::Segment::n_bindings`].
-    pub tensors: Vec<Binding>,
+    pub(crate) fn hand_over(&mut self, processor: DeviceId) {
+        self.right.hand_over(processor);
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{DeviceId, HostTensor};
-
-    fn shared(rows: usize, columns: usize) -> Arc<SharedTensor> {
-        let desc = TensorDesc { rows, columns, dtype: DType::F32 };
-        SharedTensor::new(Arc::new(HostTensor::new(DeviceId::next(), desc).unwrap()))
-    }
-
-    #[test]
-    fn two_threads_write_their_parts_and_a_view_sees_both() {
-        let tensor = shared(4, 6);
-        let parts = vec![Part { rows: 0..4, columns: 0..2 }, Part { rows: 0..4, columns: 2..6 }];
-        let mut slots = Vec::new();
-        tensor.split(&Partition::new(4, 6, parts).unwrap(), &mut slots);
-        std::thread::scope(|scope| {
-            for mut slot in slots.drain(..) {
-                scope.spawn(move || {
-                    for row in 0..4 {
-                        let first = slot.part().columns.start;
-                        for (i, x) in slot.row_mut::<f32>(row).iter_mut().enumerate() {
-                            *x = (row * 10 + first + i) as f32;
-                        }
-                    }
-                });
-            }
-        });
-        let view = tensor.view();
-        for row in 0..4 {
-            let expected: Vec<f32> = (0..6).map(|column| (row * 10 + column) as f32).collect();
-            assert_eq!(view.row::<f32>(row), expected);
-        }
-    }
-
-    #[test]
-    #[should_panic(expected = "is read while it is being written")]
-    fn reading_what_is_being_written_is_refused() {
-        let tensor = shared(2, 2);
-        let _slot = tensor.slot();
-        let _view = tensor.view();
-    }
-
-    #[test]
-    #[should_panic(expected = "is to be written while it is in use")]
-    fn writing_what_is_being_read_is_refused() {
-        let tensor = shared(2, 2);
-        let _view = tensor.view();
-        let _slot = tensor.slot();
-    }
-
-    #[test]
-    #[should_panic(expected = "outside the slot's part")]
-    fn a_slot_lends_no_row_outside_its_part() {
-        let tensor = shared(4, 2);
-        let parts = vec![Part { rows: 0..2, columns: 0..2 }, Part { rows: 2..4, columns: 0..2 }];
-        let mut slots = Vec::new();
-        tensor.split(&Partition::new(4, 2, parts).unwrap(), &mut slots);
-        slots[0].row_mut::<f32>(2);
-    }
-
-    #[test]
-    fn rights_come_back_when_dropped() {
-        let tensor = shared(2, 2);
-        drop(tensor.slot());
-        let view = tensor.view();
-        let second = view.clone();
-        drop((view, second));
-        drop(tensor.slot());
-    }
-}
+#[path = "slot_tests.rs"]
+mod tests;

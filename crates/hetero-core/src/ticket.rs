@@ -2,6 +2,7 @@
 
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use crate::{BackendError, Bindings};
 
@@ -15,6 +16,13 @@ pub trait Timeline: Debug + Send + Sync {
     /// is returned here, and stays: a backend that has failed at one submission does not run later ones. When an error
     /// is returned the processor touches no tensor of these submissions any more.
     fn block_until(&self, value: u64) -> Result<(), BackendError>;
+
+    /// As [`Timeline::block_until`], but for about `timeout` at most; whether so many have finished. A timeline that
+    /// cannot wait for a limited time waits as long as `block_until` does.
+    fn block_for(&self, value: u64, timeout: Duration) -> Result<bool, BackendError> {
+        let _ = timeout;
+        self.block_until(value).map(|()| true)
+    }
 }
 
 /// A submission: holds what it reads and writes until it has finished.
@@ -46,8 +54,9 @@ pub struct HandBack {
 }
 
 impl HandBack {
-    /// For the processor: gives the rights back.
-    pub fn give(&self, bindings: Bindings) {
+    /// For the processor: gives the rights back, to those queued behind it at once and as a list to the ticket.
+    pub fn give(&self, mut bindings: Bindings) {
+        bindings.give_back();
         *self.bindings.lock().unwrap_or_else(PoisonError::into_inner) = Some(bindings);
     }
 

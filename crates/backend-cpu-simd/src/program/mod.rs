@@ -113,9 +113,10 @@ impl Program {
     ///
     /// # Safety
     ///
-    /// `tensors` came from [`Program::raw_tensors`] with bindings that passed `check_step` for `step`, and those
-    /// bindings exist until this returns: the tensors are alive, values that the segment writes are held as slots of
-    /// at least the nodes' parts, all others as views.
+    /// `tensors` came from [`Program::raw_tensors`] with bindings that passed `check_step` for `step` and were handed
+    /// over, and those bindings exist until this returns: the tensors are alive, the rectangles that the segment's
+    /// nodes write are held as slots and those that they read as views or slots. Nothing else that was handed over to
+    /// the same processor runs meanwhile.
     pub(crate) unsafe fn run(&self, tensors: &[RawTensor], step: StepParams, pool: &WorkerPool, scratch: &mut Scratch) {
         scratch.begin_run();
         let run = Run { kernels: self.kernels, pool, tensors, step };

@@ -40,6 +40,14 @@ pub fn check_step(segment: &Segment, bindings: &Bindings, step: StepParams) {
         let is_slot = matches!(binding, Binding::Write(_));
         assert!(is_slot || !segment.writes(value), "{:?} is written through a view", segment.graph.value(value).name);
     }
+    for (idx, binding) in bindings.tensors.iter().enumerate() {
+        let (needed, lent) = (&**segment.claim_of(idx), binding.claim());
+        assert!(
+            std::ptr::eq(needed, lent) || lent.covers(needed),
+            "the segment touches {needed:?} of a tensor {:?} of which the binding allows {lent:?}",
+            binding.tensor().desc(),
+        );
+    }
     for node in &segment.nodes {
         if let Op::CacheWrite { context, .. } | Op::Attention { context, .. } = segment.graph.node(node.node).op {
             let end = step.past + step.rows;
