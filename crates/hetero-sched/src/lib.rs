@@ -1,6 +1,7 @@
 //! Plans which processor computes which part of a model, and runs the plan.
 //!
 //! - [`plan`]: a [`Plan`] places every node of a graph on devices; plain data, made without touching any.
+//! - [`mod@submissions`]: which parts of a plan are submitted together, and what each submission waits for.
 //! - [`activations`]: which tensor holds which value, with few tensors for many layers.
 //! - [`residency`]: which device holds which rows of which weight.
 //! - [`executor`]: runs a plan; the only thing that touches devices.
@@ -13,6 +14,7 @@ pub mod activations;
 pub mod executor;
 pub mod plan;
 pub mod residency;
+pub mod submissions;
 
 mod error;
 
@@ -20,3 +22,4 @@ pub use error::SchedError;
 pub use executor::Executor;
 pub use plan::{PlacedPart, Plan};
 pub use residency::Residency;
+pub use submissions::{PartId, Submission, submissions};
