@@ -65,11 +65,14 @@ pub const TENSOR_ALIGNMENT: usize = 64;
 
 /// A page-aligned tensor in ordinary host memory, zeroed when made.
 ///
-/// Backends with nothing better to offer use it, and so do tests.
+/// Backends with nothing better to offer use it, and so do tests. Pages of a large tensor that nobody touches take no
+/// memory, as far as the system's allocator gives out fresh pages unwritten.
 #[derive(Debug)]
 pub struct HostTensor {
     desc: TensorDesc,
     device: DeviceId,
+    /// What was allocated: up to a page more than is used, so that the elements can begin on one.
+    allocation: NonNull<u8>,
     start: NonNull<u8>,
 }
 
@@ -80,24 +83,31 @@ impl HostTensor {
     /// Allocates a zeroed tensor of `device`.
     pub fn new(device: DeviceId, desc: TensorDesc) -> Result<HostTensor, BackendError> {
         let layout = Self::layout(&desc).ok_or(BackendError::OutOfMemory { bytes: u64::MAX })?;
-        // SAFETY: the layout's size is not zero, `layout` rounds it up to a page.
-        let start = unsafe { alloc_zeroed(layout) };
-        match NonNull::new(start) {
-            Some(start) => Ok(HostTensor { desc, device, start }),
+        // SAFETY: the layout's size is not zero, `layout` makes it more than a page.
+        let allocation = unsafe { alloc_zeroed(layout) };
+        match NonNull::new(allocation) {
+            Some(allocation) => {
+                let padding = allocation.addr().get().next_multiple_of(Self::PAGE) - allocation.addr().get();
+                // SAFETY: the padding is less than a page, and `layout` adds a page to the bytes of the elements.
+                let start = unsafe { allocation.add(padding) };
+                Ok(HostTensor { desc, device, allocation, start })
+            }
             // Small allocations that fail mean that the process cannot go on; large ones are the caller's to handle.
-            None if layout.size() <= Self::PAGE => handle_alloc_error(layout),
+            None if layout.size() <= 2 * Self::PAGE => handle_alloc_error(layout),
             None => Err(BackendError::OutOfMemory { bytes: layout.size() as u64 }),
         }
     }
 
+    /// A page more than the elements take, whole pages. The alignment is one that allocators give anyway: for a larger
+    /// one they cannot ask the system for zeroed pages and write the zeros themselves.
     fn layout(desc: &TensorDesc) -> Option<Layout> {
         let bytes = desc.checked_bytes()?.max(1).checked_next_multiple_of(Self::PAGE)?;
-        Layout::from_size_align(bytes, Self::PAGE).ok()
+        Layout::from_size_align(bytes.checked_add(Self::PAGE)?, align_of::<u64>()).ok()
     }
 }
 
-// SAFETY: `desc` and `start` are set once; `start` is page-aligned, zeroed (so initialised) and owned by this value
-// until it is dropped, and no method gives out access to the memory.
+// SAFETY: `desc` and `start` are set once; `start` is page-aligned, the elements after it lie inside `allocation`, which
+// is zeroed (so initialised) and owned by this value until it is dropped, and no method gives out access to the memory.
 unsafe impl Tensor for HostTensor {
     fn desc(&self) -> &TensorDesc {
         &self.desc
@@ -120,8 +130,8 @@ unsafe impl Sync for HostTensor {}
 impl Drop for HostTensor {
     fn drop(&mut self) {
         if let Some(layout) = Self::layout(&self.desc) {
-            // SAFETY: `start` came from `alloc_zeroed` with this same layout, and this is the only place that frees it.
-            unsafe { dealloc(self.start.as_ptr(), layout) }
+            // SAFETY: `allocation` came from `alloc_zeroed` with this same layout, and only this place frees it.
+            unsafe { dealloc(self.allocation.as_ptr(), layout) }
         }
     }
 }
