@@ -5,6 +5,8 @@
 
 mod bench;
 mod ci;
+mod figures;
+mod fit_soc;
 mod python;
 mod synth;
 mod tidy;
@@ -31,6 +33,10 @@ enum Chore {
     Tidy,
     /// Measure the engine and the machine's limits beside it
     Bench(bench::Args),
+    /// Fit the simulated phone to what was measured, and print each fact beside its simulated value
+    FitSoc(fit_soc::Args),
+    /// Draw docs/figures again from the simulator
+    Figures,
     /// Write a Hugging Face model directory with random weights
     Synth(synth::Args),
     /// Make the test fixtures again with Python's transformers
@@ -44,6 +50,8 @@ fn main() -> ExitCode {
         Chore::Ci(args) | Chore::Test(args) => ci::run(&args),
         Chore::Tidy => tidy::run(),
         Chore::Bench(args) => bench::run(&args),
+        Chore::FitSoc(args) => fit_soc::run(&args),
+        Chore::Figures => figures::run(),
         Chore::Synth(args) => synth::run(&args),
         Chore::Fixtures(args) => python::fixtures(&args),
         Chore::DemoModel(args) => python::demo_model(&args),

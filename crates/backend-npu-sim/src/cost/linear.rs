@@ -46,13 +46,9 @@ impl Product {
 
 /// A product on the CPU: weights are read once and expanded on the way.
 pub fn cpu_product(cpu: &Processor<CpuKernels>, product: &Product) -> Demand {
-    Demand {
-        fixed_seconds: 0.0,
-        compute_seconds: product.operations() / cpu.kernels.operations_per_second,
-        bytes: product.weight_bytes() + product.activation_and_output_bytes(),
-        bytes_per_second: cpu.bytes_per_second,
-        operations: product.operations(),
-    }
+    let compute_seconds = product.operations() / cpu.kernels.operations_per_second;
+    let bytes = product.weight_bytes() + product.activation_and_output_bytes();
+    Demand::streaming(compute_seconds, bytes, cpu.bytes_per_second, product.operations())
 }
 
 /// A product on the GPU, with the faster of two kernels.
@@ -60,23 +56,18 @@ pub fn cpu_product(cpu: &Processor<CpuKernels>, product: &Product) -> Demand {
 /// For few rows the weights are read once a row and multiplied as they come. For many rows they are first expanded
 /// to half precision in memory; then operations per second grow with the size until they reach the plateau.
 pub fn gpu_product(gpu: &Processor<GpuKernels>, product: &Product) -> Demand {
-    let base = Demand {
-        fixed_seconds: 0.0,
-        compute_seconds: product.operations() / gpu.kernels.operations_per_second,
-        bytes: product.activation_and_output_bytes(),
-        bytes_per_second: gpu.bytes_per_second,
-        operations: product.operations(),
+    let multiply_seconds = product.operations() / gpu.kernels.operations_per_second;
+    let demand = |compute_seconds: f64, weight_bytes: f64| {
+        let bytes = weight_bytes + product.activation_and_output_bytes();
+        Demand::streaming(compute_seconds, bytes, gpu.bytes_per_second, product.operations())
     };
-    let few_rows = Demand { bytes: base.bytes + product.m as f64 * product.weight_bytes(), ..base };
+    let few_rows = demand(multiply_seconds, product.m as f64 * product.weight_bytes());
     let many_rows = if product.quantized {
-        Demand {
-            compute_seconds: base.compute_seconds + product.weights() / gpu.kernels.expanded_weights_per_second,
-            // The expanded weights are written and read again, two bytes each.
-            bytes: base.bytes + product.weight_bytes() + 4.0 * product.weights(),
-            ..base
-        }
+        let expand_seconds = product.weights() / gpu.kernels.expanded_weights_per_second;
+        // The expanded weights are written and read again, two bytes each.
+        demand(multiply_seconds + expand_seconds, product.weight_bytes() + 4.0 * product.weights())
     } else {
-        Demand { bytes: base.bytes + product.weight_bytes(), ..base }
+        demand(multiply_seconds, product.weight_bytes())
     };
     if few_rows.alone_seconds() <= many_rows.alone_seconds() { few_rows } else { many_rows }
 }
@@ -142,11 +133,7 @@ pub fn npu_product(array: &NpuArray, product: &Product, order: OperandOrder) -> 
     let matrix_seconds = stationary_tiles * (array.units.stall_rows + streamed_rows) * row_seconds;
     let unpack_seconds = n * k / array.unpacked_weights_per_second;
     let depth_penalty = (k / array.full_speed_columns).max(1.0).powf(array.depth_power);
-    Demand {
-        fixed_seconds: 0.0,
-        compute_seconds: matrix_seconds.max(unpack_seconds) * depth_penalty,
-        bytes: n * k * product.weight_bits / 8.0 + m * (k * product.activation_bytes + n * product.output_bytes),
-        bytes_per_second: array.bytes_per_second,
-        operations: 2.0 * m * n * k,
-    }
+    let compute_seconds = matrix_seconds.max(unpack_seconds) * depth_penalty;
+    let bytes = n * k * product.weight_bits / 8.0 + m * (k * product.activation_bytes + n * product.output_bytes);
+    Demand::streaming(compute_seconds, bytes, array.bytes_per_second, 2.0 * m * n * k)
 }

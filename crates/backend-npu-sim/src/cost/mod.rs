@@ -14,6 +14,9 @@ pub use work::{compile_tiles, padded};
 
 /// What one node of a segment asks of a processor: alone it takes
 /// `fixed_seconds + max(compute_seconds, bytes / bytes_per_second)`.
+///
+/// A kernel that computes for longer than its bytes would take spreads them over that time, so its `bytes_per_second`
+/// is no more than it needs: it leaves the rest of the bus to others.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Demand {
     /// Passes whatever else goes on, in seconds.
@@ -22,13 +25,20 @@ pub struct Demand {
     pub compute_seconds: f64,
     /// What goes over the memory bus.
     pub bytes: f64,
-    /// How fast this processor can read and write when it is alone.
+    /// How fast this processor reads and writes here when it is alone.
     pub bytes_per_second: f64,
     /// Arithmetic operations, filled-up rows and columns included: for energy and reports.
     pub operations: f64,
 }
 
 impl Demand {
+    /// A demand without a fixed part on a processor that reads and writes `bytes_per_second` when it is alone.
+    fn streaming(compute_seconds: f64, bytes: f64, bytes_per_second: f64, operations: f64) -> Demand {
+        let is_compute_bound = bytes > 0.0 && compute_seconds * bytes_per_second > bytes;
+        let bytes_per_second = if is_compute_bound { bytes / compute_seconds } else { bytes_per_second };
+        Demand { fixed_seconds: 0.0, compute_seconds, bytes, bytes_per_second, operations }
+    }
+
     /// The seconds that it takes when nothing else uses the bus.
     pub fn alone_seconds(&self) -> f64 {
         self.fixed_seconds + self.compute_seconds.max(self.memory_seconds())

@@ -50,13 +50,7 @@ impl NodeWork {
             DeviceKind::Gpu => soc.gpu.vector_operations_per_second,
             DeviceKind::Npu => soc.npu.vector_operations_per_second,
         };
-        Demand {
-            fixed_seconds: 0.0,
-            compute_seconds: self.operations / rate,
-            bytes: self.bytes,
-            bytes_per_second: soc.bytes_per_second(kind),
-            operations: self.operations,
-        }
+        Demand::streaming(self.operations / rate, self.bytes, soc.bytes_per_second(kind), self.operations)
     }
 }
 
