@@ -1,5 +1,6 @@
 //! `hetero devices`: every processor that hetero can drive, and why one of them is not usable.
 
+use hetero_llama::DeviceOptions;
 use hetero_llama::backends::{self, Availability, DeviceStatus};
 use serde::Serialize;
 
@@ -10,6 +11,10 @@ use crate::output::write_stdout;
 /// List the processors: usable, present but unusable, absent
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
+    /// List the processors of a simulated SoC too: a built-in one such as `snapdragon-8-gen-3`, or a SoC file
+    #[cfg(feature = "npu-sim")]
+    #[arg(long, value_name = "NAME")]
+    soc: Option<String>,
     /// Print one JSON document
     #[arg(long)]
     json: bool,
@@ -17,7 +22,13 @@ pub(crate) struct Args {
 
 /// Prints the list.
 pub(crate) fn run(args: &Args) -> Result<(), CliError> {
-    let devices = backends::list();
+    #[cfg(feature = "npu-sim")]
+    let soc = args.soc.clone();
+    #[cfg(not(feature = "npu-sim"))]
+    let soc = None;
+    let is_simulated_too = soc.is_some();
+    let mut devices = backends::list(&DeviceOptions { soc, ..DeviceOptions::default() })?;
+    devices.retain(|device| is_simulated_too || !device.is_simulated);
     if args.json {
         return json::print(&Document { schema: SCHEMA, devices: devices.iter().map(Device::from).collect() });
     }

@@ -20,6 +20,8 @@ mod progress;
 mod quantize;
 mod run;
 mod sampling;
+#[cfg(feature = "npu-sim")]
+mod simulate;
 mod stream;
 
 use std::io::IsTerminal;
@@ -50,6 +52,8 @@ enum Command {
     Bench(bench::Args),
     Devices(devices::Args),
     Quantize(quantize::Args),
+    #[cfg(feature = "npu-sim")]
+    Simulate(simulate::Args),
 }
 
 fn main() -> ExitCode {
@@ -74,6 +78,8 @@ impl Command {
             Command::Bench(args) => bench::run(args),
             Command::Devices(args) => devices::run(args),
             Command::Quantize(args) => quantize::run(args),
+            #[cfg(feature = "npu-sim")]
+            Command::Simulate(args) => simulate::run(args),
         }
     }
 
@@ -86,6 +92,8 @@ impl Command {
             Command::Perplexity(args) => args.model.strict,
             Command::Bench(args) => args.model.strict,
             Command::Devices(_) | Command::Quantize(_) => false,
+            #[cfg(feature = "npu-sim")]
+            Command::Simulate(_) => false,
         }
     }
 }

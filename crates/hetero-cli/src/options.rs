@@ -32,6 +32,14 @@ pub(crate) struct ModelArgs {
     /// CPU worker threads [default: one for each performance core]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
+    /// The SoC that `npu-sim` and `gpu-sim` are of: a built-in one or a SoC file [default: snapdragon-8-gen-3]
+    #[cfg(feature = "npu-sim")]
+    #[arg(long, value_name = "NAME")]
+    soc: Option<String>,
+    /// What goes wrong on simulated processors, such as `npu:late=10x@3` or `npu:lost@5`
+    #[cfg(feature = "npu-sim")]
+    #[arg(long, value_name = "LIST")]
+    fault: Option<String>,
     /// Fail with exit code 3 if anything would not run on the processors asked for
     #[arg(long)]
     pub(crate) strict: bool,
@@ -93,7 +101,15 @@ impl ModelArgs {
     }
 
     fn device_options(&self) -> DeviceOptions {
-        DeviceOptions { devices: self.devices.clone(), threads: self.threads, activations: self.activations }
+        let options = DeviceOptions {
+            devices: self.devices.clone(),
+            threads: self.threads,
+            activations: self.activations,
+            ..Default::default()
+        };
+        #[cfg(feature = "npu-sim")]
+        let options = DeviceOptions { soc: self.soc.clone(), faults: self.fault.clone(), ..options };
+        options
     }
 }
 

@@ -8,6 +8,9 @@ use hetero_core::{Backend, DeviceKind};
 
 use crate::LlamaError;
 
+/// The SoC that simulated processors are of unless the user names another.
+pub const DEFAULT_SOC: &str = "snapdragon-8-gen-3";
+
 /// Which processors may be used, and how.
 #[derive(Clone, Debug, Default)]
 pub struct DeviceOptions {
@@ -17,6 +20,10 @@ pub struct DeviceOptions {
     pub threads: Option<usize>,
     /// How exactly activations are kept.
     pub activations: Activations,
+    /// The SoC whose processors `npu-sim` and `gpu-sim` are: a built-in one or a file; `None` means the default one.
+    pub soc: Option<String>,
+    /// What goes wrong on simulated processors, such as `npu:late@3x10`; `None` means nothing.
+    pub faults: Option<String>,
 }
 
 impl DeviceOptions {
@@ -57,6 +64,8 @@ pub struct DeviceStatus {
     pub name: String,
     /// Its kind.
     pub kind: DeviceKind,
+    /// Whether it is a part of a simulated SoC.
+    pub is_simulated: bool,
     /// Whether it can be used.
     pub availability: Availability,
 }
@@ -85,22 +94,58 @@ pub enum Availability {
     },
 }
 
-/// Every processor that this version of hetero can drive, those of other builds included.
-const KNOWN: [(&str, DeviceKind); 1] = [("cpu", DeviceKind::Cpu)];
+/// A processor that this version of hetero can drive, in this build or another.
+struct Known {
+    name: &'static str,
+    kind: DeviceKind,
+    feature: &'static str,
+    is_in_build: bool,
+    /// Whether `auto` means it too; a simulated processor has to be asked for.
+    is_real: bool,
+}
+
+/// Every processor that this version of hetero can drive, the one that allocates shared memory first.
+const KNOWN: [Known; 3] = [
+    Known {
+        name: "cpu",
+        kind: DeviceKind::Cpu,
+        feature: "cpu-simd",
+        is_in_build: cfg!(feature = "cpu-simd"),
+        is_real: true,
+    },
+    Known {
+        name: "npu-sim",
+        kind: DeviceKind::Npu,
+        feature: "npu-sim",
+        is_in_build: cfg!(feature = "npu-sim"),
+        is_real: false,
+    },
+    Known {
+        name: "gpu-sim",
+        kind: DeviceKind::Gpu,
+        feature: "npu-sim",
+        is_in_build: cfg!(feature = "npu-sim"),
+        is_real: false,
+    },
+];
 
 /// Opens the chosen processors, in the order of the choice.
 pub fn open(options: &DeviceOptions) -> Result<Vec<Arc<dyn Backend>>, LlamaError> {
     let names = match &options.devices {
-        DeviceSelection::Auto => compiled_in().iter().map(|name| (*name).to_owned()).collect(),
+        DeviceSelection::Auto => {
+            let usable = KNOWN.iter().filter(|known| known.is_in_build && known.is_real);
+            usable.map(|known| known.name.to_owned()).collect()
+        }
         DeviceSelection::Named(names) => names.clone(),
     };
+    let mut opener = Opener::new(options);
     let mut backends = Vec::with_capacity(names.len());
     for name in &names {
-        if !KNOWN.iter().any(|(known, _)| known == name) {
-            let known = KNOWN.map(|(known, _)| known).join(", ");
+        if !KNOWN.iter().any(|known| known.name == name) {
+            let known = KNOWN.map(|known| known.name).join(", ");
             return Err(LlamaError::UnknownDevice { name: name.clone(), known });
         }
-        backends.push(open_one(name, options)?);
+        backends.push(opener.open(name)?);
     }
     if backends.is_empty() {
         return Err(LlamaError::NoDevice);
@@ -108,53 +153,90 @@ pub fn open(options: &DeviceOptions) -> Result<Vec<Arc<dyn Backend>>, LlamaError
     Ok(backends)
 }
 
-/// The state of every processor that hetero knows.
-pub fn list() -> Vec<DeviceStatus> {
-    let status = |&(name, kind): &(&str, DeviceKind)| {
-        let availability = if !compiled_in().contains(&name) {
-            Availability::Absent {
+/// The state of every processor that hetero knows. A SoC of `options` that cannot be read is an error.
+pub fn list(options: &DeviceOptions) -> Result<Vec<DeviceStatus>, LlamaError> {
+    let mut opener = Opener::new(options);
+    let mut devices = Vec::with_capacity(KNOWN.len());
+    for known in &KNOWN {
+        let availability = match known.is_in_build.then(|| opener.open(known.name)) {
+            None => Availability::Absent {
                 reason: "this build was made without it".into(),
-                fix: format!("build with the cargo feature for {name}"),
-            }
-        } else {
-            match open_one(name, &DeviceOptions::default()) {
-                Ok(backend) => Availability::Usable { description: backend.info().description.clone() },
-                Err(error) => Availability::Unusable { reason: error.to_string(), fix: error.fix() },
-            }
+                fix: format!("build with the cargo feature `{}`", known.feature),
+            },
+            Some(Ok(backend)) => Availability::Usable { description: backend.info().description.clone() },
+            // The user's input is at fault, and not the processor.
+            Some(Err(error)) if !known.is_real => return Err(error),
+            Some(Err(error)) => Availability::Unusable { reason: error.to_string(), fix: error.fix() },
         };
-        DeviceStatus { name: name.to_owned(), kind, availability }
-    };
-    KNOWN.iter().map(status).collect()
+        let (name, is_simulated) = (known.name.to_owned(), !known.is_real);
+        devices.push(DeviceStatus { name, kind: known.kind, is_simulated, availability });
+    }
+    Ok(devices)
 }
 
-/// The processors of this build, the one that allocates shared memory first.
-fn compiled_in() -> &'static [&'static str] {
-    &[
-        #[cfg(feature = "cpu-simd")]
-        "cpu",
-    ]
+/// Opens processors, of which some belong together.
+struct Opener<'a> {
+    options: &'a DeviceOptions,
+    /// The SoC that all simulated processors are parts of.
+    #[cfg(feature = "npu-sim")]
+    soc: Option<Arc<backend_npu_sim::SimulatedSoc>>,
 }
 
-fn open_one(name: &str, options: &DeviceOptions) -> Result<Arc<dyn Backend>, LlamaError> {
-    match name {
-        #[cfg(feature = "cpu-simd")]
-        "cpu" => {
-            use backend_cpu_simd::{ActivationMode, CpuBackend, CpuOptions};
-            let activations = match options.activations {
-                Activations::Auto => ActivationMode::Fast,
-                Activations::Float => ActivationMode::Float,
-            };
-            let backend = CpuBackend::new(&CpuOptions { threads: options.threads, activations });
-            match backend {
-                Ok(backend) => Ok(Arc::new(backend)),
-                Err(error) => {
-                    Err(LlamaError::DeviceUnusable { name: name.into(), reason: error.to_string(), fix: error.fix() })
-                }
+impl<'a> Opener<'a> {
+    fn new(options: &'a DeviceOptions) -> Opener<'a> {
+        Opener {
+            options,
+            #[cfg(feature = "npu-sim")]
+            soc: None,
+        }
+    }
+
+    fn open(&mut self, name: &str) -> Result<Arc<dyn Backend>, LlamaError> {
+        match name {
+            #[cfg(feature = "cpu-simd")]
+            "cpu" => open_cpu(self.options),
+            #[cfg(feature = "npu-sim")]
+            "npu-sim" => Ok(self.simulated_soc()?.backend(DeviceKind::Npu)),
+            #[cfg(feature = "npu-sim")]
+            "gpu-sim" => Ok(self.simulated_soc()?.backend(DeviceKind::Gpu)),
+            _ => {
+                let _ = self.options;
+                Err(LlamaError::DeviceNotBuilt { name: name.to_owned() })
             }
         }
-        _ => {
-            let _ = options;
-            Err(LlamaError::DeviceNotBuilt { name: name.to_owned() })
+    }
+
+    /// The simulated SoC in real time: its processors compute on threads of their own, as fast as this machine can.
+    #[cfg(feature = "npu-sim")]
+    fn simulated_soc(&mut self) -> Result<&backend_npu_sim::SimulatedSoc, LlamaError> {
+        use backend_npu_sim::{FaultPlan, Numerics, SimOptions, SimulatedSoc, Soc, TimeMode};
+        if self.soc.is_none() {
+            let soc = Soc::load(self.options.soc.as_deref().unwrap_or(DEFAULT_SOC))?;
+            let faults = match &self.options.faults {
+                Some(text) => FaultPlan::parse(text)?,
+                None => FaultPlan::default(),
+            };
+            self.soc = Some(SimulatedSoc::new(
+                soc,
+                SimOptions { numerics: Numerics::Reference, time: TimeMode::Real { scale: 0.0 }, faults, trace: false },
+            ));
+        }
+        Ok(self.soc.as_ref().expect("set above"))
+    }
+}
+
+#[cfg(feature = "cpu-simd")]
+fn open_cpu(options: &DeviceOptions) -> Result<Arc<dyn Backend>, LlamaError> {
+    use backend_cpu_simd::{ActivationMode, CpuBackend, CpuOptions};
+    let activations = match options.activations {
+        Activations::Auto => ActivationMode::Fast,
+        Activations::Float => ActivationMode::Float,
+    };
+    match CpuBackend::new(&CpuOptions { threads: options.threads, activations }) {
+        Ok(backend) => Ok(Arc::new(backend)),
+        Err(error) => {
+            let (reason, fix) = (error.to_string(), error.fix());
+            Err(LlamaError::DeviceUnusable { name: "cpu".to_owned(), reason, fix })
         }
     }
 }

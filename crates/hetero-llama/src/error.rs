@@ -309,6 +309,16 @@ pub enum LlamaError {
         known: String,
     },
 
+    /// A simulated SoC that cannot be read.
+    #[cfg(feature = "npu-sim")]
+    #[error(transparent)]
+    Soc(#[from] backend_npu_sim::SocError),
+
+    /// Faults to order that cannot be read.
+    #[cfg(feature = "npu-sim")]
+    #[error(transparent)]
+    Faults(#[from] backend_npu_sim::FaultPlanError),
+
     /// A device that this build leaves out.
     #[error("device `{name}`: expected it in this build, found that its cargo feature is off")]
     DeviceNotBuilt {

@@ -39,6 +39,8 @@ pub mod packed;
 pub mod perplexity;
 pub mod sampler;
 pub mod session;
+#[cfg(feature = "npu-sim")]
+pub mod simulate;
 pub mod source;
 pub mod text_stream;
 pub mod tokenizer;

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use hetero_core::{RowSelection, Rows, SharedTensor, StepParams, TensorDesc, ValueKind};
-use hetero_sched::{Executor, Plan};
+use hetero_core::{RowSelection, Rows, SharedTensor, StepParams};
+use hetero_sched::{Executor, Plan, SchedError};
 
 use crate::LlamaError;
 use crate::graph::{self, GraphOptions, ModelGraph};
@@ -76,7 +76,7 @@ impl Session {
         };
         let options = GraphOptions { capacity: chunk.min(context), logits, ..model.graph_options() };
         let prefill = graph::build(model.config(), &options);
-        let state = allocate_state(model, &prefill)?;
+        let state = prefill.allocate_state(&*model.devices()[0]).map_err(SchedError::from)?;
         let cache_bytes = state.iter().map(|tensor| tensor.desc().bytes() as u64).sum();
         let decode = (options.capacity > 1).then(|| {
             let options = GraphOptions { capacity: 1, ..options };
@@ -194,17 +194,6 @@ impl Session {
         }
         Ok(())
     }
-}
-
-fn allocate_state(model: &Model, graph: &ModelGraph) -> Result<Vec<Arc<SharedTensor>>, LlamaError> {
-    let mut state = Vec::new();
-    for value in graph.graph.values().iter().filter(|value| value.kind == ValueKind::State) {
-        let Rows::Fixed(rows) = value.rows else { unreachable!("state has a fixed size") };
-        let desc = TensorDesc { rows, columns: value.columns, dtype: value.dtype };
-        let tensor = model.devices()[0].allocate(&desc).map_err(hetero_sched::SchedError::from)?;
-        state.push(SharedTensor::new(tensor));
-    }
-    Ok(state)
 }
 
 fn make_ready(model: &Model, graph: ModelGraph, state: &[Arc<SharedTensor>]) -> Result<Step, LlamaError> {

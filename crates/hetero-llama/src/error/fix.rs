@@ -36,6 +36,10 @@ impl LlamaError {
             Self::TemplateRefused { .. } => "change the conversation as the template asks: most want user and assistant to take turns".into(),
             Self::TemplateLimit { .. } => "shorten the conversation, or give a template file of your own: this one does not end".into(),
             Self::UnknownDevice { .. } => "`hetero devices` lists the devices of this machine".into(),
+            #[cfg(feature = "npu-sim")]
+            Self::Soc(_) => "docs/simulator.md says what a SoC file holds; start from a copy of a built-in one".into(),
+            #[cfg(feature = "npu-sim")]
+            Self::Faults(_) => "write faults as `npu:late=10x@3; gpu:lost@5`; docs/simulator.md has all forms".into(),
             Self::DeviceNotBuilt { name } => format!("build with the cargo feature for `{name}`, or choose another device"),
             Self::DeviceUnusable { fix, .. } => fix.clone(),
             Self::NoDevice => "build with at least one backend's cargo feature, such as `cpu-simd`".into(),

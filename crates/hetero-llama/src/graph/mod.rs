@@ -8,7 +8,10 @@ mod feed_forward;
 
 use std::sync::Arc;
 
-use hetero_core::{DType, Graph, GraphBuilder, Op, RowSelection, ValueId, WeightFormat, WeightId, WeightLayout};
+use hetero_core::{
+    Backend, BackendError, DType, Graph, GraphBuilder, Op, RowSelection, SharedTensor, ValueId, ValueKind,
+    WeightFormat, WeightId, WeightLayout,
+};
 
 use crate::config::{ModelConfig, rope_frequencies};
 
@@ -41,6 +44,17 @@ pub struct ModelGraph {
     pub logits: ValueId,
     /// For each of the graph's weights, in order, which of the model's it is.
     pub weights: Vec<WeightKey>,
+}
+
+impl ModelGraph {
+    /// Zeroed tensors for the graph's state, the KV cache, in its order.
+    pub fn allocate_state(&self, allocator: &dyn Backend) -> Result<Vec<Arc<SharedTensor>>, BackendError> {
+        let values = self.graph.values().iter().enumerate();
+        let state = values.filter(|(_, value)| value.kind == ValueKind::State);
+        state
+            .map(|(idx, _)| Ok(SharedTensor::new(allocator.allocate(&self.graph.tensor_desc(ValueId(idx)))?)))
+            .collect()
+    }
 }
 
 /// One of the model's weights.
