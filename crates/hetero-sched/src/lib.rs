@@ -1,6 +1,7 @@
 //! Plans which processor computes which part of a model, and runs the plan.
 //!
 //! - [`plan`]: a [`Plan`] places every node of a graph on devices; plain data, made without touching any.
+//! - [`cost`]: what the solver asks about devices; [`solver`] finds the plan; [`timing`] predicts when it runs.
 //! - [`mod@submissions`]: which parts of a plan are submitted together, and what each submission waits for.
 //! - [`activations`]: which tensor holds which value, with few tensors for many layers.
 //! - [`residency`]: which device holds which rows of which weight.
@@ -11,10 +12,13 @@
 #![forbid(unsafe_code)]
 
 pub mod activations;
+pub mod cost;
 pub mod executor;
 pub mod plan;
 pub mod residency;
+pub mod solver;
 pub mod submissions;
+pub mod timing;
 
 mod error;
 
@@ -22,4 +26,5 @@ pub use error::SchedError;
 pub use executor::Executor;
 pub use plan::{PlacedPart, Plan};
 pub use residency::Residency;
+pub use solver::{Solution, SolveError, SolveOptions, solve};
 pub use submissions::{PartId, Submission, submissions};

@@ -1,0 +1,390 @@
+//! Finds the plan of a step: a pure function of graph, costs and options.
+//!
+//! What is minimised is the step as [`crate::timing`] predicts it, not each operator alone: where activations are, what
+//! was just submitted and what a join costs are the state of a search over the nodes ([`search`]). Decoder layers that
+//! are alike get the same choices, made so that one more layer costs as little as possible ([`steady`]); what comes
+//! before and after them is solved around them. [`paper`] is the per-operator method of HeteroLLM, to compare with.
+//!
+//! The same question has the same answer: ties are broken by position.
+
+mod cache;
+mod candidates;
+mod paper;
+mod problem;
+mod search;
+mod state;
+mod steady;
+
+pub use cache::{PlanCache, PlanKey};
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use hetero_core::{Graph, NodeId, OperandOrder, Part, StepParams};
+
+use crate::cost::{CostModel, DeviceSet, MAX_DEVICES, PartShape};
+use crate::plan::{PlacedPart, Plan};
+
+use candidates::Pool;
+use problem::Problem;
+use search::Search;
+use state::State;
+
+/// What is to be small.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Objective {
+    /// The time of the step.
+    #[default]
+    Time,
+    /// Its energy, what the machine takes when idle included.
+    Energy,
+    /// Time plus energy at a price.
+    Mixed {
+        /// How many seconds a joule is worth.
+        seconds_per_joule: f64,
+    },
+}
+
+/// What may be divided.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Granularity {
+    /// Whole operators only: the paper's Hetero-layer.
+    Layer,
+    /// Parts of operators: the paper's Hetero-tensor.
+    #[default]
+    Tensor,
+}
+
+/// By what a plan is found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Method {
+    /// The time of the whole step is minimised.
+    #[default]
+    WholeLayer,
+    /// Each operator is decided alone, by the formula of HeteroLLM (section 4.4 of arXiv 2501.14794 v2).
+    Paper,
+}
+
+/// What a device with fixed shapes does with another number of positions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum DynamicLength {
+    /// It computes the next standard number.
+    Padding,
+    /// A graph of exactly this shape is compiled, which takes its time.
+    Online,
+    /// Standard numbers one after the other, the last one padded.
+    Pipe,
+    /// Whatever is best, with the remainder on another device among it: the paper's Hetero-tensor.
+    #[default]
+    Tensor,
+}
+
+/// How hard the search tries. The default solves a layer of an 8-billion-parameter model well below a millisecond.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Effort {
+    /// States that are kept after each node.
+    pub width: usize,
+    /// Of these, states that have their values in the same places.
+    pub width_per_place: usize,
+    /// Points at which the growth of work with columns is sampled.
+    pub balance_points: usize,
+    /// Results of the search that are improved step by step.
+    pub refined: usize,
+    /// Rounds in which each choice is replaced by every other.
+    pub rounds: usize,
+    /// First distance, in alignments, by which cuts are moved.
+    pub first_shift: usize,
+    /// Standard numbers of positions, below the largest that fits, at which rows are cut as well.
+    pub smaller_row_cuts: usize,
+    /// A graph without repeated layers with at most so many combinations is solved by trying all.
+    pub all_combinations: usize,
+}
+
+impl Default for Effort {
+    fn default() -> Effort {
+        Effort {
+            width: 20,
+            width_per_place: 2,
+            balance_points: 8,
+            refined: 2,
+            rounds: 1,
+            first_shift: 4,
+            smaller_row_cuts: 0,
+            all_combinations: 20_000,
+        }
+    }
+}
+
+impl Effort {
+    /// Far more than is needed: to measure what the default misses.
+    pub fn wide() -> Effort {
+        Effort {
+            width: 1000,
+            width_per_place: 50,
+            balance_points: 32,
+            refined: 100,
+            rounds: 8,
+            first_shift: 64,
+            smaller_row_cuts: 3,
+            all_combinations: 1_000_000,
+        }
+    }
+}
+
+/// What a plan is wanted.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SolveOptions {
+    /// Devices that may be used.
+    pub devices: DeviceSet,
+    /// What is to be small.
+    pub objective: Objective,
+    /// What may be divided.
+    pub granularity: Granularity,
+    /// By what it is found.
+    pub method: Method,
+    /// What devices with fixed shapes do with other numbers of positions.
+    pub dynamic_length: DynamicLength,
+    /// The operand order of order-sensitive devices; `None` for the better one of each part.
+    pub operand_order: Option<OperandOrder>,
+    /// Ratios of weight rows, GPU to NPU, that [`Method::Paper`] tries; empty for every multiple of the alignment.
+    pub paper_ratios: Vec<[usize; 2]>,
+    /// Bytes of weights that devices may hold as copies of their own; `None` for any number.
+    pub memory_budget: Option<u64>,
+    /// How hard to try.
+    pub effort: Effort,
+}
+
+impl SolveOptions {
+    /// The best plan in time on these devices.
+    pub fn new(devices: DeviceSet) -> SolveOptions {
+        SolveOptions {
+            devices,
+            objective: Objective::default(),
+            granularity: Granularity::default(),
+            method: Method::default(),
+            dynamic_length: DynamicLength::default(),
+            operand_order: None,
+            paper_ratios: Vec::new(),
+            memory_budget: None,
+            effort: Effort::default(),
+        }
+    }
+}
+
+/// What a step is predicted to take.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Prediction {
+    /// Seconds until the host knows that every device has finished.
+    pub seconds: f64,
+    /// Joules, what the machine takes when idle included.
+    pub joules: f64,
+    /// For each device, seconds in which it works.
+    pub busy_seconds: Vec<f64>,
+    /// Number of submissions.
+    pub n_submissions: usize,
+    /// Bytes of weights that devices hold as copies of their own.
+    pub own_bytes: u64,
+    /// Seconds to compile what devices with fixed shapes run, once.
+    pub compile_seconds: f64,
+}
+
+/// A plan and what it is predicted to take.
+#[derive(Clone, Debug)]
+pub struct Solution {
+    /// Who computes what.
+    pub plan: Plan,
+    /// What a step takes.
+    pub prediction: Prediction,
+    /// For each part of the plan, node by node, the seconds it occupies its device.
+    pub part_seconds: Vec<f64>,
+}
+
+/// Why there is no plan.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SolveError {
+    /// None of the devices can compute a node.
+    #[error("none of the devices {devices:?} can compute {node} ({op})")]
+    Unsupported {
+        /// Names of the devices that may be used.
+        devices: Vec<String>,
+        /// The node's name.
+        node: String,
+        /// The operator with its element types.
+        op: String,
+    },
+    /// Every plan needs more memory.
+    #[error("every plan needs more than {budget} bytes for weights that devices hold as copies of their own")]
+    OverBudget {
+        /// The bytes that were allowed.
+        budget: u64,
+    },
+}
+
+/// What a number of seconds, joules and bytes is worth.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Weighting {
+    per_second: f64,
+    per_joule: f64,
+    idle_watts: f64,
+    per_byte: f64,
+}
+
+impl Weighting {
+    fn new(objective: Objective, idle_watts: f64, per_byte: f64) -> Weighting {
+        let (per_second, per_joule) = match objective {
+            Objective::Time => (1.0, 0.0),
+            Objective::Energy => (0.0, 1.0),
+            Objective::Mixed { seconds_per_joule } => (1.0, seconds_per_joule),
+        };
+        Weighting { per_second, per_joule, idle_watts, per_byte }
+    }
+
+    fn value(&self, seconds: f64, joules: f64, bytes: u64) -> f64 {
+        self.per_second * seconds + self.per_joule * (joules + self.idle_watts * seconds) + self.per_byte * bytes as f64
+    }
+}
+
+/// Finds the plan of a step.
+///
+/// # Panics
+/// When the options allow no device of the cost model, or the step does not fit the graph.
+pub fn solve(
+    graph: &Arc<Graph>,
+    costs: &dyn CostModel,
+    step: StepParams,
+    options: &SolveOptions,
+) -> Result<Solution, SolveError> {
+    assert!(costs.devices().len() <= MAX_DEVICES, "a plan uses at most {MAX_DEVICES} devices");
+    assert!((0..costs.devices().len()).any(|idx| options.devices.contains(idx)), "a plan needs a device");
+    let problem = Problem::new(graph, costs, step.rows, step.past);
+    let attempt = |per_byte: f64, options: &SolveOptions| -> Result<Solution, SolveError> {
+        let pool = Pool::new(&problem, costs, options);
+        let weighting = Weighting::new(options.objective, costs.idle_watts(), per_byte);
+        let mut search = Search::new(pool, weighting);
+        let choices = match options.method {
+            Method::WholeLayer => search.solve_all(),
+            Method::Paper => search.solve_as_paper(),
+        };
+        let choices = choices.ok_or_else(|| unsupported(graph, costs, &problem, options))?;
+        Ok(assemble(graph, &search, &choices))
+    };
+    let solution = attempt(0.0, options)?;
+    let Some(budget) = options.memory_budget.filter(|&budget| solution.prediction.own_bytes > budget) else {
+        return Ok(solution);
+    };
+    within_budget(budget, &solution, options, attempt)
+}
+
+/// Raises the price of a byte until the plan fits, then lowers it again as far as it still does.
+fn within_budget(
+    budget: u64,
+    over: &Solution,
+    options: &SolveOptions,
+    attempt: impl Fn(f64, &SolveOptions) -> Result<Solution, SolveError>,
+) -> Result<Solution, SolveError> {
+    let value = over.prediction.seconds.max(over.prediction.joules);
+    // Without any copy: what fits every budget, where it is possible at all.
+    let none = SolveOptions { memory_budget: Some(0), ..options.clone() };
+    let mut best = attempt(0.0, &none).ok();
+    let fits = |solution: &Solution| solution.prediction.own_bytes <= budget;
+    let score = |solution: &Solution| match options.objective {
+        Objective::Time => solution.prediction.seconds,
+        Objective::Energy => solution.prediction.joules,
+        Objective::Mixed { seconds_per_joule } => {
+            solution.prediction.seconds + seconds_per_joule * solution.prediction.joules
+        }
+    };
+    let (mut low, mut high) = (0.0, 16.0 * value / over.prediction.own_bytes as f64);
+    for _ in 0..10 {
+        let price = (low + high) / 2.0;
+        let solution = attempt(price, options)?;
+        if fits(&solution) {
+            high = price;
+            if best.as_ref().is_none_or(|best| score(&solution) < score(best)) {
+                best = Some(solution);
+            }
+        } else {
+            low = price;
+        }
+    }
+    best.ok_or(SolveError::OverBudget { budget })
+}
+
+fn unsupported(graph: &Graph, costs: &dyn CostModel, problem: &Problem, options: &SolveOptions) -> SolveError {
+    let mut pool = Pool::new(problem, costs, options);
+    let devices: Vec<String> = pool.devices.iter().map(|&device| costs.devices()[device].name.clone()).collect();
+    let templates = 0..problem.templates.len();
+    let missing = templates.into_iter().find(|&template| {
+        let cuts = pool.fixed_cuts(template).to_vec();
+        cuts.into_iter().all(|cut| pool.find(template, cut).is_none())
+    });
+    match (missing, options.memory_budget) {
+        (Some(template), _) => {
+            let node = problem.templates[template].node;
+            let op = graph.op_spec(NodeId(node)).to_string();
+            SolveError::Unsupported { devices, node: graph.node(NodeId(node)).name.to_owned(), op }
+        }
+        (None, budget) => SolveError::OverBudget { budget: budget.unwrap_or(0) },
+    }
+}
+
+/// Makes a plan of choices and predicts its step.
+fn assemble(graph: &Arc<Graph>, search: &Search<'_>, choices: &[usize]) -> Solution {
+    let problem = search.pool.problem;
+    let costs = search.pool.costs;
+    let mut state = State::new(problem.n_slots);
+    search.walk(&mut state, 0..choices.len(), choices);
+    let mut placements = Vec::with_capacity(choices.len());
+    let mut part_seconds = Vec::with_capacity(2 * choices.len());
+    let mut busy_seconds = vec![0.0; costs.devices().len()];
+    let mut compiled = BTreeSet::new();
+    let mut compile_seconds = 0.0;
+    for (work, &choice) in problem.works.iter().zip(choices) {
+        let template = &problem.templates[work.template];
+        let candidate = search.pool.candidate(work.template, choice);
+        let mut placed = Vec::with_capacity(candidate.pieces.len());
+        for piece in &candidate.pieces {
+            let [rows, columns] = [piece.rows, piece.columns].map(|[start, end]| start as usize..end as usize);
+            let device = &costs.devices()[piece.device];
+            let used = rows.len().min(template.rows.saturating_sub(rows.start));
+            if !device.standard_rows.is_empty()
+                && used > 0
+                && compiled.insert((template.class, piece.device, used, columns.len()))
+            {
+                let is_online = search.pool.options.dynamic_length == DynamicLength::Online;
+                compile_seconds += costs.compile_seconds(
+                    piece.device,
+                    &PartShape {
+                        class: template.class,
+                        rows: if is_online { used } else { device.padded_rows(used) },
+                        past: problem.past,
+                        columns: columns.len(),
+                        order: piece.order,
+                        companions: DeviceSet::EMPTY,
+                    },
+                );
+            }
+            busy_seconds[piece.device] += piece.seconds;
+            part_seconds.push(piece.seconds);
+            placed.push(PlacedPart {
+                device_idx: piece.device,
+                part: Part { rows, columns },
+                operand_order: piece.order,
+            });
+        }
+        placements.push(placed);
+    }
+    let progress = &state.progress;
+    let seconds = progress.clock.end_known(&search.overheads);
+    let prediction = Prediction {
+        seconds,
+        joules: progress.joules + costs.idle_watts() * seconds,
+        busy_seconds,
+        n_submissions: progress.latest.iter().map(|&n| n as usize).sum(),
+        own_bytes: progress.own_bytes,
+        compile_seconds,
+    };
+    let plan = Plan::new(Arc::clone(graph), placements).expect("candidates cover their outputs");
+    Solution { plan, prediction, part_seconds }
+}

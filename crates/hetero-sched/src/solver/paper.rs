@@ -1,0 +1,88 @@
+//! The per-operator method of HeteroLLM, for comparison.
+//!
+//! Each operator gets the least of
+//!
+//! ```text
+//! max(T_GPU(part 1), T_NPU(part 2)) + T_sync + T_copy     cut by weight rows, by positions, or by rows of a padded step
+//! T_GPU(all)
+//! T_NPU(all) + T_sync + T_copy
+//! ```
+//!
+//! (section 4.4 of arXiv 2501.14794 v2). Memory is shared, so `T_copy` is nothing; `T_sync` is the longer
+//! `sync_seconds` of the two. Linear operators are divided, everything else runs on the GPU.
+
+use hetero_core::DeviceKind;
+
+use super::Granularity;
+use super::search::Search;
+use super::state::{Candidate, Cut};
+use super::steady::Choices;
+
+impl Search<'_> {
+    /// Choices for all nodes, or `None` when some node has no candidate.
+    pub(crate) fn solve_as_paper(&mut self) -> Option<Choices> {
+        let problem = self.pool.problem;
+        let devices = self.pool.devices.clone();
+        let of_kind =
+            |kind: DeviceKind| devices.iter().copied().find(|&device| self.pool.costs.devices()[device].kind == kind);
+        let gpu = of_kind(DeviceKind::Gpu).unwrap_or(devices[0]);
+        let npu = of_kind(DeviceKind::Npu).filter(|&npu| npu != gpu);
+        let mut chosen = Vec::with_capacity(problem.templates.len());
+        for template in 0..problem.templates.len() {
+            chosen.push(self.decide_alone(template, gpu, npu)?);
+        }
+        Some(problem.works.iter().map(|work| chosen[work.template]).collect())
+    }
+
+    fn decide_alone(&mut self, template: usize, gpu: usize, npu: Option<usize>) -> Option<usize> {
+        let known = &self.pool.problem.templates[template];
+        let mut cuts = vec![Cut::Whole(gpu as u8)];
+        if let (Some(npu), true) = (npu, known.is_linear) {
+            let pair = |device: usize| device == gpu || device == npu;
+            let is_of_paper =
+                |cut: &Cut| cut.devices().iter().all(pair) && !matches!(cut, Cut::Corner(..) | Cut::Columns(..));
+            cuts.extend(self.pool.fixed_cuts(template).iter().copied().filter(is_of_paper));
+            if self.pool.options.granularity == Granularity::Tensor && known.column_step > 0 {
+                cuts.extend(self.weight_cuts(template, gpu, npu));
+            }
+        }
+        let sync = npu.map_or(0.0, |npu| self.overheads[gpu].sync.max(self.overheads[npu].sync));
+        let mut best: Option<(f64, usize)> = None;
+        for cut in cuts {
+            let Some(idx) = self.pool.find(template, cut) else { continue };
+            let candidate = self.pool.candidate(template, idx);
+            let is_gpu_only = candidate.pieces.iter().all(|piece| piece.device == gpu);
+            let seconds = longest(candidate) + if is_gpu_only { 0.0 } else { sync };
+            if best.is_none_or(|(least, _)| seconds < least) {
+                best = Some((seconds, idx));
+            }
+        }
+        if best.is_none() {
+            // What the GPU cannot compute goes to the first device that can.
+            let others = self.pool.devices.clone();
+            return others.into_iter().find_map(|device| self.pool.find(template, Cut::Whole(device as u8)));
+        }
+        best.map(|(_, idx)| idx)
+    }
+
+    /// Cuts of weight rows in the ratios that the options name, or at every multiple of the alignment.
+    fn weight_cuts(&self, template: usize, gpu: usize, npu: usize) -> Vec<Cut> {
+        let known = &self.pool.problem.templates[template];
+        let (columns, step) = (known.columns, known.column_step);
+        let gpu_columns: Vec<usize> = if self.pool.options.paper_ratios.is_empty() {
+            (1..=(columns - 1) / step).map(|i| i * step).collect()
+        } else {
+            let to_step = |[gpu, npu]: [usize; 2]| (columns * gpu / (gpu + npu) + step / 2) / step * step;
+            self.pool.options.paper_ratios.iter().copied().map(to_step).filter(|&at| at > 0 && at < columns).collect()
+        };
+        gpu_columns.into_iter().map(|at| Cut::columns([gpu, npu], at)).collect()
+    }
+}
+
+/// The seconds of the device that takes longest.
+fn longest(candidate: &Candidate) -> f64 {
+    let seconds = |device: usize| -> f64 {
+        candidate.pieces.iter().filter(|piece| piece.device == device).map(|piece| piece.seconds).sum()
+    };
+    candidate.cut.devices().iter().map(seconds).fold(0.0, f64::max)
+}

@@ -1,0 +1,345 @@
+//! One walk over the nodes of a graph with a choice made for each: which submissions arise, and when they run.
+//!
+//! A device's open submission takes the next part of that device, unless the part needs something of another device
+//! that the submission does not wait for, or something in the submission is waited for by another device. When a
+//! submission is opened, all that it waits for is closed, so its start is known; its end grows with what joins it.
+
+use hetero_core::OperandOrder;
+
+use crate::cost::{DeviceSet, MAX_DEVICES};
+use crate::timing::{Clock, Overheads};
+
+use super::problem::{Problem, Work};
+
+/// For each device, the number of a submission.
+type Known = [u32; MAX_DEVICES];
+
+/// The most parts into which one output is cut.
+pub(crate) const MAX_PARTS: usize = 6;
+
+/// How an output is cut, without the details that follow from the operator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Cut {
+    /// All on one device, padded to a number of positions that the device takes.
+    Whole(u8),
+    /// All on one device, as standard numbers of positions one after the other.
+    Chunks(u8),
+    /// Columns up to the first position on the first device, up to the second position on the second, the rest on the
+    /// third; with two devices both positions are the same.
+    Columns([u8; 3], [u32; 2]),
+    /// Positions up to this on the first device, in standard numbers if it wants them, the rest on the second.
+    Rows([u8; 2], u32),
+    /// The first device computes these first columns of these first positions, the second all else.
+    Corner([u8; 2], u32, u32),
+}
+
+impl Cut {
+    /// A cut of columns between two devices.
+    pub(crate) fn columns(devices: [usize; 2], at: usize) -> Cut {
+        let [a, b] = devices.map(|device| device as u8);
+        Cut::Columns([a, b, b], [at as u32; 2])
+    }
+
+    /// The devices that take part.
+    pub(crate) fn devices(self) -> DeviceSet {
+        match self {
+            Cut::Whole(device) | Cut::Chunks(device) => DeviceSet::one(device.into()),
+            Cut::Columns(devices, _) => devices.into_iter().map(usize::from).collect(),
+            Cut::Rows(devices, _) | Cut::Corner(devices, ..) => devices.into_iter().map(usize::from).collect(),
+        }
+    }
+}
+
+/// A rectangle of an output on a device, and what it costs there.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Piece {
+    pub(crate) device: usize,
+    pub(crate) rows: [u32; 2],
+    pub(crate) columns: [u32; 2],
+    pub(crate) order: OperandOrder,
+    /// Seconds on the device.
+    pub(crate) seconds: f64,
+}
+
+/// One way to compute a node.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Candidate {
+    pub(crate) cut: Cut,
+    pub(crate) pieces: Vec<Piece>,
+    /// Joules of all pieces.
+    pub(crate) joules: f64,
+    /// Bytes of weights that devices hold as copies of their own for it.
+    pub(crate) own_bytes: u64,
+}
+
+/// Where a value is: who computes which rectangle, in which submission.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Located {
+    pub(crate) cut: Cut,
+    /// Columns of the whole value.
+    pub(crate) columns: usize,
+    n_parts: usize,
+    parts: [LocatedPart; MAX_PARTS],
+}
+
+#[derive(Clone, Copy, Debug)]
+struct LocatedPart {
+    device: usize,
+    rows: [u32; 2],
+    columns: [u32; 2],
+    /// Number of the submission among its device's, from 1.
+    submission: u32,
+    /// When the submission ends; valid once its device has a later one.
+    end: f64,
+    /// Up to which submission of each device what it waits for reaches; valid once its device has a later one.
+    known: Known,
+}
+
+impl LocatedPart {
+    const NOWHERE: LocatedPart =
+        LocatedPart { device: 0, rows: [0; 2], columns: [0; 2], submission: 0, end: 0.0, known: [0; MAX_DEVICES] };
+}
+
+/// A walk so far.
+#[derive(Clone, Debug)]
+pub(crate) struct State {
+    pub(crate) progress: Progress,
+    /// By slot. `None` where the value was written by the caller or is not written yet.
+    pub(crate) values: Vec<Option<Located>>,
+    /// Where the choices that led here are noted.
+    pub(crate) trace: usize,
+}
+
+/// The part of a walk that changes with every choice.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Progress {
+    pub(crate) clock: Clock,
+    /// Number of a device's latest submission.
+    pub(crate) latest: [u32; MAX_DEVICES],
+    /// Whether it takes more work.
+    is_open: [bool; MAX_DEVICES],
+    /// For each device, up to which submission of each other one it has waited, itself or through others.
+    known: [Known; MAX_DEVICES],
+    pub(crate) joules: f64,
+    pub(crate) own_bytes: u64,
+}
+
+/// Which submission each piece of a choice went into; its end and what it knows where that is settled already.
+pub(crate) type Placed = [(u32, f64, Known); MAX_PARTS];
+
+impl State {
+    /// Before the first node.
+    pub(crate) fn new(n_slots: usize) -> State {
+        let progress = Progress {
+            clock: Clock::new(),
+            latest: [0; MAX_DEVICES],
+            is_open: [false; MAX_DEVICES],
+            known: [[0; MAX_DEVICES]; MAX_DEVICES],
+            joules: 0.0,
+            own_bytes: 0,
+        };
+        State { progress, values: vec![None; n_slots], trace: 0 }
+    }
+
+    /// What a choice for the next node leads to.
+    pub(crate) fn try_candidate(
+        &self,
+        problem: &Problem,
+        work: &Work,
+        candidate: &Candidate,
+        overheads: &[Overheads; MAX_DEVICES],
+    ) -> (Progress, Placed) {
+        let mut progress = self.progress;
+        let mut placed = [(0, f64::NAN, [0; MAX_DEVICES]); MAX_PARTS];
+        let inputs = problem.inputs(work);
+        // What other devices wait for is closed before anything of this node is placed.
+        if candidate.pieces.len() > 1 || self.is_elsewhere(inputs, candidate.pieces[0].device) {
+            for piece in &candidate.pieces {
+                self.for_each_need(inputs, piece, |part| {
+                    if part.submission == progress.latest[part.device] {
+                        progress.is_open[part.device] = false;
+                    }
+                });
+            }
+        }
+        for (idx, piece) in candidate.pieces.iter().enumerate() {
+            let device = piece.device;
+            let mut ready = f64::NEG_INFINITY;
+            let mut known = progress.known[device];
+            self.for_each_need(inputs, piece, |part| {
+                if part.submission > known[part.device] {
+                    let (end, its_known) = self.end_of(part);
+                    ready = ready.max(end + overheads[part.device].sync);
+                    for (known, its) in known.iter_mut().zip(its_known) {
+                        *known = (*known).max(its);
+                    }
+                    known[part.device] = part.submission;
+                }
+            });
+            if ready > f64::NEG_INFINITY || !progress.is_open[device] {
+                // A piece of this node that the device already has is in a submission that ends here.
+                for (before, placed) in candidate.pieces[..idx].iter().zip(&mut placed) {
+                    if before.device == device && placed.0 == progress.latest[device] {
+                        (placed.1, placed.2) = (progress.clock.free[device], progress.known[device]);
+                    }
+                }
+                progress.known[device] = known;
+                progress.clock.submit(device, ready.max(0.0), &overheads[device]);
+                progress.latest[device] += 1;
+                progress.is_open[device] = true;
+            }
+            progress.clock.free[device] += piece.seconds;
+            placed[idx].0 = progress.latest[device];
+        }
+        progress.joules += candidate.joules;
+        progress.own_bytes += candidate.own_bytes;
+        (progress, placed)
+    }
+
+    /// Makes this the state that a choice led to from `before`.
+    pub(crate) fn advance_from(
+        &mut self,
+        before: &State,
+        work: &Work,
+        candidate: &Candidate,
+        (progress, placed): &(Progress, Placed),
+    ) {
+        self.values.clone_from(&before.values);
+        self.take_over(&before.progress, work, candidate, progress, placed);
+    }
+
+    /// Makes a choice for the next node.
+    pub(crate) fn advance(
+        &mut self,
+        problem: &Problem,
+        work: &Work,
+        candidate: &Candidate,
+        overheads: &[Overheads; MAX_DEVICES],
+    ) {
+        let (progress, placed) = self.try_candidate(problem, work, candidate, overheads);
+        let before = self.progress;
+        self.take_over(&before, work, candidate, &progress, &placed);
+    }
+
+    /// Puts a value on a device, complete and in its open submission, as the layer before may have left it.
+    pub(crate) fn place_in_open(&mut self, slot: usize, device: usize) {
+        let progress = &mut self.progress;
+        progress.latest[device] = 1;
+        progress.is_open[device] = true;
+        let mut parts = [LocatedPart::NOWHERE; MAX_PARTS];
+        let all = [0, u32::MAX];
+        parts[0] = LocatedPart { device, rows: all, columns: all, submission: 1, end: 0.0, known: [0; MAX_DEVICES] };
+        self.values[slot] = Some(Located { cut: Cut::Whole(device as u8), columns: 0, n_parts: 1, parts });
+    }
+
+    fn take_over(
+        &mut self,
+        before: &Progress,
+        work: &Work,
+        candidate: &Candidate,
+        progress: &Progress,
+        placed: &Placed,
+    ) {
+        let has_new = |device: usize| progress.latest[device] != before.latest[device];
+        if (0..MAX_DEVICES).any(has_new) {
+            for located in self.values.iter_mut().flatten() {
+                for part in &mut located.parts[..located.n_parts] {
+                    if has_new(part.device) && part.submission == before.latest[part.device] {
+                        part.end = before.clock.free[part.device];
+                        part.known = before.known[part.device];
+                    }
+                }
+            }
+        }
+        let mut located = Located {
+            cut: candidate.cut,
+            n_parts: candidate.pieces.len(),
+            columns: candidate.pieces.iter().map(|piece| piece.columns[1]).max().unwrap_or(0) as usize,
+            parts: [LocatedPart::NOWHERE; MAX_PARTS],
+        };
+        for ((part, piece), &(submission, end, known)) in located.parts.iter_mut().zip(&candidate.pieces).zip(placed) {
+            let Piece { device, rows, columns, .. } = *piece;
+            *part = LocatedPart { device, rows, columns, submission, end, known };
+        }
+        self.values[work.output] = Some(located);
+        self.progress = *progress;
+    }
+
+    /// When a device could begin with something that needs all of some values.
+    pub(crate) fn could_start(
+        &self,
+        inputs: impl Iterator<Item = usize>,
+        device: usize,
+        overheads: &[Overheads; MAX_DEVICES],
+    ) -> f64 {
+        let mut ready = f64::NEG_INFINITY;
+        for located in inputs.filter_map(|slot| self.values[slot].as_ref()) {
+            for part in &located.parts[..located.n_parts] {
+                if part.device != device && part.submission > self.progress.known[device][part.device] {
+                    ready = ready.max(self.end_of(part).0 + overheads[part.device].sync);
+                }
+            }
+        }
+        let clock = &self.progress.clock;
+        if ready == f64::NEG_INFINITY && self.progress.is_open[device] {
+            return clock.free[device];
+        }
+        clock.would_start(device, ready.max(0.0), &overheads[device])
+    }
+
+    /// When a device has and knows all live values, given the progress of a trial: a part of the score.
+    pub(crate) fn known_at(
+        &self,
+        live: &[usize],
+        skip: usize,
+        device: usize,
+        overheads: &[Overheads; MAX_DEVICES],
+    ) -> f64 {
+        let mut at = 0.0f64;
+        for &slot in live {
+            if slot == skip {
+                continue;
+            }
+            if let Some(located) = &self.values[slot] {
+                for part in &located.parts[..located.n_parts] {
+                    if part.device != device && part.submission > self.progress.known[device][part.device] {
+                        at = at.max(self.end_of(part).0 + overheads[part.device].sync);
+                    }
+                }
+            }
+        }
+        at
+    }
+
+    /// When the submission of a part ends, and what it knows.
+    fn end_of(&self, part: &LocatedPart) -> (f64, Known) {
+        if part.submission == self.progress.latest[part.device] {
+            (self.progress.clock.free[part.device], self.progress.known[part.device])
+        } else {
+            (part.end, part.known)
+        }
+    }
+
+    fn is_elsewhere(&self, inputs: &[super::problem::Input], device: usize) -> bool {
+        inputs.iter().filter_map(|input| input.slot).any(|slot| {
+            self.values[slot]
+                .is_some_and(|located| located.parts[..located.n_parts].iter().any(|part| part.device != device))
+        })
+    }
+
+    /// Calls `f` for every part on another device that a piece needs.
+    fn for_each_need(&self, inputs: &[super::problem::Input], piece: &Piece, mut f: impl FnMut(&LocatedPart)) {
+        let meet = |a: [u32; 2], b: [u32; 2]| a[0] < b[1] && b[0] < a[1];
+        for input in inputs {
+            let Some(located) = input.slot.and_then(|slot| self.values[slot].as_ref()) else { continue };
+            for part in &located.parts[..located.n_parts] {
+                if part.device != piece.device
+                    && (input.all_rows || meet(part.rows, piece.rows))
+                    && (!input.same_columns || meet(part.columns, piece.columns))
+                {
+                    f(part);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! The decoder layer that is repeated: what counts is the time from one layer's end to the next one's.
+
+use std::ops::Range;
+
+use super::candidates::{FEW_CUTS, ROW_STEP, pairs};
+use super::problem::Layers;
+use super::search::{NO_CHOICE, Search};
+use super::state::{Cut, State};
+
+/// For each node of a graph, the number of the candidate that was chosen for it.
+pub(crate) type Choices = Vec<usize>;
+
+impl Search<'_> {
+    /// Choices for all nodes, or `None` when some node has no candidate.
+    pub(crate) fn solve_all(&mut self) -> Option<Choices> {
+        let problem = self.pool.problem;
+        let n_nodes = problem.works.len();
+        let mut fresh = State::new(problem.n_slots);
+        fresh.trace = NO_CHOICE;
+        let mut best: Option<(f64, Choices)> = None;
+        let mut offer = |search: &Self, choices: Choices| {
+            let mut state = State::new(problem.n_slots);
+            search.walk(&mut state, 0..n_nodes, &choices);
+            let value = search.final_value(&state);
+            if best.as_ref().is_none_or(|(least, _)| value < *least) {
+                best = Some((value, choices));
+            }
+        };
+        if let Some(layers) = problem.layers.clone() {
+            if let Some(choices) = self.solve_layers(&layers, &fresh) {
+                offer(self, choices);
+            }
+        } else {
+            let keep_all = self.is_small();
+            let ends = self.beam(0..n_nodes, vec![fresh.clone()], keep_all);
+            let kept = if keep_all { 1 } else { self.pool.options.effort.refined };
+            for mut choices in self.best_of(ends, kept) {
+                if !keep_all {
+                    let whole = |search: &Self, choices: &[usize]| {
+                        let mut state = State::new(problem.n_slots);
+                        search.walk(&mut state, 0..n_nodes, choices);
+                        search.final_value(&state)
+                    };
+                    self.improve(0..n_nodes, &mut choices, whole);
+                }
+                offer(self, choices);
+            }
+        }
+        for device in self.pool.devices.clone() {
+            if let Some(choices) = self.whole_on(device, 0..n_nodes) {
+                offer(self, choices);
+            }
+        }
+        best.map(|(_, choices)| choices)
+    }
+
+    /// The choices of the states that end best.
+    fn best_of(&self, mut ends: Vec<State>, n: usize) -> Vec<Choices> {
+        ends.sort_by(|a, b| self.final_value(a).total_cmp(&self.final_value(b)));
+        ends.iter().take(n).map(|state| self.choices(state)).collect()
+    }
+
+    /// Everything on one device, or `None` when it cannot compute something.
+    fn whole_on(&mut self, device: usize, nodes: Range<usize>) -> Option<Choices> {
+        let problem = self.pool.problem;
+        nodes.map(|idx| self.pool.find(problem.works[idx].template, Cut::Whole(device as u8))).collect()
+    }
+
+    fn solve_layers(&mut self, layers: &Layers, fresh: &State) -> Option<Choices> {
+        let problem = self.pool.problem;
+        let first = layers.first.clone();
+        let layer = self.solve_layer(layers)?;
+        // The way into the first layer is the one that is best once layers run.
+        let mut best: Option<(f64, State, Choices)> = None;
+        for start in self.beam(0..first.start, vec![fresh.clone()], false).into_iter().take(8) {
+            let mut state = start.clone();
+            for copy in 0..2 {
+                self.walk(&mut state, layers.copy(copy), &layer);
+            }
+            let value = self.value(&state);
+            if best.as_ref().is_none_or(|(least, ..)| value < *least) {
+                let choices = self.choices(&start);
+                best = Some((value, state, choices));
+            }
+        }
+        let (_, mut state, mut choices) = best?;
+        for copy in 2..layers.count {
+            self.walk(&mut state, layers.copy(copy), &layer);
+        }
+        state.trace = NO_CHOICE;
+        let ends = self.beam(layers.end()..problem.works.len(), vec![state], false);
+        let suffix = self.best_of(ends, 1).pop()?;
+        for _ in 0..layers.count {
+            choices.extend_from_slice(&layer);
+        }
+        choices.extend(suffix);
+        Some(choices)
+    }
+
+    /// Choices for the nodes of one layer that make many of them fast.
+    fn solve_layer(&mut self, layers: &Layers) -> Option<Choices> {
+        let problem = self.pool.problem;
+        let first = layers.first.clone();
+        // Where the layer before may have left its output: on any of the devices.
+        let entries: Vec<State> = (self.pool.devices.iter())
+            .map(|&device| {
+                let mut entry = State::new(problem.n_slots);
+                entry.trace = NO_CHOICE;
+                if let Some(before) = first.start.checked_sub(1) {
+                    for &slot in problem.live(&problem.works[before]) {
+                        entry.place_in_open(slot, device);
+                    }
+                }
+                entry
+            })
+            .collect();
+        let entry = entries[0].clone();
+        let mut found: Vec<Choices> = Vec::new();
+        for state in self.beam(first.clone(), entries, false) {
+            let choices = self.choices(&state);
+            if !found.contains(&choices) {
+                found.push(choices);
+            }
+        }
+        for device in self.pool.devices.clone() {
+            found.extend(self.whole_on(device, first.clone()));
+        }
+        let period = |search: &Self, choices: &[usize]| search.period(layers, &entry, choices);
+        let mut rated: Vec<(f64, Choices)> = Vec::new();
+        for choices in found {
+            rated.push((period(self, &choices), choices));
+        }
+        rated.sort_by(|a, b| a.0.total_cmp(&b.0));
+        rated.truncate(self.pool.options.effort.refined);
+        for (value, choices) in &mut rated {
+            *value = self.improve(first.clone(), choices, period);
+        }
+        rated.into_iter().min_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, choices)| choices)
+    }
+
+    /// What one more layer costs when layers run one after the other.
+    fn period(&self, layers: &Layers, entry: &State, choices: &[usize]) -> f64 {
+        let mut state = entry.clone();
+        self.walk(&mut state, layers.copy(0), choices);
+        let first = self.value(&state);
+        let n = layers.count.min(3);
+        for copy in 1..n {
+            self.walk(&mut state, layers.copy(copy), choices);
+        }
+        (self.value(&state) - first) / (n - 1) as f64
+    }
+
+    /// Changes choices one by one, or those of a chain together, as long as the value falls; returns the value.
+    fn improve(&mut self, nodes: Range<usize>, choices: &mut Choices, value: impl Fn(&Self, &[usize]) -> f64) -> f64 {
+        let mut trial = Trial { least: value(self, choices), nodes, changed: choices.clone(), value };
+        for _ in 0..self.pool.options.effort.rounds {
+            let before = trial.least;
+            self.shift_cuts(choices, &mut trial);
+            self.replace_cuts(choices, &mut trial);
+            if trial.least >= before {
+                break;
+            }
+        }
+        self.shift_cuts(choices, &mut trial);
+        trial.least
+    }
+
+    /// Moves each cut of columns or rows to both sides, together with those of all nodes that are cut alike.
+    fn shift_cuts<F: Fn(&Self, &[usize]) -> f64>(&mut self, choices: &mut Choices, trial: &mut Trial<F>) {
+        let problem = self.pool.problem;
+        let start = trial.nodes.start;
+        for offset in 0..choices.len() {
+            let template = problem.works[start + offset].template;
+            let mut cut = self.pool.candidate(template, choices[offset]).cut;
+            let is_first = |search: &Self| {
+                !(0..offset).any(|other| {
+                    search.pool.candidate(problem.works[start + other].template, choices[other]).cut == cut
+                })
+            };
+            let step = problem.templates[template].column_step.max(1) as i64;
+            if matches!(cut, Cut::Whole(_) | Cut::Chunks(_)) || !is_first(self) {
+                continue;
+            }
+            let mut stride = self.pool.options.effort.first_shift;
+            while stride >= 1 {
+                let mut is_better = false;
+                for shifted in shifts(cut, stride as i64, step) {
+                    if self.try_change(choices, trial, |_, known| known == cut, shifted) {
+                        cut = shifted;
+                        is_better = true;
+                        break;
+                    }
+                }
+                if !is_better {
+                    stride /= 2;
+                }
+            }
+        }
+    }
+
+    /// Tries every other cut for each node, for it alone and for the chain that begins with it.
+    fn replace_cuts<F: Fn(&Self, &[usize]) -> f64>(&mut self, choices: &mut Choices, trial: &mut Trial<F>) {
+        let problem = self.pool.problem;
+        let start = trial.nodes.start;
+        for offset in 0..choices.len() {
+            let template = problem.works[start + offset].template;
+            let chain = problem.templates[template].chain.clone();
+            let first_template = problem.works[start].template;
+            let mut cuts = self.pool.fixed_cuts(template).to_vec();
+            for neighbour in [offset.wrapping_sub(1), offset + 1] {
+                if let Some(&choice) = choices.get(neighbour) {
+                    cuts.push(self.pool.candidate(problem.works[start + neighbour].template, choice).cut);
+                }
+            }
+            let columns = &problem.templates[template];
+            if columns.is_linear && columns.column_step > 0 && (columns.columns - 1) / columns.column_step > FEW_CUTS {
+                for (a, b) in pairs(&self.pool.devices.clone()) {
+                    let balanced = self.pool.balanced_columns(template, [a, b], true, 0.0);
+                    cuts.extend(balanced.into_iter().flatten().take(1).map(|at| Cut::columns([a, b], at)));
+                }
+            }
+            for cut in cuts {
+                self.try_change(choices, trial, |node, _| node == offset, cut);
+                if chain.len() > 1 {
+                    self.try_change(choices, trial, |node, _| chain.contains(&(node + first_template)), cut);
+                }
+            }
+        }
+    }
+
+    /// Gives a cut to the nodes that are meant, where they can have it, and keeps the change if it lowers the value.
+    fn try_change<F: Fn(&Self, &[usize]) -> f64>(
+        &mut self,
+        choices: &mut Choices,
+        trial: &mut Trial<F>,
+        is_meant: impl Fn(usize, Cut) -> bool,
+        cut: Cut,
+    ) -> bool {
+        let problem = self.pool.problem;
+        trial.changed.clone_from(choices);
+        let mut has_changed = false;
+        for (offset, changed) in trial.changed.iter_mut().enumerate() {
+            let template = problem.works[trial.nodes.start + offset].template;
+            let known = self.pool.candidate(template, *changed).cut;
+            if known != cut && is_meant(offset, known) {
+                if let Some(candidate) = self.pool.find(template, cut) {
+                    *changed = candidate;
+                    has_changed = true;
+                }
+            }
+        }
+        if !has_changed {
+            return false;
+        }
+        let value = (trial.value)(self, &trial.changed);
+        // A gain that rounding may have made is none.
+        let is_better = value < trial.least * (1.0 - 1e-9);
+        if is_better {
+            trial.least = value;
+            choices.clone_from(&trial.changed);
+        }
+        is_better
+    }
+}
+
+/// Choices that are being improved.
+struct Trial<F> {
+    nodes: Range<usize>,
+    least: f64,
+    changed: Choices,
+    value: F,
+}
+
+impl Layers {
+    /// The nodes of one of the layers.
+    pub(crate) fn copy(&self, idx: usize) -> Range<usize> {
+        let start = self.first.start + idx * self.first.len();
+        start..start + self.first.len()
+    }
+}
+
+/// A cut moved by so many steps to both sides, each of its positions alone.
+fn shifts(cut: Cut, stride: i64, step: i64) -> Vec<Cut> {
+    let moved = |at: u32, by: i64| u32::try_from(i64::from(at) + by).ok().filter(|&at| at > 0);
+    let both = [stride, -stride];
+    match cut {
+        Cut::Whole(_) | Cut::Chunks(_) => Vec::new(),
+        Cut::Columns(devices, [first, second]) if first == second => {
+            let to = |by: i64| moved(first, by * step).map(|at| Cut::Columns(devices, [at; 2]));
+            both.into_iter().filter_map(to).collect()
+        }
+        Cut::Columns(devices, [first, second]) => {
+            let first_to = both.into_iter().filter_map(|by| moved(first, by * step)).map(|at| [at, second]);
+            let second_to = both.into_iter().filter_map(|by| moved(second, by * step)).map(|at| [first, at]);
+            let all = first_to.chain(second_to).filter(|at| at[0] < at[1]);
+            all.map(|at| Cut::Columns(devices, at)).collect()
+        }
+        Cut::Rows(devices, at) => {
+            both.into_iter().filter_map(|by| moved(at, by * ROW_STEP as i64)).map(|at| Cut::Rows(devices, at)).collect()
+        }
+        Cut::Corner(devices, row, column) => {
+            let to = |by: i64| moved(column, by * step).map(|column| Cut::Corner(devices, row, column));
+            both.into_iter().filter_map(to).collect()
+        }
+    }
+}
