@@ -183,6 +183,14 @@ impl Program {
             let is_slot = matches!(binding, Binding::Write(_));
             assert!(is_slot || !expected.is_written, "{:?} is written through a view", expected.name);
         }
+        for (idx, binding) in bindings.tensors.iter().enumerate() {
+            let (needed, lent) = (&**self.segment.claim_of(idx), binding.claim());
+            assert!(
+                std::ptr::eq(needed, lent) || lent.covers(needed),
+                "the segment touches {needed:?} of a tensor {:?} of which the binding allows {lent:?}",
+                binding.tensor().desc(),
+            );
+        }
         let end = step.past + step.rows;
         if let Some(context) = self.context {
             assert!(end <= context, "positions up to {end} in a cache for {context}");

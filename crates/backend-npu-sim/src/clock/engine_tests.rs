@@ -80,12 +80,12 @@ proptest! {
             prop_assert!(end - start >= alone.max(slowed) * (1.0 - 1e-9) - 1e-12, "{} s instead of {alone} s", end - start);
         }
         prop_assert_eq!(n_nodes, plan.iter().map(|(_, demands)| demands.len()).sum::<usize>());
-        for processor in 0..N_PROCESSORS {
+        for (processor, nodes_took) in nodes_took.into_iter().enumerate() {
             let jobs: Vec<_> = plan.iter().filter(|(of, _)| *of == processor).collect();
             let bytes: f64 = jobs.iter().flat_map(|(_, demands)| demands).map(|demand| demand.bytes).sum();
             let work = engine.work(processor);
             prop_assert!((work.bytes - bytes).abs() <= 1e-9 * bytes, "{} of {bytes} bytes", work.bytes);
-            let busy = nodes_took[processor] + START * jobs.len() as f64;
+            let busy = nodes_took + START * jobs.len() as f64;
             prop_assert!((work.busy_seconds - busy).abs() <= 1e-9 * busy, "{} of {busy} s", work.busy_seconds);
             prop_assert_eq!(engine.completed(processor), jobs.len() as u64);
             prop_assert!(engine.is_idle(processor));

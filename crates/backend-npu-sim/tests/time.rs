@@ -1,0 +1,158 @@
+//! What takes how long, through the whole path: compile, submit, wait, count.
+
+#[allow(dead_code, reason = "each test binary uses a part of it")]
+mod support;
+
+use backend_npu_sim::{SimOptions, TimeMode};
+use hetero_core::DeviceKind::{Cpu, Gpu, Npu};
+use hetero_core::OperandOrder::{ActivationStationary, WeightStationary};
+use support::{Run, TINY, busy_seconds, linear, llama, phone, product_seconds, soc, timed};
+
+#[test]
+fn npu_time_is_a_staircase_of_its_tile() {
+    let tile = soc().npu_limits.tile;
+    let seconds = |rows| product_seconds(Npu, [rows, 4096, 4096], WeightStationary);
+    for step in 2..8 {
+        let at_step = seconds(step * tile);
+        assert_eq!(seconds((step - 1) * tile + 1), at_step, "all of a step costs the same");
+        assert!(seconds(step * tile + 1) > at_step, "the next step costs more");
+    }
+}
+
+#[test]
+fn an_npu_computes_what_it_was_compiled_for() {
+    let phone = timed();
+    for (kind, is_fixed) in [(Npu, true), (Gpu, false), (Cpu, false)] {
+        let run = Run::new(&*phone.backend(kind), linear(256, 4096, 4096), WeightStationary, false);
+        let run = run.expect("a product");
+        let seconds = [256, 128, 1].map(|rows| run.seconds(&phone, rows));
+        let is_same = seconds.iter().all(|x| (x - seconds[0]).abs() < 1e-9);
+        assert_eq!(is_same, is_fixed, "{kind}: {seconds:?}");
+    }
+}
+
+#[test]
+fn the_operand_order_matters_to_the_npu_alone() {
+    for (kind, matters) in [(Npu, true), (Gpu, false), (Cpu, false)] {
+        let seconds =
+            [ActivationStationary, WeightStationary].map(|order| product_seconds(kind, [256, 14336, 4096], order));
+        assert_eq!((seconds[0] / seconds[1] - 1.0).abs() > 0.5, matters, "{kind}: {seconds:?}");
+    }
+}
+
+#[test]
+fn gpu_and_npu_together_get_more_of_the_bus_than_one_and_no_more_than_there_is() {
+    let soc = soc();
+    let phone = timed();
+    let run = |kind| Run::new(&*phone.backend(kind), linear(1, 28672, 4096), WeightStationary, false);
+    let (gpu, npu) = (run(Gpu).expect("a product"), run(Npu).expect("a product"));
+    let rate = |together: bool| {
+        phone.reset_usage();
+        let start = phone.clock().now();
+        let mut tickets = Vec::new();
+        for _ in 0..20 {
+            tickets.push(gpu.submit(0, 1).expect("a step"));
+            drop(tickets.pop());
+            if together {
+                drop(npu.submit(0, 1).expect("a step"));
+            }
+        }
+        let seconds = phone.clock().now() - start;
+        phone.usage().iter().map(|usage| usage.bytes).sum::<f64>() / seconds
+    };
+    assert!(rate(false) <= soc.gpu.bytes_per_second);
+    // Submitted together and waited for together, so that both are on the bus at once.
+    phone.reset_usage();
+    let start = phone.clock().now();
+    let tickets = (gpu.submit(0, 1).expect("a step"), npu.submit(0, 1).expect("a step"));
+    tickets.0.wait().expect("nothing fails");
+    tickets.1.wait().expect("nothing fails");
+    let seconds = phone.clock().now() - start;
+    let bytes: f64 = phone.usage().iter().map(|usage| usage.bytes).sum();
+    assert!(bytes / seconds <= soc.bus.combined_bytes_per_second);
+    let busy = busy_seconds(&phone, Gpu) + busy_seconds(&phone, Npu);
+    assert!(busy > seconds * 1.05, "they were busy at the same time: {busy} s in {seconds} s");
+    assert!(rate(true) <= soc.bus.combined_bytes_per_second);
+}
+
+#[test]
+fn energy_is_idle_power_and_what_work_takes() {
+    let phone = timed();
+    let run = Run::new(&*phone.backend(Gpu), linear(64, 4096, 4096), WeightStationary, false).expect("a product");
+    run.seconds(&phone, 64);
+    phone.reset_usage();
+    let start = phone.clock().now();
+    for _ in 0..3 {
+        run.seconds(&phone, 64);
+    }
+    phone.clock().advance(0.5);
+    let seconds = phone.clock().now() - start;
+    for usage in phone.usage() {
+        let power = phone.soc().power(usage.kind);
+        let expected = power.idle_watts * seconds
+            + power.active_watts * usage.busy_seconds
+            + power.joules_per_byte * usage.bytes
+            + power.joules_per_operation * usage.operations;
+        assert!((usage.joules - expected).abs() <= 1e-9 * expected, "{usage:?}");
+        assert_eq!(usage.submissions, if usage.kind == Gpu { 3 } else { 0 });
+        assert_eq!(usage.busy_seconds > 0.0, usage.kind == Gpu);
+    }
+}
+
+#[test]
+fn the_same_calls_give_the_same_trace_byte_for_byte() {
+    let trace = || {
+        let phone = phone(SimOptions { trace: true, ..SimOptions::default() });
+        let runs = [Npu, Gpu, Cpu]
+            .map(|kind| Run::new(&*phone.backend(kind), llama(8, TINY), WeightStationary, true).expect("a tiny model"));
+        for past in [0, 8] {
+            let tickets = runs.each_ref().map(|run| run.submit(past, 5).expect("a step"));
+            while !tickets[0].is_complete() {}
+            phone.clock().copy(Gpu, 4096);
+            tickets.map(|ticket| ticket.wait().expect("nothing fails"));
+        }
+        phone.trace().to_json()
+    };
+    let json = trace();
+    assert_eq!(json, trace());
+
+    let parsed: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    let events = parsed["traceEvents"].as_array().expect("events");
+    let tracks: Vec<_> = events.iter().filter(|event| event["name"] == "thread_name").collect();
+    assert_eq!(tracks.len(), 4);
+    let n_nodes = llama(8, TINY).nodes().len();
+    for (track, name) in [(1, "cpu"), (2, "gpu"), (3, "npu")] {
+        let spans: Vec<_> = events.iter().filter(|event| event["tid"] == track && event["ph"] == "X").collect();
+        assert_eq!(spans.len(), 2 * n_nodes, "{name}");
+        let edges = spans.iter().map(|span| (span["ts"].as_f64(), span["dur"].as_f64()));
+        let mut last_end = 0.0;
+        for (start, duration) in edges {
+            let (start, duration) = (start.expect("a time"), duration.expect("a time"));
+            assert!(start >= last_end - 1e-3 && duration >= 0.0, "nodes of one processor do not overlap");
+            last_end = start + duration;
+        }
+    }
+    assert!(json.contains("layers.1.down") && json.contains("linear w4g32"));
+    for action in ["compile", "submit", "wait", "poll", "copy"] {
+        assert!(events.iter().any(|event| event["tid"] == 0 && event["name"] == action), "{action}");
+    }
+}
+
+#[test]
+fn without_time_everything_is_finished_at_once() {
+    let phone = phone(SimOptions { time: TimeMode::Free, ..SimOptions::default() });
+    let run = Run::new(&*phone.backend(Npu), llama(8, TINY), WeightStationary, true).expect("a tiny model");
+    assert!(run.submit(0, 8).expect("a step").is_complete());
+    assert_eq!(phone.clock().now(), 0.0);
+}
+
+#[test]
+fn real_time_takes_as_long_as_virtual_time_says() {
+    let scale = 20.0;
+    let phone = phone(SimOptions { time: TimeMode::Real { scale }, ..SimOptions::default() });
+    let run = Run::new(&*phone.backend(Gpu), linear(1, 2048, 2048), WeightStationary, true).expect("a product");
+    let started = std::time::Instant::now();
+    run.submit(0, 1).expect("a step").wait().expect("nothing fails");
+    let least = busy_seconds(&phone, Gpu) * scale;
+    assert!(least > 1e-3 && started.elapsed().as_secs_f64() >= least, "{:?} of {least} s", started.elapsed());
+}
