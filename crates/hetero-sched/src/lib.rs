@@ -5,6 +5,7 @@
 //! - [`mod@submissions`]: which parts of a plan are submitted together, and what each submission waits for.
 //! - [`activations`]: which tensor holds which value, with few tensors for many layers.
 //! - [`residency`]: which device holds which rows of which weight.
+//! - [`sync`]: all code that waits.
 //! - [`executor`]: runs a plan; the only thing that touches devices.
 //!
 //! No concrete backend is named here: devices are `dyn Backend`.
@@ -18,6 +19,7 @@ pub mod plan;
 pub mod residency;
 pub mod solver;
 pub mod submissions;
+pub mod sync;
 pub mod timing;
 
 mod error;

@@ -1,0 +1,116 @@
+//! What a repeated duration will be the next time.
+
+/// Samples that the median is of. Up to half of them may be outliers, and a lasting change shows after as many.
+const WINDOW: usize = 9;
+
+/// A robust online estimate: the median of the last nine samples.
+///
+/// The median does not move for outliers, however far they lie, as long as they are fewer than half of the window
+/// (Rousseeuw and Leroy, Robust Regression and Outlier Detection, section 1.2: a breakdown point of one half). It
+/// follows a lasting change within five samples. A seed counts as one sample that was seen three times, so that
+/// prediction and experience are weighed until there is enough experience.
+#[derive(Clone, Debug, Default)]
+pub struct Estimate {
+    /// The last samples; the oldest is overwritten at `next`.
+    samples: [f64; WINDOW],
+    n_samples: usize,
+    next: usize,
+    /// Median of the samples.
+    median: Option<f64>,
+    /// The largest sample but one.
+    upper: Option<f64>,
+}
+
+impl Estimate {
+    /// Nothing is known.
+    pub fn new() -> Estimate {
+        Estimate::default()
+    }
+
+    /// Begins with a prediction, in seconds.
+    pub fn seeded(seconds: f64) -> Estimate {
+        let mut estimate = Estimate::new();
+        (0..3).for_each(|_| estimate.add(seconds));
+        estimate
+    }
+
+    /// Seconds, when anything is known.
+    pub fn seconds(&self) -> Option<f64> {
+        self.median
+    }
+
+    /// What is rarely exceeded: the largest sample but one, so that a single outlier does not count.
+    pub fn upper(&self) -> Option<f64> {
+        self.upper
+    }
+
+    /// Takes a sample, in seconds. What is no time is ignored.
+    pub fn add(&mut self, seconds: f64) {
+        if !seconds.is_finite() || seconds < 0.0 {
+            return;
+        }
+        self.samples[self.next] = seconds;
+        self.next = (self.next + 1) % WINDOW;
+        self.n_samples = (self.n_samples + 1).min(WINDOW);
+        let mut sorted = self.samples;
+        let sorted = &mut sorted[..self.n_samples];
+        sorted.sort_unstable_by(f64::total_cmp);
+        self.upper = Some(sorted[self.n_samples.saturating_sub(2)]);
+        let middle = self.n_samples / 2;
+        let is_even = self.n_samples.is_multiple_of(2);
+        self.median = Some(if is_even { (sorted[middle - 1] + sorted[middle]) / 2.0 } else { sorted[middle] });
+    }
+
+    /// Takes the knowledge that the duration was at most so many seconds.
+    ///
+    /// Such samples come when a wait has overslept. Were they left out, an estimate that is too long would never be
+    /// corrected; the sample is a tenth shorter than what is known, so that a wait or two later the end is seen again.
+    pub fn add_bound(&mut self, seconds: f64) {
+        self.add(match self.median {
+            Some(median) if median < seconds => median,
+            _ => seconds * 0.9,
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outliers_do_not_move_it() {
+        let mut estimate = Estimate::new();
+        assert_eq!(estimate.seconds(), None);
+        (0..9).for_each(|idx| estimate.add(1.0 + f64::from(idx) * 1e-3));
+        for outlier in [100.0, 1e-9, 50.0, f64::NAN, 1e9] {
+            estimate.add(outlier);
+        }
+        let seconds = estimate.seconds().unwrap();
+        assert!((0.999..1.01).contains(&seconds), "{seconds}");
+    }
+
+    #[test]
+    fn a_lasting_change_is_followed() {
+        let mut estimate = Estimate::seeded(1.0);
+        assert_eq!(estimate.seconds(), Some(1.0));
+        (0..4).for_each(|_| estimate.add(2.0));
+        assert_eq!(estimate.seconds(), Some(2.0), "four samples outweigh the seed");
+        (0..5).for_each(|_| estimate.add(3.0));
+        assert_eq!(estimate.seconds(), Some(3.0));
+    }
+
+    #[test]
+    fn an_estimate_that_is_too_long_is_found_out() {
+        let mut estimate = Estimate::seeded(10.0);
+        let truth = 1.0;
+        let mut n_bounds = 0;
+        // A wait that sleeps as long as the estimate says sees the end only when it was too short.
+        while estimate.seconds().unwrap() > truth && n_bounds < 1000 {
+            estimate.add_bound(estimate.seconds().unwrap());
+            n_bounds += 1;
+        }
+        assert!(n_bounds < 200, "{n_bounds}");
+        estimate.add_bound(5.0);
+        assert!(estimate.seconds().unwrap() <= truth, "a bound above it says nothing new");
+    }
+}

@@ -1,0 +1,287 @@
+//! Waits for the first of several submissions: sleeps, then looks, then blocks.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hetero_core::Timeline;
+
+use super::{Clock, Estimate};
+
+/// Waits, and learns how long sleeping really takes.
+#[derive(Debug)]
+pub struct Waiter {
+    clock: Arc<dyn Clock>,
+    options: WaitOptions,
+    /// Seconds by which sleeps were too long.
+    overshoot: Estimate,
+    stats: WaitStats,
+}
+
+/// How to wait.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct WaitOptions {
+    /// In which way.
+    pub policy: WaitPolicy,
+    /// Seconds of looking after the predicted end, until the waiter blocks.
+    pub poll_seconds: f64,
+    /// A processor is stuck when a submission takes this many times as long as predicted...
+    pub stuck_multiple: f64,
+    /// ...and at least so many seconds longer.
+    pub stuck_floor_seconds: f64,
+}
+
+impl Default for WaitOptions {
+    fn default() -> Self {
+        WaitOptions {
+            policy: WaitPolicy::Predicted,
+            // Several times the overshoot of a sleep, and less than a blocking wait costs.
+            poll_seconds: 200e-6,
+            stuck_multiple: 50.0,
+            stuck_floor_seconds: 5.0,
+        }
+    }
+}
+
+/// In which way to wait.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum WaitPolicy {
+    /// Sleep until shortly before the predicted end, look until it comes, block when it does not.
+    #[default]
+    Predicted,
+    /// Look all the time.
+    Spin,
+    /// Let the processor's driver wait: what engines without fast synchronisation do.
+    Block,
+}
+
+/// A submission that is waited for.
+#[derive(Clone, Debug)]
+pub struct Awaited {
+    /// The timeline of its backend.
+    pub timeline: Arc<dyn Timeline>,
+    /// The count at which it has finished.
+    pub value: u64,
+    /// When it is predicted to end, by the waiter's clock.
+    pub expected: Option<f64>,
+    /// When it has taken so long that its processor must be stuck.
+    pub give_up: f64,
+}
+
+/// What a wait has seen.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Seen {
+    /// Which of the awaited has finished or failed.
+    pub idx: usize,
+    /// When that was seen.
+    pub at: f64,
+    /// Whether it happened just then; otherwise it had happened before the first look.
+    pub is_sharp: bool,
+}
+
+/// A wait that took too long.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Stuck {
+    /// Which of the awaited has not finished.
+    pub idx: usize,
+    /// Seconds that it was waited for in this wait.
+    pub waited_seconds: f64,
+}
+
+/// What waiting has cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct WaitStats {
+    /// Number of waits.
+    pub n_waits: u64,
+    /// Waits in which something had finished already at the first look.
+    pub n_ready: u64,
+    /// Waits that slept.
+    pub n_slept: u64,
+    /// Waits that slept and found at the first look afterwards that something had finished.
+    pub n_overslept: u64,
+    /// Waits that looked again and again.
+    pub n_polled: u64,
+    /// Waits that blocked.
+    pub n_blocked: u64,
+    /// Seconds asleep.
+    pub slept_seconds: f64,
+    /// Seconds of looking.
+    pub polled_seconds: f64,
+    /// Seconds blocked.
+    pub blocked_seconds: f64,
+}
+
+/// A sleep shorter than this is not worth the call.
+const SHORTEST_SLEEP: f64 = 20e-6;
+
+/// The overshoot that is assumed before one was measured: what `usleep` takes on a phone.
+const FIRST_OVERSHOOT: f64 = 100e-6;
+
+/// How much earlier than the predicted end looking begins at least, in seconds.
+const LEAD: f64 = 5e-6;
+
+/// The same as a share of the time until then: repeated work varies by about so much.
+const LEAD_SHARE: f64 = 0.02;
+
+/// With several submissions to wait for, blocking is for one of them, and the others are looked at so often.
+const BLOCK_SLICE: f64 = 500e-6;
+
+impl Waiter {
+    /// Waits by a clock, which must be that of the processors.
+    pub fn new(clock: Arc<dyn Clock>, options: WaitOptions) -> Waiter {
+        Waiter { clock, options, overshoot: Estimate::seeded(FIRST_OVERSHOOT), stats: WaitStats::default() }
+    }
+
+    /// The clock.
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
+    /// How it waits.
+    pub fn options(&self) -> &WaitOptions {
+        &self.options
+    }
+
+    /// What waiting has cost so far.
+    pub fn stats(&self) -> WaitStats {
+        self.stats
+    }
+
+    /// Counts from here on.
+    pub fn reset_stats(&mut self) {
+        self.stats = WaitStats::default();
+    }
+
+    /// When a submission that is predicted to end at `expected` after `seconds` of work has taken too long.
+    pub fn give_up(&self, expected: f64, seconds: f64) -> f64 {
+        expected + (self.options.stuck_multiple * seconds).max(self.options.stuck_floor_seconds)
+    }
+
+    /// Waits until the first of them has finished or failed.
+    ///
+    /// # Panics
+    /// When there is nothing to wait for.
+    pub fn wait_any(&mut self, awaited: &[Awaited]) -> Result<Seen, Stuck> {
+        assert!(!awaited.is_empty(), "nothing to wait for");
+        self.stats.n_waits += 1;
+        let start = self.clock.now();
+        if let Some(idx) = finished(awaited) {
+            self.stats.n_ready += 1;
+            return Ok(Seen { idx, at: start, is_sharp: false });
+        }
+        let expected = awaited.iter().filter_map(|awaited| awaited.expected).min_by(f64::total_cmp);
+        let polled_until = match self.options.policy {
+            WaitPolicy::Block => start,
+            WaitPolicy::Spin => f64::INFINITY,
+            WaitPolicy::Predicted => {
+                let now = match expected {
+                    Some(expected) => self.sleep_until_shortly_before(expected, start),
+                    None => start,
+                };
+                if now > start
+                    && let Some(idx) = finished(awaited)
+                {
+                    self.stats.n_overslept += 1;
+                    return Ok(Seen { idx, at: now, is_sharp: false });
+                }
+                expected.map_or(now, |expected| expected.max(now)) + self.options.poll_seconds
+            }
+        };
+        if polled_until > start
+            && let Some(result) = self.poll(awaited, start, polled_until)
+        {
+            return result;
+        }
+        self.block(awaited, start)
+    }
+
+    /// Sleeps, if it is worth while, and returns the time afterwards.
+    fn sleep_until_shortly_before(&mut self, expected: f64, now: f64) -> f64 {
+        // Sleeps are too long and predictions not exact: better to look for a moment than to be late.
+        let margin = self.overshoot.upper().unwrap_or(FIRST_OVERSHOOT);
+        let until = expected - margin - LEAD - LEAD_SHARE * (expected - now);
+        if until - now < SHORTEST_SLEEP {
+            return now;
+        }
+        self.clock.sleep(until - now);
+        let after = self.clock.now();
+        self.overshoot.add((after - until).max(0.0));
+        self.stats.n_slept += 1;
+        self.stats.slept_seconds += after - now;
+        after
+    }
+
+    /// Looks again and again; `None` when it is time to block.
+    fn poll(&mut self, awaited: &[Awaited], start: f64, until: f64) -> Option<Result<Seen, Stuck>> {
+        self.stats.n_polled += 1;
+        let polled_from = self.clock.now();
+        let mut last = polled_from;
+        let mut n_looks: u32 = 0;
+        loop {
+            let found = finished(awaited);
+            let now = self.clock.now();
+            let result = match (found, stuck(awaited, start, now)) {
+                (Some(idx), _) => Some(Ok(Seen { idx, at: now, is_sharp: true })),
+                (None, Some(stuck)) => Some(Err(stuck)),
+                (None, None) => None,
+            };
+            if result.is_some() || now >= until {
+                self.stats.polled_seconds += now - polled_from;
+                return result;
+            }
+            n_looks += 1;
+            if n_looks.is_multiple_of(64) {
+                // In virtual time looking may cost nothing, and then nothing would ever happen.
+                if now == last {
+                    self.clock.sleep(1e-6);
+                }
+                last = now;
+            }
+            // The first looks come close together; later ones leave the memory bus to the processors.
+            (0..n_looks.min(32)).for_each(|_| std::hint::spin_loop());
+        }
+    }
+
+    /// Lets the backend of the first to end wait.
+    fn block(&mut self, awaited: &[Awaited], start: f64) -> Result<Seen, Stuck> {
+        self.stats.n_blocked += 1;
+        let blocked_from = self.clock.now();
+        let end_of = |awaited: &Awaited| awaited.expected.unwrap_or(f64::INFINITY);
+        let first = (0..awaited.len()).min_by(|&a, &b| end_of(&awaited[a]).total_cmp(&end_of(&awaited[b])));
+        let first = first.expect("there is something to wait for");
+        let Awaited { timeline, value, .. } = &awaited[first];
+        let give_up = awaited.iter().map(|awaited| awaited.give_up).fold(f64::INFINITY, f64::min);
+        let slice = if awaited.len() == 1 { f64::INFINITY } else { BLOCK_SLICE };
+        let mut now = blocked_from;
+        let result = loop {
+            let has_ended = match Duration::try_from_secs_f64((give_up - now).min(slice).max(0.0)) {
+                Ok(timeout) => timeline.block_for(*value, timeout),
+                // There is no limit that a clock could hold.
+                Err(_) => timeline.block_until(*value).map(|()| true),
+            };
+            now = self.clock.now();
+            // An error ends the submission too; whoever takes its ticket back sees which.
+            let found = if has_ended.unwrap_or(true) { Some(first) } else { finished(awaited) };
+            if let Some(idx) = found {
+                break Ok(Seen { idx, at: now, is_sharp: true });
+            }
+            if let Some(stuck) = stuck(awaited, start, now) {
+                break Err(stuck);
+            }
+        };
+        self.stats.blocked_seconds += now - blocked_from;
+        result
+    }
+}
+
+fn finished(awaited: &[Awaited]) -> Option<usize> {
+    awaited.iter().position(|awaited| awaited.timeline.completed() >= awaited.value)
+}
+
+fn stuck(awaited: &[Awaited], start: f64, now: f64) -> Option<Stuck> {
+    let idx = awaited.iter().position(|awaited| now >= awaited.give_up)?;
+    Some(Stuck { idx, waited_seconds: now - start })
+}
+
+#[cfg(all(test, not(loom)))]
+#[path = "waiter_tests.rs"]
+mod tests;

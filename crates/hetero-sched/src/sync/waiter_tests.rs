@@ -1,0 +1,222 @@
+//! Waiting in virtual time, where everything is exact.
+
+use super::*;
+use hetero_core::BackendError;
+use std::sync::Mutex;
+
+/// Virtual time. Sleeps take a little longer than asked for, looks a little time.
+#[derive(Debug)]
+struct Virtual {
+    now: Mutex<f64>,
+    overshoot: f64,
+}
+
+impl Virtual {
+    fn advance_to(&self, time: f64) {
+        let mut now = self.now.lock().unwrap();
+        *now = now.max(time);
+    }
+}
+
+impl Clock for Virtual {
+    fn now(&self) -> f64 {
+        *self.now.lock().unwrap()
+    }
+
+    fn sleep(&self, seconds: f64) {
+        *self.now.lock().unwrap() += seconds + self.overshoot;
+    }
+}
+
+/// Finishes at a time; a blocking wait costs something on top.
+#[derive(Debug)]
+struct Ends {
+    clock: Arc<Virtual>,
+    at: f64,
+    look_seconds: f64,
+    block_seconds: f64,
+    error: Option<BackendError>,
+}
+
+impl Timeline for Ends {
+    fn completed(&self) -> u64 {
+        self.clock.advance_to(self.clock.now() + self.look_seconds);
+        u64::from(self.clock.now() >= self.at)
+    }
+
+    fn block_until(&self, _value: u64) -> Result<(), BackendError> {
+        self.clock.advance_to(self.at + self.block_seconds);
+        self.error.clone().map_or(Ok(()), Err)
+    }
+
+    fn block_for(&self, value: u64, timeout: Duration) -> Result<bool, BackendError> {
+        if self.clock.now() + timeout.as_secs_f64() < self.at {
+            self.clock.advance_to(self.clock.now() + timeout.as_secs_f64());
+            return Ok(false);
+        }
+        self.block_until(value).map(|()| true)
+    }
+}
+
+const LOOK: f64 = 0.5e-6;
+const BLOCK: f64 = 400e-6;
+
+struct Setup {
+    clock: Arc<Virtual>,
+    waiter: Waiter,
+}
+
+impl Setup {
+    fn new(policy: WaitPolicy) -> Setup {
+        let clock = Arc::new(Virtual { now: Mutex::new(1.0), overshoot: 60e-6 });
+        let options = WaitOptions { policy, ..WaitOptions::default() };
+        Setup { waiter: Waiter::new(Arc::clone(&clock) as Arc<dyn Clock>, options), clock }
+    }
+
+    /// A submission that ends after `seconds`, predicted or not.
+    fn awaited(&self, seconds: f64, predicted: Option<f64>) -> Awaited {
+        let now = self.clock.now();
+        let timeline = Arc::new(Ends {
+            clock: Arc::clone(&self.clock),
+            at: now + seconds,
+            look_seconds: LOOK,
+            block_seconds: BLOCK,
+            error: None,
+        });
+        let expected = predicted.map(|seconds| now + seconds);
+        let give_up = predicted.map_or(f64::INFINITY, |seconds| self.waiter.give_up(now + seconds, seconds));
+        Awaited { timeline, value: 1, expected, give_up }
+    }
+
+    /// Seconds from the end of a submission to the return of the wait for it.
+    fn late(&mut self, seconds: f64, predicted: Option<f64>) -> f64 {
+        let end = self.clock.now() + seconds;
+        let seen = self.waiter.wait_any(&[self.awaited(seconds, predicted)]).expect("it ends");
+        assert_eq!(seen.at, self.clock.now());
+        seen.at - end
+    }
+}
+
+#[test]
+fn a_good_prediction_is_slept_through_and_met() {
+    let mut setup = Setup::new(WaitPolicy::Predicted);
+    for _ in 0..20 {
+        let late = setup.late(2e-3, Some(2e-3));
+        assert!((0.0..=LOOK * 1.001).contains(&late), "{late}");
+    }
+    let stats = setup.waiter.stats();
+    assert_eq!((stats.n_waits, stats.n_slept, stats.n_polled), (20, 20, 20));
+    assert_eq!((stats.n_overslept, stats.n_blocked), (0, 0));
+    // The margin has learnt the overshoot: next to nothing is left to look for.
+    setup.waiter.reset_stats();
+    setup.late(2e-3, Some(2e-3));
+    let stats = setup.waiter.stats();
+    assert!(stats.polled_seconds < 50e-6 && stats.slept_seconds > 1.95e-3, "{stats:?}");
+}
+
+#[test]
+fn a_late_end_is_met_by_looking_and_a_later_one_by_blocking() {
+    let mut setup = Setup::new(WaitPolicy::Predicted);
+    assert!(setup.late(1.15e-3, Some(1e-3)) <= LOOK * 1.001);
+    let late = setup.late(5e-3, Some(1e-3));
+    assert!((late - BLOCK).abs() < 1e-9, "{late}");
+    let stats = setup.waiter.stats();
+    assert_eq!((stats.n_polled, stats.n_blocked), (2, 1));
+    assert!(stats.blocked_seconds > 3e-3 && stats.polled_seconds < 1e-3, "{stats:?}");
+}
+
+#[test]
+fn an_early_end_is_known_to_have_been_slept_through() {
+    let mut setup = Setup::new(WaitPolicy::Predicted);
+    let awaited = [setup.awaited(1e-3, Some(2e-3))];
+    let seen = setup.waiter.wait_any(&awaited).unwrap();
+    assert!(!seen.is_sharp);
+    assert_eq!(setup.waiter.stats().n_overslept, 1);
+}
+
+#[test]
+fn without_fast_synchronisation_every_wait_blocks() {
+    let mut setup = Setup::new(WaitPolicy::Block);
+    let late = setup.late(2e-3, Some(2e-3));
+    assert!((late - BLOCK).abs() < 1e-9, "{late}");
+    let stats = setup.waiter.stats();
+    assert_eq!((stats.n_slept, stats.n_polled, stats.n_blocked), (0, 0, 1));
+}
+
+#[test]
+fn spinning_never_sleeps() {
+    let mut setup = Setup::new(WaitPolicy::Spin);
+    assert!(setup.late(5e-3, None) <= LOOK * 1.001);
+    let stats = setup.waiter.stats();
+    assert_eq!((stats.n_slept, stats.n_blocked), (0, 0));
+    assert!(stats.polled_seconds > 4.9e-3);
+}
+
+#[test]
+fn the_first_of_several_ends_the_wait() {
+    for policy in [WaitPolicy::Predicted, WaitPolicy::Spin, WaitPolicy::Block] {
+        let mut setup = Setup::new(policy);
+        // The prediction has the wrong one first.
+        let awaited = [setup.awaited(9e-3, Some(1e-3)), setup.awaited(3e-3, Some(2e-3))];
+        let seen = setup.waiter.wait_any(&awaited).unwrap();
+        assert_eq!(seen.idx, 1, "{policy:?}");
+        assert!(seen.at < 1.0 + 4e-3, "{policy:?}: {seen:?}");
+    }
+}
+
+#[test]
+fn what_has_finished_is_not_waited_for() {
+    let mut setup = Setup::new(WaitPolicy::Predicted);
+    let awaited = [setup.awaited(0.0, Some(1.0))];
+    assert!(!setup.waiter.wait_any(&awaited).unwrap().is_sharp);
+    assert_eq!(setup.waiter.stats().n_ready, 1);
+}
+
+#[test]
+fn a_processor_that_does_not_come_back_is_stuck() {
+    for policy in [WaitPolicy::Predicted, WaitPolicy::Spin, WaitPolicy::Block] {
+        let mut setup = Setup::new(policy);
+        setup.waiter.options.stuck_floor_seconds = 10e-3;
+        let mut stuck_after = |seconds| {
+            let awaited = [setup.awaited(1e9, Some(seconds))];
+            let stuck = setup.waiter.wait_any(&awaited).unwrap_err();
+            assert_eq!(stuck.idx, 0);
+            stuck.waited_seconds
+        };
+        let seconds = stuck_after(0.1e-3);
+        assert!((10e-3..11e-3).contains(&seconds), "{policy:?}: {seconds}");
+        // A long prediction is given its multiple.
+        let seconds = stuck_after(1e-3);
+        assert!((50.9e-3..52e-3).contains(&seconds), "{policy:?}: {seconds}");
+    }
+}
+
+#[test]
+fn an_error_ends_a_wait() {
+    let mut setup = Setup::new(WaitPolicy::Block);
+    let mut awaited = setup.awaited(1e-3, None);
+    let error = BackendError::OutOfMemory { bytes: 1 };
+    awaited.timeline = Arc::new(Ends {
+        clock: Arc::clone(&setup.clock),
+        at: 1.0,
+        look_seconds: 0.0,
+        block_seconds: 0.0,
+        error: Some(error),
+    });
+    awaited.value = 2;
+    assert_eq!(setup.waiter.wait_any(&[awaited]).unwrap().idx, 0);
+}
+
+#[test]
+fn looks_that_cost_no_time_do_not_hang() {
+    let mut setup = Setup::new(WaitPolicy::Spin);
+    let mut awaited = setup.awaited(1e-3, None);
+    awaited.timeline = Arc::new(Ends {
+        clock: Arc::clone(&setup.clock),
+        at: setup.clock.now() + 1e-3,
+        look_seconds: 0.0,
+        block_seconds: 0.0,
+        error: None,
+    });
+    setup.waiter.wait_any(&[awaited]).unwrap();
+}
