@@ -31,4 +31,6 @@ fn every_command_explains_itself() {
         let help = crate::program::hetero(&[command, "--help"]).success();
         assert!(help.contains("Usage: hetero"), "{command}");
     }
+    #[cfg(feature = "npu-sim")]
+    assert!(crate::program::hetero(&["simulate", "--help"]).success().contains("Usage: hetero"));
 }

@@ -13,3 +13,5 @@ mod signals;
 
 mod features;
 mod program;
+#[cfg(feature = "npu-sim")]
+mod simulate;

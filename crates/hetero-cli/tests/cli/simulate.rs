@@ -1,0 +1,145 @@
+//! `hetero simulate`, and simulated processors as devices.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::program::{argument, assert_numbers, hetero};
+
+const MODES: [&str; 3] = ["cpu-only", "gpu-only", "npu-only"];
+
+/// A simulation of Llama-3.2-1B that is over at once.
+fn simulate(more: &[&str]) -> Vec<String> {
+    let base = ["simulate", "--shape", "llama-3.2-1b", "--prompt", "96", "--decode", "3"];
+    base.iter().chain(more).map(|argument| (*argument).to_owned()).collect()
+}
+
+fn run(more: &[&str]) -> crate::program::Ran {
+    let arguments = simulate(more);
+    hetero(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+#[test]
+fn every_mode_gives_the_figures_that_scripts_read() {
+    for mode in MODES {
+        let document = run(&["--mode", mode, "--json"]).json();
+        assert_eq!(
+            [&document["soc"], &document["shape"], &document["mode"]],
+            ["snapdragon-8-gen-3", "llama-3.2-1b", mode]
+        );
+        for (phase, tokens) in [("prefill", 96), ("decode", 3)] {
+            assert_eq!(document[phase]["tokens"], tokens, "{mode} {phase}");
+            let fields = ["/seconds", "/tokens_per_second", "/bandwidth_gb_per_s", "/energy_joules"];
+            assert_numbers(&document[phase], &fields);
+            assert!(
+                fields.iter().all(|field| document[phase].pointer(field).and_then(Value::as_f64) > Some(0.0)),
+                "{mode} {phase}"
+            );
+        }
+        let devices = document["devices"].as_array().expect("a list");
+        assert_eq!(devices.len(), 1);
+        assert_eq!(devices[0]["name"], mode.split_once('-').expect("a name").0);
+        assert_eq!(devices[0]["work_share"], 1.0);
+        let busy = devices[0]["busy_share"].as_f64().expect("a number");
+        assert!(busy > 0.5 && busy <= 1.0 + 1e-9, "{mode}: {busy}");
+    }
+}
+
+#[test]
+fn the_same_simulation_gives_the_same_bytes() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut traces = Vec::new();
+    for name in ["first", "second"] {
+        let trace = folder.path().join(name);
+        let faults = ["--fault", "gpu:late=3x@chance=0.5,seed=7"];
+        let stdout =
+            run(&[&["--mode", "gpu-only", "--json", "--trace", argument(&trace)][..], &faults].concat()).success();
+        traces.push((stdout, fs::read_to_string(trace).expect("readable")));
+    }
+    assert!(traces[0] == traces[1], "two runs differ");
+    let trace: Value = serde_json::from_str(&traces[0].1).expect("JSON");
+    let events = trace["traceEvents"].as_array().expect("a list of events");
+    let is_span = |event: &&Value| event["ph"] == "X";
+    assert!(events.iter().filter(is_span).count() > 16 * 4, "a span for each of the model's nodes");
+    assert!(events.iter().filter(is_span).all(|event| event["dur"].as_f64() >= Some(0.0)));
+}
+
+#[test]
+fn a_late_processor_takes_longer() {
+    let seconds = |fault: &[&str]| {
+        let document = run(&[&["--mode", "gpu-only", "--json"], fault].concat()).json();
+        document["prefill"]["seconds"].as_f64().expect("a number")
+    };
+    let (usual, late) = (seconds(&[]), seconds(&["--fault", "gpu:late=2x@1"]));
+    assert!((1.8..=2.1).contains(&(late / usual)), "{late} s for {usual} s");
+}
+
+#[test]
+fn a_processor_that_fails_ends_the_simulation() {
+    for (fault, told) in [
+        ("npu:lost@1", "npu-sim"),
+        ("npu:stuck@1; timeout=50ms", "npu-sim"),
+        ("npu:oom@1", "memory"),
+        ("npu:compile-error@1", "npu-sim"),
+    ] {
+        run(&["--mode", "npu-only", "--fault", fault]).assert_failed(1, told);
+    }
+}
+
+#[test]
+fn bad_arguments_are_refused() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let soc = folder.path().join("soc.toml");
+    fs::write(&soc, "name = \"mine\"\nspeed = 3\n").expect("writable");
+    for (arguments, told) in [
+        (&["--mode", "tpu-only"][..], "npu-only"),
+        (&["--mode", "gpu-only", "--soc", "snapdragon-9"], "snapdragon-8-gen-3"),
+        (&["--mode", "gpu-only", "--soc", argument(&soc)], "soc.toml"),
+        (&["--mode", "gpu-only", "--fault", "gpu:tired@1"], "tired"),
+        (&["--mode", "gpu-only", "--weights", "w3"], "w4g32"),
+        (&["--mode", "gpu-only", "--trace", "/no/such/folder/trace.json"], "trace.json"),
+    ] {
+        run(arguments).assert_failed(2, told);
+    }
+    for (arguments, told) in [
+        (["--shape", "llama-9"], "llama-3-8b"),
+        (["--prompt", "0"], "prompt"),
+        (["--prompt", "8193"], "context"),
+        (["--decode", "1000000"], "context"),
+    ] {
+        hetero(&[&["simulate", "--mode", "gpu-only"][..], &arguments].concat()).assert_failed(2, told);
+    }
+}
+
+#[test]
+fn devices_lists_a_simulated_soc_on_request() {
+    let names = |arguments: &[&str]| -> Vec<String> {
+        let document = hetero(arguments).json();
+        let devices = document["devices"].as_array().expect("a list").clone();
+        devices.iter().map(|device| device["name"].as_str().expect("a name").to_owned()).collect()
+    };
+    assert!(!names(&["devices", "--json"]).iter().any(|name| name.ends_with("-sim")));
+    let listed = names(&["devices", "--json", "--soc", "laptop-generic"]);
+    assert!(["npu-sim", "gpu-sim"].iter().all(|name| listed.iter().any(|listed| listed == name)), "{listed:?}");
+    hetero(&["devices", "--soc", "nothing"]).assert_failed(2, "laptop-generic");
+}
+
+#[cfg(all(feature = "cpu-simd", feature = "demo-model"))]
+#[test]
+fn a_simulated_processor_writes_the_text_of_the_cpu() {
+    let run = |devices: &str, more: &[&str]| {
+        let arguments = ["run", "A trait is", "-n", "12", "--temperature", "0", "--weights", "f32", "--activations"];
+        let chosen = ["float", "--context", "64", "--devices", devices];
+        hetero(&[&arguments[..], &chosen, more].concat())
+    };
+    let expected = run("cpu", &[]).success();
+    for device in ["gpu-sim", "npu-sim"] {
+        assert_eq!(run(device, &[]).success(), expected, "{device}");
+    }
+    let lost = run("npu-sim", &["--fault", "npu:lost@3"]);
+    assert_eq!(lost.code, Some(1), "{}", lost.stderr);
+    assert!(expected.starts_with(lost.stdout.trim_end()), "what was written before stays: {:?}", lost.stdout);
+    assert!(lost.stderr.contains("error: device npu-sim is lost"), "{}", lost.stderr);
+    run("npu-sim", &["--fault", "npu:lost"]).assert_failed(2, "npu:lost");
+    run("npu-sim", &["--soc", "none"]).assert_failed(2, "laptop-generic");
+}
