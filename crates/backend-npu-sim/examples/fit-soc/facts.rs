@@ -196,19 +196,19 @@ pub(crate) fn facts() -> Vec<Fact> {
             |phone| phone.decode_bytes_per_second(Cpu) / 1e9
         ),
         Fact {
-            name: "FFN-down, NPU's speed over the GPU's, 256 to 1024 rows",
+            name: "FFN-down, NPU's speed over the GPU's, 32 to 1024 rows",
             unit: "times",
             value: (0.5, 1.5),
             source: "v2 section 3.2",
             confidence: "paper",
-            used: Use::Check("follows from the rows above; with fewer rows no measurement is known"),
+            used: Use::Check("follows from the rows above; below 256 rows neither latency is known"),
             simulate: |phone| {
                 let ratio = |m: usize| {
                     let shape = Shape { m, n: 4096, k: 14336 };
                     let seconds = |kind| phone.product(kind, shape, OperandOrder::default()).alone_seconds();
                     seconds(Gpu) / seconds(Npu)
                 };
-                let ratios: Vec<f64> = (256..=1024).step_by(32).map(ratio).collect();
+                let ratios: Vec<f64> = (32..=1024).step_by(32).map(ratio).collect();
                 (ratios.iter().copied().fold(f64::INFINITY, f64::min), ratios.iter().copied().fold(0.0, f64::max))
             },
         },

@@ -117,8 +117,8 @@ impl NpuArray {
 /// streamed rows, with stationary weights `k/tile * n/tile` tiles and `m` streamed rows, all dimensions filled up to
 /// the tile. So latency is a staircase in each dimension, and the operand with fewer rows should stay.
 ///
-/// Weights come through a unit that unpacks them at a limited rate. Both take longer in proportion when the stationary
-/// operand has more columns than the array works with at full speed.
+/// Weights come through a unit that unpacks them at a limited rate while the array multiplies. When the operands have
+/// more columns than the array works with at full speed, the two take turns, and both take longer in proportion.
 pub fn npu_product(array: &NpuArray, product: &Product, order: OperandOrder) -> Demand {
     let fill = |n: usize| padded(n, array.tile) as f64;
     let (m, n, k) = (fill(product.m), fill(product.n), fill(product.k));
@@ -132,8 +132,12 @@ pub fn npu_product(array: &NpuArray, product: &Product, order: OperandOrder) -> 
     let row_seconds = 2.0 * tile * tile / array.units.operations_per_second;
     let matrix_seconds = stationary_tiles * (array.units.stall_rows + streamed_rows) * row_seconds;
     let unpack_seconds = n * k / array.unpacked_weights_per_second;
-    let depth_penalty = (k / array.full_speed_columns).max(1.0).powf(array.depth_power);
-    let compute_seconds = matrix_seconds.max(unpack_seconds) * depth_penalty;
+    let is_deep = k > array.full_speed_columns;
+    let compute_seconds = if is_deep {
+        (matrix_seconds + unpack_seconds) * (k / array.full_speed_columns).powf(array.depth_power)
+    } else {
+        matrix_seconds.max(unpack_seconds)
+    };
     let bytes = n * k * product.weight_bits / 8.0 + m * (k * product.activation_bytes + n * product.output_bytes);
     Demand::streaming(compute_seconds, bytes, array.bytes_per_second, 2.0 * m * n * k)
 }

@@ -124,7 +124,7 @@ pub struct NpuKernels {
     /// Input features up to which the array works at full speed.
     #[serde(rename = "depth", deserialize_with = "q::read::<q::Columns, _>")]
     pub full_speed_columns: f64,
-    /// Beyond that, everything takes `(input features / full_speed_columns)` to this power times as long.
+    /// Beyond that, unpacking and multiplying take turns, and both take `(input features / full_speed_columns)` to this power times as long.
     #[serde(rename = "depth_power", deserialize_with = "q::read::<q::Factor, _>")]
     pub depth_power: f64,
 }
