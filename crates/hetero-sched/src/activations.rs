@@ -175,8 +175,8 @@ impl Paths {
             // Of state only what comes later is a reader of what this node writes.
             for &to in readers[output.0].iter().filter(|&&to| to > from) {
                 let node = graph.node(NodeId(to));
-                let inputs = node.inputs.iter().enumerate().filter(|(_, input)| **input == output);
-                let is_join = inputs.map(|(input_idx, _)| needs_all_columns(node, input_idx)).any(|is_join| is_join);
+                let mut inputs = node.inputs.iter().enumerate().filter(|(_, input)| **input == output);
+                let is_join = inputs.any(|(input_idx, _)| needs_all_columns(node, input_idx));
                 for word in 0..n_words {
                     let own = if word == to / 64 { 1 << (to % 64) } else { 0 };
                     let (any, joined) = (paths.any[to * n_words + word] | own, paths.joined[to * n_words + word]);

@@ -1,14 +1,45 @@
 //! What can go wrong when a plan is made ready or run.
 
+use std::time::Duration;
+
 use hetero_core::BackendError;
 
 /// Why a plan cannot be made ready or has stopped.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SchedError {
-    /// A device failed.
+    /// A device failed outside a plan, such as while memory was allocated.
     #[error(transparent)]
     Backend(#[from] BackendError),
+    /// A device of the plan failed.
+    #[error("{error}")]
+    Device {
+        /// Which of the executor's devices.
+        device_idx: usize,
+        /// What happened.
+        #[source]
+        error: BackendError,
+    },
+    /// A device has been at a submission for far longer than predicted. It was waited for until its backend gave the
+    /// submission up or finished it after all.
+    #[error(
+        "device {device} is stuck: a submission of about {} s had not finished after {} s",
+        predicted.as_secs_f64(),
+        waited.as_secs_f64()
+    )]
+    Stuck {
+        /// Which of the executor's devices.
+        device_idx: usize,
+        /// Its name.
+        device: String,
+        /// How long it was waited for.
+        waited: Duration,
+        /// How long the submission takes as a rule.
+        predicted: Duration,
+    },
+    /// Somebody asked to stop.
+    #[error("the step was cancelled")]
+    Cancelled,
     /// A device cannot compute an operator that was placed on it.
     #[error("device {device} cannot compute {op}: {reason}")]
     Unsupported {
@@ -29,4 +60,14 @@ pub enum SchedError {
         /// What the tensor holds.
         value: String,
     },
+}
+
+impl SchedError {
+    /// Which of the executor's devices is of no further use, if one is to blame.
+    pub fn device_idx(&self) -> Option<usize> {
+        match self {
+            SchedError::Device { device_idx, .. } | SchedError::Stuck { device_idx, .. } => Some(*device_idx),
+            _ => None,
+        }
+    }
 }

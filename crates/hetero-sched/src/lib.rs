@@ -6,7 +6,7 @@
 //! - [`activations`]: which tensor holds which value, with few tensors for many layers.
 //! - [`residency`]: which device holds which rows of which weight.
 //! - [`sync`]: all code that waits.
-//! - [`executor`]: runs a plan; the only thing that touches devices.
+//! - [`executor`]: runs a plan; the only thing that touches devices. [`trace`] has when it did.
 //!
 //! No concrete backend is named here: devices are `dyn Backend`.
 
@@ -21,11 +21,12 @@ pub mod solver;
 pub mod submissions;
 pub mod sync;
 pub mod timing;
+pub mod trace;
 
 mod error;
 
 pub use error::SchedError;
-pub use executor::Executor;
+pub use executor::{Executor, ExecutorOptions};
 pub use plan::{PlacedPart, Plan};
 pub use residency::Residency;
 pub use solver::{Solution, SolveError, SolveOptions, solve};

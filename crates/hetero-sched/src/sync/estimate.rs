@@ -66,10 +66,9 @@ impl Estimate {
     /// Such samples come when a wait has overslept. Were they left out, an estimate that is too long would never be
     /// corrected; the sample is a tenth shorter than what is known, so that a wait or two later the end is seen again.
     pub fn add_bound(&mut self, seconds: f64) {
-        self.add(match self.median {
-            Some(median) if median < seconds => median,
-            _ => seconds * 0.9,
-        });
+        if self.median.is_none_or(|median| seconds <= median) {
+            self.add(seconds * 0.9);
+        }
     }
 }
 

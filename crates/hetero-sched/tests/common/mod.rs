@@ -1,14 +1,16 @@
 //! Random graphs and random plans for the tests of this crate.
 #![allow(dead_code, reason = "not every test uses everything")]
 
+pub(crate) mod threads;
+
 use std::sync::Arc;
 
 use hetero_core::quantize::pack_panel;
 use hetero_core::{
-    BackendError, DType, DeviceId, Graph, GraphBuilder, HostTensor, NodeId, Op, Part, RowSelection, SharedTensor,
-    TensorDesc, ValueId, ValueKind, WeightFormat, WeightLayout, WeightMatrix,
+    BackendError, DType, DeviceId, Graph, GraphBuilder, HostTensor, NodeId, Op, Part, RowSelection, Rows, SharedTensor,
+    StepParams, TensorDesc, ValueId, ValueKind, WeightFormat, WeightLayout, WeightMatrix,
 };
-use hetero_sched::{PlacedPart, Plan};
+use hetero_sched::{Executor, PlacedPart, Plan};
 
 /// Columns of every activation.
 pub(crate) const FEATURES: usize = 64;
@@ -251,4 +253,28 @@ pub(crate) fn any_plan(graph: &Arc<Graph>, n_devices: usize, seed: usize) -> Pla
         placements.push(parts.into_iter().zip(places).map(|(part, device)| PlacedPart::new(device, part)).collect());
     }
     Plan::new(Arc::clone(graph), placements).expect("an exact cover")
+}
+
+/// Fills the input by a seed, runs a step and reads the rows of the output that the step has.
+pub(crate) fn step(model: &Model, executor: &mut Executor, step: StepParams, seed: usize) -> Vec<Vec<f32>> {
+    fill(model, executor, step.rows, seed);
+    executor.step(step).expect("a step");
+    output(model, executor, step.rows)
+}
+
+/// Writes the input of a step.
+pub(crate) fn fill(model: &Model, executor: &Executor, rows: usize, seed: usize) {
+    let mut next = numbers(seed);
+    let mut slot = executor.tensor(model.input).slot();
+    (0..rows).for_each(|row| slot.row_mut::<f32>(row).fill_with(&mut next));
+}
+
+/// The rows of the output that a step has.
+pub(crate) fn output(model: &Model, executor: &Executor, rows: usize) -> Vec<Vec<f32>> {
+    let view = executor.tensor(model.output).view();
+    let rows = match model.graph.value(model.output).rows {
+        Rows::Positions => rows,
+        Rows::Fixed(rows) => rows,
+    };
+    (0..rows).map(|row| view.row::<f32>(row).to_vec()).collect()
 }

@@ -1,0 +1,249 @@
+//! Runs a plan; the only thing that touches devices.
+//!
+//! A plan becomes [`mod@crate::submissions`]. Each is given to its device as soon as what it needs of other devices has
+//! finished, and is queued behind what that device is still doing; the one host thread that submits them waits only
+//! when nothing can be submitted, by the rules of [`crate::sync`]. So several submissions are under way on every device,
+//! and devices meet only where the plan has them read each other's results.
+//!
+//! An [`Executor`] holds what the plans of one graph have in common: tensors, and segments compiled for devices. Changing
+//! the plan compiles only what no plan before had.
+
+mod prepare;
+mod step;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use hetero_core::{
+    Backend, Bindings, Claim, Executable, Graph, SharedTensor, StepParams, Ticket, ValueId, WeightMatrix,
+};
+
+use self::prepare::{Compiled, SegmentKey};
+use self::step::{Device, StepGuard};
+use crate::activations::Activations;
+use crate::sync::{Awaited, Clock, Estimate, SystemClock, WaitOptions, WaitStats, Waiter};
+use crate::trace::Trace;
+use crate::{Plan, Residency, SchedError, Submission};
+
+/// A graph made ready to run step by step, by one plan after the other.
+#[derive(Debug)]
+pub struct Executor {
+    graph: Arc<Graph>,
+    devices: Vec<Device>,
+    weights: Vec<Arc<WeightMatrix>>,
+    activations: Activations,
+    compiled: HashMap<SegmentKey, Compiled>,
+    /// Counts plans, to know what was compiled for which.
+    n_plans: u64,
+    plan: Plan,
+    /// The submissions of the plan. Empty when the last plan could not be made ready.
+    runs: Vec<Run>,
+    /// Rows of the last step; the time that submissions take depends on them.
+    rows: usize,
+    waiter: Waiter,
+    /// Room for what a wait is for, so that a step allocates nothing.
+    awaited: Vec<Awaited>,
+    awaited_runs: Vec<usize>,
+    trace: Trace,
+}
+
+/// How an executor works, besides the plan.
+#[derive(Clone, Debug)]
+pub struct ExecutorOptions {
+    /// How to wait for devices.
+    pub wait: WaitOptions,
+    /// The time of the devices.
+    pub clock: Arc<dyn Clock>,
+    /// Which of the devices allocates the tensors that all share.
+    pub allocator_idx: usize,
+    /// The most submissions whose times are kept for [`Executor::trace`].
+    pub n_traced: usize,
+}
+
+impl Default for ExecutorOptions {
+    fn default() -> Self {
+        ExecutorOptions {
+            wait: WaitOptions::default(),
+            clock: Arc::new(SystemClock::new()),
+            allocator_idx: 0,
+            n_traced: 0,
+        }
+    }
+}
+
+/// A submission made ready.
+#[derive(Debug)]
+struct Run {
+    submission: Submission,
+    executable: Arc<dyn Executable>,
+    /// For each binding, the tensor and what is done with it.
+    tensors: Arc<[(Arc<SharedTensor>, Arc<Claim>)]>,
+    /// Empty between steps; keeps its capacity.
+    bindings: Bindings,
+    /// While it is under way.
+    ticket: Option<Ticket>,
+    /// Seconds that it takes, as predicted before the first step, if it was.
+    predicted: Option<f64>,
+    /// Seconds that it takes, as far as is known.
+    seconds: Estimate,
+    /// When it was submitted, is expected to start and is expected to end in this step.
+    submitted: f64,
+    start: f64,
+    end: Option<f64>,
+}
+
+impl Executor {
+    /// Allocates tensors, loads weights and compiles segments.
+    ///
+    /// `weights` stands in the order of the graph's weights, `state` in the order of its state. Activations are
+    /// allocated by the first device.
+    ///
+    /// # Panics
+    /// When the plan names a device that is not in the list, or weights or state do not fit the graph.
+    pub fn new(
+        plan: Plan,
+        devices: &[Arc<dyn Backend>],
+        weights: &[Arc<WeightMatrix>],
+        state: &[Arc<SharedTensor>],
+        residency: &mut Residency,
+    ) -> Result<Executor, SchedError> {
+        Self::with_options(plan, devices, weights, state, residency, ExecutorOptions::default())
+    }
+
+    /// As [`Executor::new`], with options.
+    ///
+    /// # Panics
+    /// As [`Executor::new`].
+    pub fn with_options(
+        plan: Plan,
+        devices: &[Arc<dyn Backend>],
+        weights: &[Arc<WeightMatrix>],
+        state: &[Arc<SharedTensor>],
+        residency: &mut Residency,
+        options: ExecutorOptions,
+    ) -> Result<Executor, SchedError> {
+        let graph = Arc::clone(plan.graph());
+        let allocator_idx = options.allocator_idx;
+        let activations = Activations::allocate(&graph, &*devices[allocator_idx], state);
+        let activations = activations.map_err(|error| SchedError::Device { device_idx: allocator_idx, error })?;
+        let mut executor = Executor {
+            graph,
+            devices: devices.iter().map(Device::new).collect(),
+            weights: weights.to_vec(),
+            activations,
+            compiled: HashMap::new(),
+            n_plans: 0,
+            plan: plan.clone(),
+            runs: Vec::new(),
+            rows: 0,
+            waiter: Waiter::new(options.clock, options.wait),
+            // A wait is for at most one submission on each device for each other device.
+            awaited: Vec::with_capacity(devices.len() * devices.len()),
+            awaited_runs: Vec::with_capacity(devices.len() * devices.len()),
+            trace: Trace::new(options.n_traced),
+        };
+        executor.set_plan(plan, residency)?;
+        Ok(executor)
+    }
+
+    /// Makes another plan of the same graph the one that steps run by. Tensors stay as they are, state among them, and
+    /// what was compiled for plans before is used again.
+    ///
+    /// After an error there is no plan, and another must be set before the next step.
+    ///
+    /// # Panics
+    /// When the plan is of another graph or names a device that does not exist.
+    pub fn set_plan(&mut self, plan: Plan, residency: &mut Residency) -> Result<(), SchedError> {
+        assert!(Arc::ptr_eq(plan.graph(), &self.graph) || **plan.graph() == *self.graph, "a plan of another graph");
+        // Given up first: a device may hold few compiled segments at a time.
+        self.runs.clear();
+        self.n_plans += 1;
+        self.runs = self.prepare(&plan, residency)?;
+        self.plan = plan;
+        self.rows = 0;
+        for (device_idx, device) in self.devices.iter_mut().enumerate() {
+            let of_device = |(_, run): &(usize, &Run)| run.submission.device_idx == device_idx;
+            device.order.clear();
+            device.order.extend(self.runs.iter().enumerate().filter(of_device).map(|(idx, _)| idx));
+            device.reset();
+        }
+        Ok(())
+    }
+
+    /// Says how long each submission of the plan is predicted to take, in seconds on its device. Waiting begins with
+    /// this and goes on with what is measured.
+    ///
+    /// # Panics
+    /// When there is not one number for each submission.
+    pub fn predict(&mut self, seconds: &[f64]) {
+        assert_eq!(seconds.len(), self.runs.len(), "one prediction for each submission");
+        for (run, &seconds) in self.runs.iter_mut().zip(seconds) {
+            run.predicted = Some(seconds);
+        }
+        // Estimates begin anew with the next step.
+        self.rows = 0;
+    }
+
+    /// Runs all nodes for the positions of one step and returns when the outputs can be read.
+    ///
+    /// After an error nothing is under way and no right is held any more; the outputs and the state of this step's
+    /// positions are void. The step may be repeated, after [`Executor::set_plan`] with a plan that does without the
+    /// device that failed.
+    ///
+    /// # Panics
+    /// When there is no plan because the last one could not be made ready, or somebody holds a right to a tensor.
+    pub fn step(&mut self, step: StepParams) -> Result<(), SchedError> {
+        self.step_unless(step, &|| false)
+    }
+
+    /// As [`Executor::step`]; ends with [`SchedError::Cancelled`], after what is under way has finished, when
+    /// `is_cancelled` says so before a submission or a wait.
+    ///
+    /// # Panics
+    /// As [`Executor::step`].
+    pub fn step_unless(&mut self, step: StepParams, is_cancelled: &dyn Fn() -> bool) -> Result<(), SchedError> {
+        assert!(!self.runs.is_empty() || self.graph.nodes().is_empty(), "the last plan could not be made ready");
+        StepGuard::new(self, step).run(is_cancelled)
+    }
+
+    /// The tensor that holds an input or output, for the caller to write before a step or read after it.
+    pub fn tensor(&self, value: ValueId) -> &Arc<SharedTensor> {
+        self.activations.tensor(value)
+    }
+
+    /// The plan that is run.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// The submissions of the plan.
+    pub fn submissions(&self) -> impl ExactSizeIterator<Item = &Submission> {
+        self.runs.iter().map(|run| &run.submission)
+    }
+
+    /// For each submission of the plan, how long it takes by now, in seconds on its device: a robust estimate from the
+    /// waits for it, `None` where none was waited for. The time of those is part of the next that was.
+    pub fn measured_seconds(&self) -> impl ExactSizeIterator<Item = Option<f64>> {
+        self.runs.iter().map(|run| run.seconds.seconds())
+    }
+
+    /// Bytes of activation tensors.
+    pub fn activation_bytes(&self) -> u64 {
+        self.activations.bytes(&self.graph)
+    }
+
+    /// Segments that were compiled and are kept, for this plan and those before.
+    pub fn n_compiled(&self) -> usize {
+        self.compiled.len()
+    }
+
+    /// What waiting has cost so far.
+    pub fn wait_stats(&self) -> WaitStats {
+        self.waiter.stats()
+    }
+
+    /// When the last submissions ran.
+    pub fn trace(&self) -> &Trace {
+        &self.trace
+    }
+}

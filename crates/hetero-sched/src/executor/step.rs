@@ -1,0 +1,274 @@
+//! The loop of a step: submit what is ready, wait when nothing is.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hetero_core::{Backend, StepParams, Timeline};
+
+use super::{Executor, Run};
+use crate::SchedError;
+use crate::sync::{Awaited, Estimate, Stuck};
+use crate::trace::TraceEvent;
+
+/// A device and how far it has come in a step.
+#[derive(Debug)]
+pub(super) struct Device {
+    pub(super) backend: Arc<dyn Backend>,
+    /// Its runs, in the order in which it runs them.
+    pub(super) order: Vec<usize>,
+    /// How many of `order` were submitted, and how many of those have finished.
+    n_submitted: usize,
+    n_finished: usize,
+    /// When the last that has finished did.
+    last_end: f64,
+    /// The timeline that the last submission counts on.
+    timeline: Option<Arc<dyn Timeline>>,
+}
+
+impl Device {
+    pub(super) fn new(backend: &Arc<dyn Backend>) -> Device {
+        Device {
+            backend: Arc::clone(backend),
+            order: Vec::new(),
+            n_submitted: 0,
+            n_finished: 0,
+            last_end: 0.0,
+            timeline: None,
+        }
+    }
+
+    pub(super) fn reset(&mut self) {
+        (self.n_submitted, self.n_finished, self.last_end) = (0, 0, 0.0);
+    }
+
+    /// The next to be submitted.
+    fn head(&self) -> Option<usize> {
+        self.order.get(self.n_submitted).copied()
+    }
+
+    fn under_way(&self) -> &[usize] {
+        &self.order[self.n_finished..self.n_submitted]
+    }
+}
+
+/// A step under way. When it ends early, by an error or a panic, what is still running is waited for.
+pub(super) struct StepGuard<'e> {
+    executor: &'e mut Executor,
+    step: StepParams,
+}
+
+impl<'e> StepGuard<'e> {
+    pub(super) fn new(executor: &'e mut Executor, step: StepParams) -> StepGuard<'e> {
+        if executor.rows != step.rows {
+            executor.rows = step.rows;
+            for run in &mut executor.runs {
+                run.seconds = run.predicted.map_or_else(Estimate::new, Estimate::seeded);
+            }
+        }
+        executor.devices.iter_mut().for_each(Device::reset);
+        StepGuard { executor, step }
+    }
+
+    pub(super) fn run(mut self, is_cancelled: &dyn Fn() -> bool) -> Result<(), SchedError> {
+        loop {
+            let ready = self.next_ready()?;
+            if ready.is_none() && self.is_over() {
+                return Ok(());
+            }
+            if is_cancelled() {
+                return Err(SchedError::Cancelled);
+            }
+            match ready {
+                Some(idx) => self.submit(idx)?,
+                None => self.wait()?,
+            }
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.executor.devices.iter().all(|device| device.n_finished == device.order.len())
+    }
+
+    fn has_finished(&self, idx: usize) -> bool {
+        let executor = &*self.executor;
+        let device = &executor.devices[executor.runs[idx].submission.device_idx];
+        // Indices rise along a device's order.
+        device.order[..device.n_finished].last().is_some_and(|&last| idx <= last)
+    }
+
+    /// The first run in the plan's order that can be submitted now.
+    fn next_ready(&mut self) -> Result<Option<usize>, SchedError> {
+        let mut first: Option<usize> = None;
+        for device_idx in 0..self.executor.devices.len() {
+            let Some(head) = self.executor.devices[device_idx].head() else { continue };
+            if first.is_some_and(|first| first < head) {
+                continue;
+            }
+            let mut is_ready = true;
+            for i in 0..self.executor.runs[head].submission.depends_on.len() {
+                let needed = self.executor.runs[head].submission.depends_on[i];
+                if !self.has_finished(needed) {
+                    self.look(self.executor.runs[needed].submission.device_idx)?;
+                    is_ready &= self.has_finished(needed);
+                }
+            }
+            if is_ready {
+                first = Some(head);
+            }
+        }
+        Ok(first)
+    }
+
+    /// Looks how far a device has come.
+    fn look(&mut self, device_idx: usize) -> Result<(), SchedError> {
+        let device = &self.executor.devices[device_idx];
+        let Some(timeline) = device.timeline.as_ref().filter(|_| !device.under_way().is_empty()) else { return Ok(()) };
+        let completed = timeline.completed();
+        let has_ended = |&idx: &usize| self.executor.runs[idx].value().is_some_and(|value| value <= completed);
+        let n_ended = device.under_way().iter().take_while(|idx| has_ended(idx)).count();
+        if n_ended == 0 {
+            return Ok(());
+        }
+        let last = device.under_way()[n_ended - 1];
+        let now = self.executor.waiter.clock().now();
+        self.finish(last, now, false)
+    }
+
+    fn submit(&mut self, idx: usize) -> Result<(), SchedError> {
+        let Executor { runs, devices, waiter, .. } = &mut *self.executor;
+        let run = &mut runs[idx];
+        let device = &mut devices[run.submission.device_idx];
+        let queue = device.backend.info().id;
+        let mut bindings = std::mem::take(&mut run.bindings);
+        bindings.tensors.extend(run.tensors.iter().map(|(tensor, claim)| tensor.lend(claim, queue)));
+        let submitted = run.executable.submit(bindings, self.step);
+        let ticket = submitted.map_err(|error| SchedError::Device { device_idx: run.submission.device_idx, error })?;
+        match &device.timeline {
+            Some(timeline) if Arc::ptr_eq(timeline, ticket.timeline()) => {}
+            _ => device.timeline = Some(Arc::clone(ticket.timeline())),
+        }
+        run.ticket = Some(ticket);
+        run.submitted = waiter.clock().now();
+        device.n_submitted += 1;
+        self.expect_from(run_position(self.executor, idx));
+        Ok(())
+    }
+
+    /// Reckons anew when the runs of a device that are under way start and end, from one of them on.
+    fn expect_from(&mut self, (device_idx, first): (usize, usize)) {
+        let Executor { runs, devices, .. } = &mut *self.executor;
+        let device = &devices[device_idx];
+        for position in first.max(device.n_finished)..device.n_submitted {
+            let before = match position.checked_sub(1).map(|before| device.order[before]) {
+                // One of which nothing is known counts as taking no time, and then the next as taking both times.
+                Some(before) if position > device.n_finished => runs[before].end.unwrap_or(runs[before].start),
+                Some(_) => device.last_end,
+                None => 0.0,
+            };
+            let run = &mut runs[device.order[position]];
+            run.start = before.max(run.submitted);
+            run.end = run.seconds.seconds().map(|seconds| run.start + seconds);
+        }
+    }
+
+    /// Waits until something has finished that a run needs or, when all are submitted, until a device has finished.
+    fn wait(&mut self) -> Result<(), SchedError> {
+        let Executor { runs, devices, waiter, awaited, awaited_runs, .. } = &mut *self.executor;
+        awaited.clear();
+        awaited_runs.clear();
+        let mut add = |idx: usize, runs: &[Run]| {
+            let run = &runs[idx];
+            let Some(ticket) = run.ticket.as_ref().filter(|_| !awaited_runs.contains(&idx)) else { return };
+            let give_up = match (run.end, run.seconds.seconds()) {
+                (Some(end), Some(seconds)) => waiter.give_up(end, seconds),
+                _ => f64::INFINITY,
+            };
+            awaited_runs.push(idx);
+            let timeline = Arc::clone(ticket.timeline());
+            awaited.push(Awaited { timeline, value: ticket.value(), expected: run.end, give_up });
+        };
+        for head in devices.iter().filter_map(Device::head) {
+            runs[head].submission.depends_on.iter().for_each(|&needed| add(needed, runs));
+        }
+        if devices.iter().all(|device| device.head().is_none()) {
+            devices.iter().filter_map(|device| device.under_way().last()).for_each(|&last| add(last, runs));
+        }
+        let seen = waiter.wait_any(awaited);
+        awaited.clear();
+        match seen {
+            Ok(seen) => {
+                let idx = awaited_runs[seen.idx];
+                self.finish(idx, seen.at, seen.is_sharp)
+            }
+            Err(Stuck { idx, waited_seconds }) => {
+                let run = &runs[awaited_runs[idx]];
+                let device_idx = run.submission.device_idx;
+                Err(SchedError::Stuck {
+                    device_idx,
+                    device: devices[device_idx].backend.info().name.clone(),
+                    waited: Duration::try_from_secs_f64(waited_seconds).unwrap_or(Duration::MAX),
+                    predicted: Duration::try_from_secs_f64(run.seconds.seconds().unwrap_or(0.0))
+                        .unwrap_or(Duration::MAX),
+                })
+            }
+        }
+    }
+
+    /// Takes the rights of a run that was seen to have ended back, and of those before it on its device.
+    fn finish(&mut self, idx: usize, at: f64, is_sharp: bool) -> Result<(), SchedError> {
+        let (device_idx, position) = run_position(self.executor, idx);
+        let Executor { runs, devices, trace, graph, .. } = &mut *self.executor;
+        let device = &mut devices[device_idx];
+        // Of several that have ended since the last look only the sum is known, and the last one gets the difference.
+        let taken = at - runs[idx].start.min(at);
+        match is_sharp {
+            true => runs[idx].seconds.add(taken),
+            false => runs[idx].seconds.add_bound(taken),
+        }
+        while device.n_finished <= position {
+            let run = &mut runs[device.order[device.n_finished]];
+            device.n_finished += 1;
+            let ticket = run.ticket.take().expect("a run under way has a ticket");
+            run.bindings = ticket.wait().map_err(|error| SchedError::Device { device_idx, error })?;
+            run.bindings.tensors.clear();
+            let end = if device.n_finished > position { at } else { run.end.unwrap_or(run.start).min(at) };
+            let start = run.start.clamp(device.last_end, at);
+            device.last_end = end.max(start);
+            let node = run.submission.parts.first().map(|part| graph.node(part.node));
+            trace.add(TraceEvent {
+                device_idx,
+                run_idx: device.order[device.n_finished - 1],
+                name: node.map_or("", |node| node.name),
+                layer: node.and_then(|node| node.layer),
+                n_nodes: run.submission.parts.len(),
+                submitted: run.submitted,
+                start,
+                end: device.last_end,
+            });
+        }
+        self.expect_from((device_idx, position + 1));
+        Ok(())
+    }
+}
+
+impl Drop for StepGuard<'_> {
+    fn drop(&mut self) {
+        // Dropping a ticket waits for its submission and gives its rights back. After a step there is none.
+        self.executor.runs.iter_mut().for_each(|run| drop(run.ticket.take()));
+        self.executor.awaited.clear();
+    }
+}
+
+impl Run {
+    /// The count at which it has finished, while it is under way.
+    fn value(&self) -> Option<u64> {
+        self.ticket.as_ref().map(hetero_core::Ticket::value)
+    }
+}
+
+/// A run's device, and its place in the order of that.
+fn run_position(executor: &Executor, idx: usize) -> (usize, usize) {
+    let device_idx = executor.runs[idx].submission.device_idx;
+    let order = &executor.devices[device_idx].order;
+    (device_idx, order.binary_search(&idx).expect("a run is in the order of its device"))
+}

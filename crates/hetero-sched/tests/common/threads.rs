@@ -1,0 +1,212 @@
+//! Devices that are threads: asynchronous, late, and as faulty as a test wants them.
+
+use std::fmt::Debug;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use hetero_conformance::ReferenceBackend;
+use hetero_core::{
+    Access, Backend, BackendError, Bindings, DeviceInfo, Executable, HandBack, OpSpec, Segment, StepParams, Support,
+    Tensor, TensorDesc, Ticket, Timeline, Weight, WeightRows, reference,
+};
+use hetero_sched::sync::Completion;
+
+use super::Choice;
+
+/// What a device does besides computing.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Habits {
+    /// Each submission takes up to so much longer than it needs.
+    pub(crate) late_us: usize,
+    pub(crate) seed: usize,
+    /// The submission, counted from 1, that fails.
+    pub(crate) fails_at: Option<u64>,
+    /// The submission that hangs until the backend gives it up.
+    pub(crate) hangs_at: Option<u64>,
+    /// Begins with the first submission when so many are queued.
+    pub(crate) begins_with: u64,
+    /// Compiled segments that it holds at a time.
+    pub(crate) limit: Option<usize>,
+}
+
+/// A device whose submissions a thread computes with the reference loops.
+#[derive(Debug)]
+pub(crate) struct ThreadBackend {
+    info: DeviceInfo,
+    reference: ReferenceBackend,
+    habits: Habits,
+    shared: Arc<Shared>,
+    jobs: Arc<Mutex<Sender<Job>>>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    completion: Completion,
+    n_submitted: AtomicU64,
+    n_compiled: AtomicUsize,
+    n_live: AtomicUsize,
+    /// Whether the first submission found the queue as long as the habits ask for.
+    was_queued: AtomicUsize,
+}
+
+struct Job {
+    segment: Arc<Segment>,
+    bindings: Bindings,
+    step: StepParams,
+    value: u64,
+    hand_back: Arc<HandBack>,
+}
+
+impl ThreadBackend {
+    pub(crate) fn new(name: &str, habits: Habits) -> Arc<ThreadBackend> {
+        let reference = ReferenceBackend::new();
+        let info = DeviceInfo { name: name.to_owned(), ..reference.info().clone() };
+        let shared = Arc::new(Shared::default());
+        let (jobs, incoming) = channel();
+        std::thread::spawn({
+            let (shared, habits, name) = (Arc::clone(&shared), habits.clone(), name.to_owned());
+            move || serve(&incoming, &shared, &habits, &name)
+        });
+        Arc::new(ThreadBackend { info, reference, habits, shared, jobs: Arc::new(Mutex::new(jobs)) })
+    }
+
+    pub(crate) fn n_compiled(&self) -> usize {
+        self.shared.n_compiled.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn was_queued(&self) -> bool {
+        self.shared.was_queued.load(Ordering::Relaxed) > 0
+    }
+}
+
+fn serve(incoming: &Receiver<Job>, shared: &Shared, habits: &Habits, name: &str) {
+    let mut choice = Choice::new(habits.seed);
+    let started = Instant::now();
+    let mut has_failed = false;
+    for Job { segment, mut bindings, step, value, hand_back } in incoming {
+        while value == 1 && shared.n_submitted.load(Ordering::Acquire) < habits.begins_with {
+            // A test that never queues so many fails by what it asserts, not by hanging.
+            if started.elapsed() > Duration::from_secs(20) {
+                break;
+            }
+            std::thread::yield_now();
+        }
+        let n_queued = shared.n_submitted.load(Ordering::Acquire);
+        shared.was_queued.fetch_add(usize::from(value == 1 && n_queued >= habits.begins_with), Ordering::Relaxed);
+        if has_failed {
+            drop(bindings);
+            shared.completion.complete(value);
+            continue;
+        }
+        if habits.late_us > 0 {
+            std::thread::sleep(Duration::from_micros(choice.below(habits.late_us) as u64));
+        }
+        let error = if habits.hangs_at == Some(value) {
+            let after = Duration::from_millis(400);
+            std::thread::sleep(after);
+            Some(BackendError::TimedOut { device: name.to_owned(), after })
+        } else if habits.fails_at == Some(value) {
+            Some(BackendError::Failed { device: name.to_owned(), reason: "told to".to_owned() })
+        } else {
+            let result = catch_unwind(AssertUnwindSafe(|| reference::run_segment(&segment, &mut bindings, step)));
+            result.err().map(|panic| {
+                let reason = panic.downcast_ref::<String>().cloned().unwrap_or_default();
+                BackendError::Failed { device: name.to_owned(), reason }
+            })
+        };
+        match error {
+            None => {
+                hand_back.give(bindings);
+                shared.completion.complete(value);
+            }
+            Some(error) => {
+                has_failed = true;
+                drop(bindings);
+                shared.completion.fail(value, error);
+            }
+        }
+    }
+}
+
+impl Backend for ThreadBackend {
+    fn info(&self) -> &DeviceInfo {
+        &self.info
+    }
+
+    fn support(&self, op: &OpSpec) -> Support {
+        self.reference.support(op)
+    }
+
+    fn access(&self, tensor: &dyn Tensor) -> Access {
+        self.reference.access(tensor)
+    }
+
+    fn allocate(&self, desc: &TensorDesc) -> Result<Arc<dyn Tensor>, BackendError> {
+        self.reference.allocate(desc)
+    }
+
+    fn load_weight(&self, rows: WeightRows) -> Result<Arc<dyn Weight>, BackendError> {
+        self.reference.load_weight(rows)
+    }
+
+    fn compile(&self, segment: &Segment) -> Result<Arc<dyn Executable>, BackendError> {
+        let n_live = self.shared.n_live.load(Ordering::Relaxed);
+        if let Some(limit) = self.habits.limit.filter(|&limit| n_live >= limit) {
+            let (device, allowed, needed) = (self.info.name.clone(), limit as u64, n_live as u64 + 1);
+            return Err(BackendError::LimitReached { device, what: "live segments", allowed, needed });
+        }
+        self.shared.n_live.fetch_add(1, Ordering::Relaxed);
+        self.shared.n_compiled.fetch_add(1, Ordering::Relaxed);
+        Ok(Arc::new(ThreadExecutable {
+            segment: Arc::new(segment.clone()),
+            shared: Arc::clone(&self.shared),
+            jobs: Arc::clone(&self.jobs),
+        }))
+    }
+}
+
+#[derive(Debug)]
+struct ThreadExecutable {
+    segment: Arc<Segment>,
+    shared: Arc<Shared>,
+    jobs: Arc<Mutex<Sender<Job>>>,
+}
+
+impl Executable for ThreadExecutable {
+    fn submit(&self, bindings: Bindings, step: StepParams) -> Result<Ticket, BackendError> {
+        let jobs = self.jobs.lock().expect("nothing panics under it");
+        let value = self.shared.n_submitted.fetch_add(1, Ordering::AcqRel) + 1;
+        let hand_back = Arc::new(HandBack::default());
+        let segment = Arc::clone(&self.segment);
+        let job = Job { segment, bindings, step, value, hand_back: Arc::clone(&hand_back) };
+        assert!(jobs.send(job).is_ok(), "the thread runs until the last sender is gone");
+        let timeline: Arc<dyn Timeline> = Arc::new(SharedTimeline(Arc::clone(&self.shared)));
+        Ok(Ticket::lent(timeline, value, hand_back))
+    }
+}
+
+impl Drop for ThreadExecutable {
+    fn drop(&mut self) {
+        self.shared.n_live.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[derive(Debug)]
+struct SharedTimeline(Arc<Shared>);
+
+impl Timeline for SharedTimeline {
+    fn completed(&self) -> u64 {
+        self.0.completion.completed()
+    }
+
+    fn block_until(&self, value: u64) -> Result<(), BackendError> {
+        self.0.completion.block_until(value)
+    }
+
+    fn block_for(&self, value: u64, timeout: Duration) -> Result<bool, BackendError> {
+        self.0.completion.block_for(value, timeout)
+    }
+}
