@@ -109,7 +109,9 @@ fn the_same_calls_give_the_same_trace_byte_for_byte() {
             let tickets = runs.each_ref().map(|run| run.submit(past, 5).expect("a step"));
             while !tickets[0].is_complete() {}
             phone.clock().copy(Gpu, 4096);
-            tickets.map(|ticket| ticket.wait().expect("nothing fails"));
+            for ticket in tickets {
+                ticket.wait().expect("nothing fails");
+            }
         }
         phone.trace().to_json()
     };
