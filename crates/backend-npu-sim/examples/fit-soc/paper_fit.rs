@@ -127,3 +127,54 @@ fn shown((least, most): (f64, f64)) -> String {
     };
     if least == most { digits(least) } else { format!("{} to {}", digits(least), digits(most)) }
 }
+
+#[cfg(test)]
+mod tests {
+    use backend_npu_sim::Soc;
+
+    use super::*;
+    use crate::paper::GPU_MEASUREMENT_SECONDS;
+
+    /// The built-in system, measured as the last fit found it.
+    fn built_in() -> SocFile {
+        let mut file = SocFile::new(Soc::builtin_text("snapdragon-8-gen-3").unwrap()).unwrap();
+        let measurement = GROUPS.iter().flat_map(|group| group.iter()).find(|parameter| parameter.key.is_none());
+        file.set(measurement.unwrap(), GPU_MEASUREMENT_SECONDS * 1e6).unwrap();
+        file
+    }
+
+    #[test]
+    fn every_fact_of_the_fit_is_within_15_percent_in_the_built_in_file() {
+        let phone = built_in().phone().unwrap();
+        for fact in facts().iter().filter(|fact| fact.used == Use::Fit) {
+            let simulated = (fact.simulate)(&phone);
+            let error = fact.error(simulated);
+            assert!(error.abs() <= 0.15, "{}: {simulated:?} {}, off by {error}", fact.name, fact.unit);
+        }
+    }
+
+    #[test]
+    fn no_single_parameter_of_the_built_in_file_can_be_improved_much() {
+        let facts = facts();
+        let file = built_in();
+        let least = loss(&file, &facts).unwrap();
+        for parameter in GROUPS.iter().flat_map(|group| group.iter()) {
+            for factor in [0.97, 1.03] {
+                let mut changed = file.clone();
+                let value = changed.get(parameter).unwrap() * factor;
+                changed.set(parameter, value.clamp(parameter.bounds.0, parameter.bounds.1)).unwrap();
+                let loss = loss(&changed, &facts).unwrap();
+                assert!(loss > 0.995 * least, "{} times {factor}: {loss} < {least}", parameter.name());
+            }
+        }
+    }
+
+    #[test]
+    fn an_error_is_zero_inside_a_range_and_relative_outside() {
+        let facts = facts();
+        let range = facts.iter().find(|fact| fact.value == (35e3, 50e3)).unwrap();
+        assert_eq!(range.error((36e3, 49e3)), 0.0);
+        assert!((range.error((36e3, 60e3)) - 0.2).abs() < 1e-12);
+        assert!((range.error((28e3, 52e3)) + 0.2).abs() < 1e-12);
+    }
+}

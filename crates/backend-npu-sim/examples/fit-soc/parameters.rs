@@ -2,16 +2,16 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use backend_npu_sim::soc::Soc;
-use toml_edit::{DocumentMut, Item, value};
+use toml_edit::{DocumentMut, Item, Value};
 
 use crate::paper::Phone;
 
 /// A number that the fit may change.
 pub(crate) struct Parameter {
     /// Tables and key in the file, or `None` for the one number that belongs to the measurement.
-    key: Option<&'static str>,
+    pub(crate) key: Option<&'static str>,
     /// The key of the value, which is its unit.
     pub(crate) unit: &'static str,
     /// Where the search begins.
@@ -75,17 +75,23 @@ impl SocFile {
             self.gpu_measurement_us = number;
             return Ok(());
         };
-        let mut item: &mut Item = self.document.as_item_mut();
-        for name in key.split('.').chain([parameter.unit]) {
-            item = item.get_mut(name).with_context(|| format!("the SoC file has no {key}.{}", parameter.unit))?;
-        }
-        ensure!(item.is_value(), "{key}.{} is not a number", parameter.unit);
-        let decor = item.as_value().map(|old| old.decor().clone()).unwrap_or_default();
-        *item = value(number);
-        if let Some(new) = item.as_value_mut() {
-            *new.decor_mut() = decor;
-        }
+        let item = key.split('.').chain([parameter.unit]).try_fold(self.document.as_item_mut(), Item::get_mut);
+        let item = item.and_then(Item::as_value_mut);
+        let old = item.with_context(|| format!("the SoC file has no {key}.{}", parameter.unit))?;
+        let decor = old.decor().clone();
+        *old = Value::from(number);
+        *old.decor_mut() = decor;
         Ok(())
+    }
+
+    /// One parameter, in its unit.
+    #[cfg(test)]
+    pub(crate) fn get(&self, parameter: &Parameter) -> Option<f64> {
+        let Some(key) = parameter.key else {
+            return Some(self.gpu_measurement_us);
+        };
+        let item = key.split('.').chain([parameter.unit]).try_fold(self.document.as_item(), Item::get);
+        item.and_then(|item| item.as_float())
     }
 
     /// The file's text with the values set so far.

@@ -129,3 +129,43 @@ fn mark_used(rows: &mut [Row]) {
         row.is_used = (shape_idx + size_idx).is_multiple_of(2);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A good table of two rows with one piece of text replaced, read from a file of its own.
+    fn read_altered(from: &str, to: &str) -> Result<Vec<Row>> {
+        let good = "soc,mode,op,M,K,N,cycles\n1,w8a8p,FC,1,32,64,100\n1,w8a8p,FC,8,32,64,200\n";
+        assert_eq!(good.matches(from).count(), 1, "{from:?} must be in the table once");
+        let file = tempfile::NamedTempFile::new()?;
+        std::fs::write(file.path(), good.replace(from, to))?;
+        read(file.path())
+    }
+
+    #[test]
+    fn a_good_table_is_read_and_cut_in_halves() {
+        let rows = read_altered("FC,1,", "FC,1,").unwrap();
+        let halves: Vec<bool> = rows.iter().map(|row| row.is_used).collect();
+        assert_eq!(halves, [true, false]);
+        assert_eq!((rows[1].mode, rows[1].m, rows[1].k, rows[1].n, rows[1].cycles), (Mode::W8A8, 8, 32, 64, 200.0));
+    }
+
+    #[test]
+    fn a_bad_table_is_refused_with_line_and_reason() {
+        let cases = [
+            ("cycles\n", "time\n", "no column \"cycles\""),
+            ("1,w8a8p,FC,8", "1,w2a2,FC,8", ":3: mode is \"w2a2\", must be one of f16"),
+            ("FC,8,", "FC,eight,", ":3: M is \"eight\""),
+            ("FC,8,", "FC,0,", ":3: M is 0"),
+            ("64,200", "64,-2", ":3: cycles is -2"),
+            ("64,200", "64,NaN", ":3: cycles is NaN"),
+            ("64,200", "64", "line: 3"),
+            ("1,w8a8p,FC,8,32,64,200\n", "", "too few rows of w8a8 for 1"),
+        ];
+        for (from, to, expected) in cases {
+            let error = read_altered(from, to).map(|rows| rows.len()).expect_err(to);
+            assert!(format!("{error:#}").contains(expected), "no {expected:?} in {error:#}");
+        }
+    }
+}
