@@ -176,6 +176,18 @@ pub(crate) fn facts() -> Vec<Fact> {
             Use::Check("contradicts 43.3 GB/s and 11.48 tokens/s: 33 MB cannot take so long at that rate")
         ),
         fact!(
+            "attention projection, 1 row, GPU, waited for by clFinish",
+            511.0,
+            "us",
+            "v2 table 3",
+            "paper",
+            Use::Check("table 3 cannot contain the whole 400 us of clFinish; what it contains is fitted apart"),
+            |phone| {
+                let wait = phone.soc.gpu.overheads.wait_seconds - phone.gpu_measurement_seconds;
+                (phone.operator_seconds(Gpu, Shape { m: 1, n: 4096, k: 4096 }) + wait) * 1e6
+            }
+        ),
+        fact!(
             "bandwidth, NPU alone, products but FFN-down",
             (40.0, 45.0),
             "GB/s",
