@@ -105,6 +105,7 @@ impl SimulatedSoc {
         let clock = Arc::new(VirtualClock::new(ClockParams {
             combined_bytes_per_second: soc.bus.combined_bytes_per_second,
             watchdog_seconds: options.faults.timeout.as_secs_f64(),
+            shortest_sleep_seconds: if options.time == TimeMode::Free { 0.0 } else { soc.host.sleep_seconds },
             overheads,
             is_traced: options.trace,
             real_scale,

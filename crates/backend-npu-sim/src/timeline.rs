@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hetero_core::{BackendError, Timeline};
 use parking_lot::{Condvar, Mutex};
@@ -90,6 +90,14 @@ impl Timeline for VirtualTimeline {
         self.settle(value);
         self.error(value).map_or(Ok(()), Err)
     }
+
+    fn block_for(&self, value: u64, timeout: Duration) -> Result<bool, BackendError> {
+        if !self.clock.block_for(self.idx, value, timeout.as_secs_f64()) {
+            return Ok(false);
+        }
+        self.settle(value);
+        self.error(value).map_or(Ok(true), Err)
+    }
 }
 
 /// A processor's timeline in real time: counts up as its thread finishes submissions.
@@ -123,20 +131,39 @@ impl RealTimeline {
     }
 }
 
+impl RealTimeline {
+    /// Whether so many have finished until a time.
+    fn block(&self, value: u64, until: Option<Instant>) -> Result<bool, BackendError> {
+        let mut failure = self.failure.lock();
+        while self.completed() < value {
+            match until {
+                Some(until) if self.finished.wait_until(&mut failure, until).timed_out() => {
+                    if self.completed() < value {
+                        return Ok(false);
+                    }
+                }
+                Some(_) => {}
+                None => self.finished.wait(&mut failure),
+            }
+        }
+        match &*failure {
+            Some((failed, error)) if *failed <= value => Err(error.clone()),
+            _ => Ok(true),
+        }
+    }
+}
+
 impl Timeline for RealTimeline {
     fn completed(&self) -> u64 {
         self.completed.load(Ordering::Acquire)
     }
 
     fn block_until(&self, value: u64) -> Result<(), BackendError> {
-        let mut failure = self.failure.lock();
-        while self.completed() < value {
-            self.finished.wait(&mut failure);
-        }
-        match &*failure {
-            Some((failed, error)) if *failed <= value => Err(error.clone()),
-            _ => Ok(()),
-        }
+        self.block(value, None).map(drop)
+    }
+
+    fn block_for(&self, value: u64, timeout: Duration) -> Result<bool, BackendError> {
+        self.block(value, Instant::now().checked_add(timeout))
     }
 }
 

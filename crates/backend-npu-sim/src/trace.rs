@@ -67,7 +67,8 @@ pub(crate) struct Recorder {
 #[derive(Clone, Debug)]
 struct NodeSpan {
     processor: usize,
-    node_idx: usize,
+    /// None where the submission hung before its first node.
+    node_idx: Option<usize>,
     start: f64,
     end: f64,
     submission: Arc<Submission>,
@@ -92,15 +93,14 @@ impl Recorder {
     }
 
     /// A processor ran a node.
-    pub(crate) fn node(
-        &mut self,
-        processor: usize,
-        node_idx: usize,
-        start: f64,
-        end: f64,
-        submission: &Arc<Submission>,
-    ) {
-        self.nodes.push(NodeSpan { processor, node_idx, start, end, submission: Arc::clone(submission) });
+    pub(crate) fn node(&mut self, processor: usize, node_idx: usize, start: f64, end: f64, of: &Arc<Submission>) {
+        let submission = Arc::clone(of);
+        self.nodes.push(NodeSpan { processor, node_idx: Some(node_idx), start, end, submission });
+    }
+
+    /// A processor hung.
+    pub(crate) fn hang(&mut self, processor: usize, start: f64, end: f64, of: &Arc<Submission>) {
+        self.nodes.push(NodeSpan { processor, node_idx: None, start, end, submission: Arc::clone(of) });
     }
 
     /// A copy of everything so far.
@@ -213,14 +213,17 @@ impl HostSpan {
 
 impl NodeSpan {
     fn event(&self) -> Event<'_> {
-        let label = &self.submission.labels[self.node_idx];
+        let step = self.submission.step;
+        let args = Args { rows: Some(step.rows), past: Some(step.past), ..Args::default() };
+        let Some(node_idx) = self.node_idx else {
+            return Event::span("hang", "fault", self.processor + 1, self.start, self.end, args);
+        };
+        let label = &self.submission.labels[node_idx];
         let args = Args {
             operator: Some(&label.operator),
             part: Some(&label.part),
-            rows: Some(self.submission.step.rows),
-            past: Some(self.submission.step.past),
-            bytes: Some(self.submission.demands[self.node_idx].bytes.round() as u64),
-            ..Args::default()
+            bytes: Some(self.submission.demands[node_idx].bytes.round() as u64),
+            ..args
         };
         Event::span(&label.name, "node", self.processor + 1, self.start, self.end, args)
     }

@@ -175,3 +175,27 @@ fn decode_graphs_compute_in_integers_and_prefill_graphs_in_floats() {
     assert_ne!(integers, floats);
     assert!(difference < 2e-3 * largest, "{difference} of {largest}");
 }
+
+#[test]
+fn a_wait_for_a_limited_time_does_not_outlast_a_hang() {
+    for time in [TimeMode::Virtual, TimeMode::Real { scale: 0.0 }] {
+        let phone = phone(options("npu:stuck@1; timeout=200ms", time));
+        let run = Run::new(&*phone.backend(Npu), linear(4, 64, 64), WeightStationary, true).expect("a product");
+        let ticket = run.submit(0, 4).expect("accepted");
+        let timeline = ticket.timeline();
+        assert_eq!(timeline.block_for(ticket.value(), Duration::from_millis(1)), Ok(false), "{time:?}");
+        let error = timeline.block_for(ticket.value(), Duration::from_secs(60));
+        assert!(matches!(error, Err(BackendError::TimedOut { .. })), "{time:?}: {error:?}");
+    }
+}
+
+#[test]
+fn a_hang_shows_in_the_trace() {
+    let phone = phone(SimOptions { trace: true, ..options("npu:late=20ms@1", TimeMode::Virtual) });
+    let run = Run::new(&*phone.backend(Npu), linear(4, 64, 64), WeightStationary, true).expect("a product");
+    run.submit(0, 4).expect("accepted").wait().expect("late, but right");
+    let json: serde_json::Value = serde_json::from_str(&phone.trace().to_json()).expect("JSON");
+    let events = json["traceEvents"].as_array().expect("events");
+    let hang = events.iter().find(|event| event["name"] == "hang").expect("a span");
+    assert_eq!((hang["tid"].as_u64(), hang["dur"].as_f64()), (Some(3), Some(20_000.0)));
+}

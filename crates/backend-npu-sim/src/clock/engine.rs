@@ -42,6 +42,15 @@ pub(crate) enum Event<T> {
         /// The job's.
         tag: T,
     },
+    /// A submission hung from `start` until now, before its first node.
+    Hung {
+        /// Which processor.
+        processor: usize,
+        /// Since when, in seconds.
+        start: f64,
+        /// The job's.
+        tag: T,
+    },
     /// A processor has stopped for good. What was queued behind the submission will not run.
     Stopped {
         /// Which processor.
@@ -194,14 +203,20 @@ impl<T: Clone> Engine<T> {
         self.time = self.time.max(time);
     }
 
-    /// Goes on until a processor has finished `value` submissions.
-    ///
-    /// # Panics
-    /// When there are not so many.
-    pub(crate) fn run_until_completed(&mut self, processor: usize, value: u64, tell: &mut impl FnMut(f64, Event<T>)) {
+    /// Goes on until a processor has finished `value` submissions, or to `limit`: whether it has.
+    pub(crate) fn run_until_completed(
+        &mut self,
+        processor: usize,
+        value: u64,
+        limit: f64,
+        tell: &mut impl FnMut(f64, Event<T>),
+    ) -> bool {
         while self.completed(processor) < value {
-            assert!(self.step(f64::INFINITY, tell), "nothing is under way that could reach {value}");
+            if !self.step(limit, tell) {
+                return false;
+            }
         }
+        true
     }
 
     /// Goes on until any processor finishes a submission, or to the end when there is none under way.
@@ -268,12 +283,22 @@ impl<T: Clone> Processor<T> {
         match &mut self.phase {
             Phase::Idle => {}
             Phase::Starting { hangs, .. } if *hangs || self.queue[0].is_fatal => {
+                if *hangs {
+                    let tag = self.queue[0].tag.clone();
+                    tell(time, Event::Hung { processor: idx, start: time - watchdog_seconds, tag });
+                }
                 tell(time, Event::Stopped { processor: idx, value: self.completed + 1, timed_out: *hangs });
                 self.queue.clear();
                 self.phase = Phase::Idle;
                 self.completed = self.submitted;
             }
-            Phase::Starting { .. } => self.start_node(0, time, watchdog_seconds),
+            Phase::Starting { .. } => {
+                let Job { stall_seconds, ref tag, .. } = self.queue[0];
+                if stall_seconds > 0.0 {
+                    tell(time, Event::Hung { processor: idx, start: time - stall_seconds, tag: tag.clone() });
+                }
+                self.start_node(0, time, watchdog_seconds);
+            }
             Phase::Fixed { .. } => {
                 let demand = self.queue[0].demands[self.node_idx];
                 self.phase = Phase::Running {

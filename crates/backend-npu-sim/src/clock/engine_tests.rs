@@ -166,6 +166,11 @@ fn a_processor_that_hangs_is_stopped_and_the_others_go_on() {
     let mut events = Vec::new();
     engine.run_until(10.0, &mut |time, event| events.push((time, event)));
     let first_end = START + 1e-3;
+    let (hangs, events): (Vec<_>, Vec<_>) =
+        events.into_iter().partition(|(_, event)| matches!(event, Event::Hung { .. }));
+    assert_eq!(hangs.len(), 2);
+    assert!(matches!(hangs[0].1, Event::Hung { processor: 1, tag: 3, .. }));
+    assert_eq!(hangs[1], (first_end + 0.5, Event::Hung { processor: 2, start: first_end + 0.5 - 0.5, tag: 1 }));
     assert_eq!(events.len(), 3);
     assert_eq!(events[0].1, Event::Node { processor: 2, node_idx: 0, start: START, tag: 0 });
     assert!(matches!(events[1].1, Event::Node { processor: 1, .. }) && (events[1].0 - first_end - 0.2).abs() < 1e-12);

@@ -33,6 +33,7 @@ struct RealTime {
 pub(crate) struct ClockParams {
     pub(crate) combined_bytes_per_second: f64,
     pub(crate) watchdog_seconds: f64,
+    pub(crate) shortest_sleep_seconds: f64,
     /// What driving CPU, GPU and NPU costs.
     pub(crate) overheads: [Overheads; N_PROCESSORS],
     pub(crate) is_traced: bool,
@@ -129,6 +130,15 @@ impl VirtualClock {
         self.spend(HostAction::Work, seconds, |_| {});
     }
 
+    /// The host sleeps for so many seconds, or for the shortest time that its system can sleep when that is more.
+    ///
+    /// # Panics
+    /// As [`VirtualClock::advance`].
+    pub fn sleep(&self, seconds: f64) {
+        let shortest = self.state.lock().params.shortest_sleep_seconds;
+        self.advance(seconds.max(shortest));
+    }
+
     /// The host copies so many bytes through the driver of a processor and waits for the end. Such a copy takes its
     /// time from the SoC file; it is not simulated on the bus.
     pub fn copy(&self, kind: DeviceKind, bytes: u64) {
@@ -212,7 +222,13 @@ impl VirtualClock {
     /// # Panics
     /// When nothing is under way that could reach it.
     pub(crate) fn block_until(&self, processor: usize, value: u64) {
-        self.state.lock().block_until(processor, value);
+        let has_finished = self.state.lock().block_for(processor, value, f64::INFINITY);
+        assert!(has_finished, "nothing is under way that could reach {value}");
+    }
+
+    /// Waits for a count of finished submissions for so many seconds at most: whether it was reached.
+    pub(crate) fn block_for(&self, processor: usize, value: u64, seconds: f64) -> bool {
+        self.state.lock().block_for(processor, value, seconds)
     }
 
     /// Where a processor has stopped for good, as far as the host has come.
@@ -293,19 +309,28 @@ impl State {
         completed
     }
 
-    fn block_until(&mut self, processor: usize, value: u64) {
+    /// Whether so many have finished within a time.
+    fn block_for(&mut self, processor: usize, value: u64, seconds: f64) -> bool {
+        let mut has_finished = true;
         if value > self.seen[processor] {
             let start = self.now;
             self.n_vain_polls = 0;
             let wait_seconds = self.params.overheads[processor].wait_seconds;
             let State { engine, books, .. } = &mut *self;
-            engine.run_until_completed(processor, value, &mut |time, event| books.write(time, event));
-            let completion = self.engine.time();
-            self.go_on(self.now.max(completion) + wait_seconds);
-            // What has finished besides is known when it is looked for.
-            self.seen[processor] = self.seen[processor].max(value);
+            let limit = start + seconds;
+            has_finished =
+                engine.run_until_completed(processor, value, limit, &mut |time, event| books.write(time, event));
+            if has_finished {
+                let completion = self.engine.time();
+                self.go_on(self.now.max(completion) + wait_seconds);
+                // What has finished besides is known when it is looked for.
+                self.seen[processor] = value;
+            } else if limit.is_finite() {
+                self.go_on(limit);
+            }
             self.record(HostAction::Wait { processor, value }, start);
         }
+        has_finished
     }
 }
 
@@ -316,6 +341,11 @@ impl Books {
                 self.counts[processor].operations += tag.demands[node_idx].operations;
                 if let Some(recorder) = &mut self.recorder {
                     recorder.node(processor, node_idx, start, time, &tag);
+                }
+            }
+            Event::Hung { processor, start, tag } => {
+                if let Some(recorder) = &mut self.recorder {
+                    recorder.hang(processor, start, time, &tag);
                 }
             }
             Event::Stopped { processor, value, timed_out } => {

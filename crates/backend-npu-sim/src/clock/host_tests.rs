@@ -23,6 +23,7 @@ fn clock() -> VirtualClock {
     VirtualClock::new(ClockParams {
         combined_bytes_per_second: 60e9,
         watchdog_seconds: 2.0,
+        shortest_sleep_seconds: 90e-6,
         overheads: [overheads.clone(), overheads.clone(), overheads],
         is_traced: false,
         real_scale: None,
@@ -138,4 +139,24 @@ fn counts_start_anew_where_they_were_reset() {
     assert_close(counts[2].work.busy_seconds, START + RUN - 4e-3);
     assert_close(seconds, START + RUN - 4e-3 + WAIT);
     assert_eq!(counts[2].submissions, 0);
+}
+
+#[test]
+fn a_wait_for_a_limited_time_ends_with_it() {
+    let clock = clock();
+    let value = clock.submit(2, submission(0.0));
+    assert!(!clock.block_for(2, value, 4e-3));
+    assert_close(clock.now(), SUBMIT + IDLE + 4e-3);
+    assert!(clock.block_for(2, value, 1.0));
+    assert_close(clock.now(), SUBMIT + IDLE + START + RUN + WAIT);
+    assert!(!clock.block_for(2, value + 1, 1.0), "nothing is under way");
+}
+
+#[test]
+fn a_sleep_is_no_shorter_than_the_system_can() {
+    let clock = clock();
+    clock.sleep(1e-6);
+    assert_close(clock.now(), 90e-6);
+    clock.sleep(1e-3);
+    assert_close(clock.now(), 1.09e-3);
 }

@@ -12,7 +12,9 @@
 //! | `block_until`, count seen before | at once: nothing is left to wait for |
 //! | `compile` | as much later as the cost model says |
 //! | [`VirtualClock::copy`] | `copy_seconds` and the bytes at `copy_bytes_per_second` later |
+//! | `block_for` | as `block_until`, or as much later as it is allowed to wait |
 //! | [`VirtualClock::advance`] | as much later as it says |
+//! | [`VirtualClock::sleep`] | the same, or the shortest sleep of its system when that is more |
 //!
 //! **Polling.** Each look costs `poll_seconds`, so a loop of looks ends when the processor has finished, at the first
 //! look after the completion. A host that has done nothing but look, more than [`VirtualClock::SPIN_POLLS`] times in a
