@@ -71,6 +71,7 @@ impl CpuBackend {
             version: format!("{} {}", env!("CARGO_PKG_VERSION"), kernels.name),
             weight_row_alignment: 32,
             max_tensor_bytes: None,
+            max_segment_weight_bytes: None,
         };
         Ok(CpuBackend { info, kernels, activations: options.activations, queue: Arc::new(queue), scratch })
     }

@@ -64,6 +64,7 @@ impl Device {
             version: format!("{} {}", env!("CARGO_PKG_VERSION"), soc.name),
             weight_row_alignment: if kind == DeviceKind::Npu { soc.npu_limits.tile } else { 32 },
             max_tensor_bytes: None,
+            max_segment_weight_bytes: (kind == DeviceKind::Npu).then_some(soc.npu_limits.max_graph_bytes),
         }
     }
 

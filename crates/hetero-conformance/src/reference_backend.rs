@@ -38,6 +38,7 @@ impl ReferenceBackend {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 weight_row_alignment: 32,
                 max_tensor_bytes: None,
+                max_segment_weight_bytes: None,
             },
             kernel: Arc::new(kernel),
             timeline: Arc::default(),

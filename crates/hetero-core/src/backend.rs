@@ -106,6 +106,8 @@ pub struct DeviceInfo {
     pub weight_row_alignment: usize,
     /// The largest tensor in bytes, where there is a limit.
     pub max_tensor_bytes: Option<u64>,
+    /// The most bytes of weights, as they are stored, that one segment may use, where there is a limit.
+    pub max_segment_weight_bytes: Option<u64>,
 }
 
 /// Whether a backend can compute an operator.

@@ -6,7 +6,8 @@
 //!
 //! 1. the part needs something of another processor that the submission does not wait for already, itself or through
 //!    what was submitted before it or what it waits for; or
-//! 2. somebody on another processor waits for something in it: then it is closed and let go.
+//! 2. somebody on another processor waits for something in it: then it is closed and let go; or
+//! 3. its weights would be more than the processor takes in one segment.
 //!
 //! Operators that are cut at the same columns and need only those therefore share a submission on each processor, with
 //! no join between them.
@@ -17,7 +18,7 @@
 
 use std::ops::Range;
 
-use hetero_core::{NodeId, Part, ValueKind};
+use hetero_core::{Arrangement, NodeId, Part, ValueKind};
 
 use crate::Plan;
 
@@ -45,6 +46,12 @@ pub struct PartId {
 /// The submissions of a plan, in an order in which none depends on a later one and those of each device are in the
 /// order in which it runs them.
 pub fn submissions(plan: &Plan) -> Vec<Submission> {
+    submissions_within(plan, &[])
+}
+
+/// As [`submissions`], where the device at each index takes segments with at most so many bytes of weights; `None`, or
+/// no entry, for any number. A part that has more by itself has a submission to itself.
+pub fn submissions_within(plan: &Plan, most_weight_bytes: &[Option<u64>]) -> Vec<Submission> {
     let needs = Needs::of(plan);
     let n_devices = plan.placements().iter().flatten().map(|placed| placed.device_idx + 1).max().unwrap_or(0);
     let mut list: Vec<Submission> = Vec::new();
@@ -53,6 +60,8 @@ pub fn submissions(plan: &Plan) -> Vec<Submission> {
     let mut known: Vec<usize> = Vec::new();
     // For each device, its latest submission and the node at which somebody waits for it.
     let mut open: Vec<Option<(usize, usize)>> = vec![None; n_devices];
+    // For each device, the bytes of weights in its latest submission.
+    let mut open_bytes = vec![0; n_devices];
     let mut submission_of = vec![usize::MAX; needs.n_parts()];
     let mut wanted = vec![0; n_devices];
     for (node_idx, placed) in plan.placements().iter().enumerate() {
@@ -71,9 +80,13 @@ pub fn submissions(plan: &Plan) -> Vec<Submission> {
                 let known = &known[submission * n_devices..][..n_devices];
                 wanted.iter().zip(known).all(|(wanted, known)| wanted <= known)
             };
+            let bytes = weight_bytes(plan, NodeId(node_idx), &placed.part);
+            let most_bytes = most_weight_bytes.get(device_idx).copied().flatten().unwrap_or(u64::MAX);
+            let has_room = open_bytes[device_idx] + bytes <= most_bytes;
             let (idx, until) = match open[device_idx] {
-                Some((last, until)) if node_idx < until && knows(last) => (last, until),
+                Some((last, until)) if node_idx < until && has_room && knows(last) => (last, until),
                 last => {
+                    open_bytes[device_idx] = 0;
                     match last {
                         Some((last, _)) => known.extend_from_within(last * n_devices..(last + 1) * n_devices),
                         None => known.resize(known.len() + n_devices, 0),
@@ -84,12 +97,26 @@ pub fn submissions(plan: &Plan) -> Vec<Submission> {
                     (list.len() - 1, usize::MAX)
                 }
             };
+            open_bytes[device_idx] += bytes;
             list[idx].parts.push(PartId { node: NodeId(node_idx), part_idx });
             submission_of[number] = idx;
             open[device_idx] = Some((idx, until.min(needs.first_elsewhere[number])));
         }
     }
     list
+}
+
+/// Bytes of the weights that a part of a node uses, as they are stored: of a matrix its rows, of a table all.
+fn weight_bytes(plan: &Plan, node: NodeId, part: &Part) -> u64 {
+    let node = plan.graph().node(node);
+    let bytes = |weight: &hetero_core::WeightId| {
+        let layout = &plan.graph().weights()[weight.0].layout;
+        match layout.arrangement {
+            Arrangement::Panels => layout.byte_range(part.columns.clone()).len() as u64,
+            Arrangement::Rows => layout.bytes() as u64,
+        }
+    };
+    node.weights.iter().map(bytes).sum()
 }
 
 /// Those of the wanted submissions that nothing else implies. The last row of `known` is what the submissions before

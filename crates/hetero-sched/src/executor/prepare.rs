@@ -8,8 +8,9 @@ use hetero_core::{
 };
 
 use super::{Executor, Run};
+use crate::submissions::submissions_within;
 use crate::sync::Estimate;
-use crate::{Plan, Residency, SchedError, submissions};
+use crate::{Plan, Residency, SchedError};
 
 /// A device and what it computes in one submission.
 pub(super) type SegmentKey = (usize, Vec<(NodeId, Part, OperandOrder)>);
@@ -28,7 +29,9 @@ impl Executor {
     pub(super) fn prepare(&mut self, plan: &Plan, residency: &mut Residency) -> Result<Vec<Run>, SchedError> {
         self.check_support(plan)?;
         let mut runs = Vec::new();
-        for submission in submissions(plan) {
+        let most_weight_bytes: Vec<Option<u64>> =
+            self.devices.iter().map(|device| device.backend.info().max_segment_weight_bytes).collect();
+        for submission in submissions_within(plan, &most_weight_bytes) {
             let placed = |part: &crate::PartId| {
                 let placed = &plan.placements()[part.node.0][part.part_idx];
                 (part.node, placed.part.clone(), placed.operand_order)
