@@ -193,6 +193,10 @@ impl<'e> StepGuard<'e> {
         if devices.iter().all(|device| device.head().is_none()) {
             devices.iter().filter_map(|device| device.under_way().last()).for_each(|&last| add(last, runs));
         }
+        if awaited.is_empty() {
+            // A look on behalf of a later device has found what an earlier one needs: that one is ready now.
+            return Ok(());
+        }
         let seen = waiter.wait_any(awaited);
         awaited.clear();
         match seen {

@@ -1,0 +1,154 @@
+//! Steps allocate nothing: not on the host's thread, once everything has its room.
+//!
+//! A test binary of its own, because the allocator is the whole program's.
+
+mod common;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use hetero_conformance::ReferenceBackend;
+use hetero_core::{
+    Access, Backend, BackendError, Bindings, DeviceInfo, Executable, OpSpec, Segment, StepParams, Support, Tensor,
+    TensorDesc, Ticket, Timeline, Weight, WeightRows,
+};
+use hetero_sched::sync::{WaitOptions, WaitPolicy};
+use hetero_sched::{Executor, ExecutorOptions, Residency};
+
+/// Counts what this thread allocates.
+struct Counting;
+
+thread_local! {
+    static N_ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
+}
+
+// SAFETY: every call goes to the system's allocator as it is; counting touches only a thread-local number, which has no
+// destructor and allocates nothing.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        N_ALLOCATIONS.set(N_ALLOCATIONS.get() + 1);
+        // SAFETY: forwarded.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
+        // SAFETY: forwarded.
+        unsafe { System.dealloc(start, layout) }
+    }
+
+    unsafe fn realloc(&self, start: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        N_ALLOCATIONS.set(N_ALLOCATIONS.get() + 1);
+        // SAFETY: forwarded.
+        unsafe { System.realloc(start, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Computes nothing and finishes one submission for every third look at its timeline.
+#[derive(Debug)]
+struct Idle {
+    reference: ReferenceBackend,
+    timeline: Arc<Looks>,
+}
+
+#[derive(Debug, Default)]
+struct Looks {
+    n_submitted: AtomicU64,
+    n_looks: AtomicU64,
+    completed: AtomicU64,
+}
+
+impl Timeline for Looks {
+    fn completed(&self) -> u64 {
+        let n_looks = self.n_looks.fetch_add(1, Ordering::Relaxed) + 1;
+        let completed = self.completed.load(Ordering::Acquire);
+        if n_looks.is_multiple_of(3) && completed < self.n_submitted.load(Ordering::Acquire) {
+            self.completed.store(completed + 1, Ordering::Release);
+        }
+        completed
+    }
+
+    fn block_until(&self, value: u64) -> Result<(), BackendError> {
+        self.completed.fetch_max(value, Ordering::AcqRel);
+        Ok(())
+    }
+
+    fn block_for(&self, value: u64, _timeout: Duration) -> Result<bool, BackendError> {
+        Ok(self.completed() >= value)
+    }
+}
+
+impl Backend for Idle {
+    fn info(&self) -> &DeviceInfo {
+        self.reference.info()
+    }
+
+    fn support(&self, op: &OpSpec) -> Support {
+        self.reference.support(op)
+    }
+
+    fn access(&self, tensor: &dyn Tensor) -> Access {
+        self.reference.access(tensor)
+    }
+
+    fn allocate(&self, desc: &TensorDesc) -> Result<Arc<dyn Tensor>, BackendError> {
+        self.reference.allocate(desc)
+    }
+
+    fn load_weight(&self, rows: WeightRows) -> Result<Arc<dyn Weight>, BackendError> {
+        self.reference.load_weight(rows)
+    }
+
+    fn compile(&self, _segment: &Segment) -> Result<Arc<dyn Executable>, BackendError> {
+        let (device, timeline) = (self.info().id, Arc::clone(&self.timeline));
+        Ok(Arc::new(IdleExecutable { device, timeline }))
+    }
+}
+
+#[derive(Debug)]
+struct IdleExecutable {
+    device: hetero_core::DeviceId,
+    timeline: Arc<Looks>,
+}
+
+impl Executable for IdleExecutable {
+    fn submit(&self, mut bindings: Bindings, _step: StepParams) -> Result<Ticket, BackendError> {
+        bindings.hand_over(self.device);
+        let value = self.timeline.n_submitted.fetch_add(1, Ordering::AcqRel) + 1;
+        Ok(Ticket::new(Arc::clone(&self.timeline) as Arc<dyn Timeline>, value, bindings))
+    }
+}
+
+#[test]
+fn a_step_allocates_nothing() {
+    for policy in [WaitPolicy::Predicted, WaitPolicy::Spin, WaitPolicy::Block] {
+        for seed in 0..20 {
+            let model = common::decoder(6);
+            let devices: Vec<Arc<dyn Backend>> = (0..3)
+                .map(|_| Arc::new(Idle { reference: ReferenceBackend::new(), timeline: Arc::default() }) as _)
+                .collect();
+            let plan = common::any_plan(&model.graph, 3, seed);
+            let wait = WaitOptions { policy, ..WaitOptions::default() };
+            let options = ExecutorOptions { wait, n_traced: 64, ..ExecutorOptions::default() };
+            let state = model.state();
+            let mut executor =
+                Executor::with_options(plan, &devices, &model.weights, &state, &mut Residency::new(), options)
+                    .expect("ready");
+            let mut steps = || {
+                for past in 0..4 {
+                    executor.step(StepParams { past, rows: 3 }).expect("a step");
+                }
+            };
+            steps();
+            let before = N_ALLOCATIONS.get();
+            assert!(before > 0, "setting up has been counted");
+            steps();
+            assert_eq!(N_ALLOCATIONS.get() - before, 0, "plan {seed}, {policy:?}");
+        }
+    }
+}
