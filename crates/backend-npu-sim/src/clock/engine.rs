@@ -107,7 +107,7 @@ enum Phase {
     Fixed {
         until: f64,
     },
-    /// Computation and transfer go on beside each other.
+    /// Computation and transfer go on beside each other; the transfer at the speed given at most.
     Running {
         compute_until: f64,
         bytes_left: f64,
@@ -304,7 +304,9 @@ impl<T: Clone> Processor<T> {
                 self.phase = Phase::Running {
                     compute_until: time + demand.compute_seconds,
                     bytes_left: demand.bytes,
-                    bytes_per_second: demand.bytes_per_second,
+                    // A kernel that computes for longer loads piece by piece as it goes. One that the bus has held up
+                    // does not catch up: its pieces still take their time.
+                    bytes_per_second: demand.bytes_per_second.min(demand.bytes / demand.compute_seconds),
                 };
             }
             Phase::Running { bytes_left, compute_until, .. } => {

@@ -16,6 +16,10 @@
 //! | [`VirtualClock::advance`] | as much later as it says |
 //! | [`VirtualClock::sleep`] | the same, or the shortest sleep of its system when that is more |
 //!
+//! **The bus.** A node first takes its fixed time. Then it computes, and loads at an even pace: as fast as it can, or
+//! as slowly as its computation lets it. Processors that load at the same time share the bus by max-min fairness, and a
+//! node that gets less than its pace takes longer; it does not catch up afterwards.
+//!
 //! **Polling.** Each look costs `poll_seconds`, so a loop of looks ends when the processor has finished, at the first
 //! look after the completion. A host that has done nothing but look, more than [`VirtualClock::SPIN_POLLS`] times in a
 //! row and without news, is taken to be spinning: its next look stands for all those up to the next completion of any
