@@ -4,6 +4,7 @@ use std::path::Path;
 
 use backend_npu_sim::soc::{Soc, SocError};
 use hetero_core::DeviceKind;
+use proptest::prelude::*;
 
 const GOOD: &str = "snapdragon-8-gen-3";
 
@@ -132,4 +133,18 @@ fn an_unknown_name_lists_the_known_ones_and_a_missing_file_is_named() {
     assert!(matches!(missing, SocError::Unreadable { .. }));
     assert!(missing.to_string().contains("no-such-folder/mine.toml"), "{missing}");
     assert_eq!(Soc::load(GOOD).unwrap(), Soc::builtin(GOOD).unwrap());
+}
+
+proptest! {
+    #[test]
+    fn no_damaged_file_makes_the_reader_panic(at in 0.0f64..1.0, removed in 0usize..60, put in "[a-z0-9 ={}.\\[\\]\"\n#,-]{0,12}") {
+        let text = Soc::builtin_text(GOOD).unwrap();
+        prop_assert!(text.is_ascii(), "the text is cut at any byte");
+        let start = (at * text.len() as f64) as usize;
+        let end = (start + removed).min(text.len());
+        let damaged = format!("{}{put}{}", &text[..start], &text[end..]);
+        if let Err(error) = Soc::parse(&damaged, Path::new("mine.toml")) {
+            prop_assert!(error.to_string().starts_with("mine.toml"), "{error}");
+        }
+    }
 }

@@ -17,7 +17,6 @@ use serde::Deserialize;
 
 pub use error::SocError;
 use quantity as q;
-pub use quantity::Confidence;
 
 /// A system on a chip: three processors on one memory bus, and the host program's own costs.
 #[derive(Clone, Debug, PartialEq, Deserialize)]

@@ -6,10 +6,10 @@ use std::marker::PhantomData;
 use serde::de::{Error, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-/// How sure a parameter is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+/// How sure a parameter is: for readers of the file, so it is only checked.
+#[derive(Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Confidence {
+enum Confidence {
     /// The HeteroLLM paper states it.
     Paper,
     /// Computed from what the paper states.
