@@ -53,8 +53,9 @@ pub(super) fn emulated_tests(run: &mut Run) -> Result<()> {
     let consumers = workspace::conformance_consumers(&run.metadata);
     let mut names: Vec<&str> = EMULATED.to_vec();
     names.extend(consumers.iter().map(String::as_str));
-    // The model crate brings a tokenizer, 45 s of compiling, and no Arm code of its own.
-    names.retain(|name| *name != "backend-cpu-simd" && *name != "hetero-llama");
+    // The model crate brings a tokenizer, 45 s of compiling, and no Arm code of its own. Neither has the simulator,
+    // whose tests bound how long it takes.
+    names.retain(|name| !["backend-cpu-simd", "backend-npu-sim", "hetero-llama"].contains(name));
     names.sort_unstable();
     names.dedup();
     let [.., richest] = &MODELS;
