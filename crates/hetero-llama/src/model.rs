@@ -5,8 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use hetero_core::{Backend, DType, RowSelection, WeightFormat};
-use hetero_sched::Residency;
-use parking_lot::{Mutex, MutexGuard};
+use hetero_sched::{ExecutorOptions, Team};
 
 use crate::LlamaError;
 use crate::backends::{self, Activations, DeviceOptions};
@@ -41,9 +40,8 @@ pub struct Model {
     source: ModelSource,
     config: ModelConfig,
     generation: GenerationConfig,
-    devices: Vec<Arc<dyn Backend>>,
+    team: Arc<Team>,
     weights: LoadedWeights,
-    residency: Mutex<Residency>,
     /// Read when it is first needed, because a measurement needs none.
     tokenizer: OnceLock<Tokenizer>,
     facts: ModelFacts,
@@ -114,13 +112,13 @@ impl Model {
             cache_bytes: fit.cache_bytes(graph_options.context),
             load: start.elapsed(),
         };
+        let team = Team::single(Arc::clone(&devices[0]), ExecutorOptions::default());
         Ok(Arc::new(Model {
             source,
             config,
             generation,
-            devices,
+            team,
             weights: weights_loaded,
-            residency: Mutex::default(),
             tokenizer: OnceLock::new(),
             facts,
             graph_options,
@@ -158,7 +156,12 @@ impl Model {
 
     /// The processors that it runs on.
     pub fn devices(&self) -> &[Arc<dyn Backend>] {
-        &self.devices
+        self.team.devices()
+    }
+
+    /// The processors as a team, with those that have failed.
+    pub fn team(&self) -> &Arc<Team> {
+        &self.team
     }
 
     /// The most tokens of a session.
@@ -177,10 +180,6 @@ impl Model {
 
     pub(crate) fn graph_options(&self) -> GraphOptions {
         self.graph_options
-    }
-
-    pub(crate) fn residency(&self) -> MutexGuard<'_, Residency> {
-        self.residency.lock()
     }
 }
 

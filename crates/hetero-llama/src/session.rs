@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use hetero_core::{RowSelection, Rows, SharedTensor, StepParams};
-use hetero_sched::{Executor, Plan, SchedError};
+use hetero_sched::{Runner, SchedError};
 
 use crate::LlamaError;
 use crate::graph::{self, GraphOptions, ModelGraph};
@@ -36,7 +36,7 @@ pub struct Session {
 #[derive(Debug)]
 struct Step {
     graph: ModelGraph,
-    executor: Executor,
+    runner: Runner,
 }
 
 /// Tells a running computation to stop, from any thread.
@@ -125,7 +125,7 @@ impl Session {
 
     /// For each of the model's devices, its share of the arithmetic of prefill.
     pub fn device_shares(&self) -> Vec<f64> {
-        self.prefill.executor.plan().shares(self.model.devices().len())
+        self.prefill.runner.executor().plan().shares(self.model.devices().len())
     }
 
     /// Appends tokens to the sequence; afterwards [`Session::logits`] are those of the last of them.
@@ -174,13 +174,17 @@ impl Session {
                 _ => &mut self.prefill,
             };
             {
-                let mut slot = step.executor.tensor(step.graph.tokens).slot();
+                let mut slot = step.runner.tensor(step.graph.tokens).slot();
                 for (row, &token) in chunk.iter().enumerate() {
                     slot.row_mut::<u32>(row)[0] = token;
                 }
             }
-            step.executor.step(StepParams { past, rows: chunk.len() })?;
-            let logits = step.executor.tensor(step.graph.logits).view();
+            let params = StepParams { past, rows: chunk.len() };
+            step.runner.step(params, &|| cancel.is_cancelled()).map_err(|error| match error {
+                SchedError::Cancelled => LlamaError::Cancelled,
+                error => error.into(),
+            })?;
+            let logits = step.runner.tensor(step.graph.logits).view();
             let last_row = match step.graph.graph.value(step.graph.logits).rows {
                 Rows::Fixed(_) => 0,
                 Rows::Positions => {
@@ -197,8 +201,7 @@ impl Session {
 }
 
 fn make_ready(model: &Model, graph: ModelGraph, state: &[Arc<SharedTensor>]) -> Result<Step, LlamaError> {
-    let plan = Plan::single_device(Arc::clone(&graph.graph), 0);
     let weights = model.weights().for_graph(&graph);
-    let executor = Executor::new(plan, model.devices(), &weights, state, &mut model.residency())?;
-    Ok(Step { graph, executor })
+    let runner = Runner::new(model.team(), &graph.graph, &weights, state)?;
+    Ok(Step { graph, runner })
 }

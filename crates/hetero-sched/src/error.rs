@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use hetero_core::BackendError;
 
+use crate::solver::SolveError;
+
 /// Why a plan cannot be made ready or has stopped.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -37,6 +39,9 @@ pub enum SchedError {
         /// How long the submission takes as a rule.
         predicted: Duration,
     },
+    /// There is no plan.
+    #[error(transparent)]
+    NoPlan(#[from] SolveError),
     /// Somebody asked to stop.
     #[error("the step was cancelled")]
     Cancelled,

@@ -7,6 +7,7 @@
 //! - [`residency`]: which device holds which rows of which weight.
 //! - [`sync`]: all code that waits.
 //! - [`executor`]: runs a plan; the only thing that touches devices. [`trace`] has when it did.
+//! - [`runner`]: plans and runs the steps of a graph, and goes on without a device that fails.
 //!
 //! No concrete backend is named here: devices are `dyn Backend`.
 
@@ -17,6 +18,7 @@ pub mod cost;
 pub mod executor;
 pub mod plan;
 pub mod residency;
+pub mod runner;
 pub mod solver;
 pub mod submissions;
 pub mod sync;
@@ -29,5 +31,6 @@ pub use error::SchedError;
 pub use executor::{Executor, ExecutorOptions};
 pub use plan::{PlacedPart, Plan};
 pub use residency::Residency;
+pub use runner::{Loss, Runner, Team, TeamOptions};
 pub use solver::{Solution, SolveError, SolveOptions, solve};
 pub use submissions::{PartId, Submission, submissions};

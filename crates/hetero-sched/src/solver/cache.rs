@@ -8,6 +8,9 @@ use hetero_core::StepParams;
 
 use super::{Objective, Solution, SolveError, SolveOptions};
 
+/// Past positions that have a plan in common.
+const SPAN: usize = 256;
+
 /// What a plan was made for: the step and the options, within one graph and one cost model.
 #[derive(Clone, Debug)]
 pub struct PlanKey {
@@ -20,7 +23,13 @@ impl PlanKey {
     /// The key of a step. Attention's share grows slowly with the positions before the step, so `past` counts in spans
     /// of 256: one plan serves a span.
     pub fn new(step: StepParams, options: &SolveOptions) -> PlanKey {
-        PlanKey { rows: step.rows, past: step.past.next_multiple_of(256), options: options.clone() }
+        PlanKey { rows: step.rows, past: step.past.next_multiple_of(SPAN), options: options.clone() }
+    }
+
+    /// The first number of past positions, and the one after the last, for which a step has the same key.
+    pub fn span(step: StepParams) -> [usize; 2] {
+        let last = step.past.next_multiple_of(SPAN);
+        [(last + 1).saturating_sub(SPAN), last + 1]
     }
 
     /// The step that a plan for this key is solved for: the last one of its span.

@@ -1,0 +1,281 @@
+//! Plans and runs the steps of a graph, and goes on without a device that fails.
+//!
+//! A [`Team`] is the devices that work together, with what they cost and which of them are still usable; several graphs
+//! of one model share it. A [`Runner`] is one graph: it finds the plan of each step, runs it, and when a device fails
+//! plans the step anew for the others and repeats it.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use hetero_core::{Backend, Graph, SharedTensor, StepParams, ValueId, WeightMatrix};
+
+use crate::cost::{CostModel, DeviceSet, MAX_DEVICES};
+use crate::solver::{PlanCache, PlanKey, Solution, SolveOptions, solve};
+use crate::{Executor, ExecutorOptions, Plan, Residency, SchedError, timing};
+
+/// Plans that a runner keeps.
+const KEPT_PLANS: usize = 64;
+
+/// Devices that work together.
+#[derive(Debug)]
+pub struct Team {
+    devices: Vec<Arc<dyn Backend>>,
+    /// What they cost; a single device needs no plan.
+    costs: Option<Arc<dyn CostModel>>,
+    options: TeamOptions,
+    state: Mutex<TeamState>,
+    residency: Mutex<Residency>,
+}
+
+/// How devices work together.
+#[derive(Clone, Debug)]
+pub struct TeamOptions {
+    /// What plans are looked for. Its devices are those that may be used at first.
+    pub solve: SolveOptions,
+    /// How plans are run.
+    pub executor: ExecutorOptions,
+    /// Whether the failure of a device is an error instead of a reason to go on without it.
+    pub is_strict: bool,
+}
+
+#[derive(Debug)]
+struct TeamState {
+    usable: DeviceSet,
+    losses: Vec<Loss>,
+}
+
+/// A device that failed and is not used any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loss {
+    /// The device's name.
+    pub device: String,
+    /// What happened.
+    pub reason: String,
+}
+
+impl Team {
+    /// A team of one: everything runs on it.
+    pub fn single(device: Arc<dyn Backend>, executor: ExecutorOptions) -> Arc<Team> {
+        let solve = SolveOptions::new(DeviceSet::one(0));
+        Self::of(vec![device], None, TeamOptions { solve, executor, is_strict: true })
+    }
+
+    /// A team whose plans follow from what its devices cost, in the same order.
+    ///
+    /// # Panics
+    /// When there is no device that may be used, or costs are not of these devices.
+    pub fn new(devices: Vec<Arc<dyn Backend>>, costs: Arc<dyn CostModel>, options: TeamOptions) -> Arc<Team> {
+        assert_eq!(devices.len(), costs.devices().len(), "costs of each device");
+        assert!(options.solve.devices.iter().any(|idx| idx < devices.len()), "a team needs a device");
+        Self::of(devices, Some(costs), options)
+    }
+
+    fn of(devices: Vec<Arc<dyn Backend>>, costs: Option<Arc<dyn CostModel>>, options: TeamOptions) -> Arc<Team> {
+        assert!(devices.len() <= MAX_DEVICES, "a plan uses at most {MAX_DEVICES} devices");
+        let state = TeamState { usable: options.solve.devices, losses: Vec::new() };
+        Arc::new(Team { devices, costs, options, state: Mutex::new(state), residency: Mutex::default() })
+    }
+
+    /// The devices, those that have failed among them.
+    pub fn devices(&self) -> &[Arc<dyn Backend>] {
+        &self.devices
+    }
+
+    /// Those that plans may use.
+    pub fn usable(&self) -> DeviceSet {
+        self.state().usable
+    }
+
+    /// The devices that have failed so far.
+    pub fn losses(&self) -> Vec<Loss> {
+        self.state().losses.clone()
+    }
+
+    /// Bytes of weights that devices hold as copies of their own.
+    pub fn own_bytes(&self) -> u64 {
+        self.residency().own_bytes()
+    }
+
+    /// The plan of a step, or the error that there is none.
+    pub fn solve(&self, graph: &Arc<Graph>, step: StepParams, usable: DeviceSet) -> Result<Solution, SchedError> {
+        let options = SolveOptions { devices: usable, ..self.options.solve.clone() };
+        let costs = self.costs.as_deref().expect("a single device needs no plan");
+        Ok(solve(graph, costs, step, &options)?)
+    }
+
+    /// Leaves the device out that an error names; gives the error back when the team cannot go on.
+    fn go_on_after(&self, error: SchedError) -> Result<(), SchedError> {
+        let Some(device_idx) = error.device_idx().filter(|_| !self.options.is_strict) else {
+            return Err(error);
+        };
+        let mut state = self.state();
+        let rest = state.usable.without(device_idx);
+        if rest.is_empty() {
+            return Err(error);
+        }
+        // Another graph's runner may have said so already.
+        if state.usable.contains(device_idx) {
+            let device = self.devices[device_idx].info().name.clone();
+            tracing::warn!(%device, %error, "going on without a device");
+            state.losses.push(Loss { device, reason: error.to_string() });
+            state.usable = rest;
+        }
+        Ok(())
+    }
+
+    fn state(&self) -> MutexGuard<'_, TeamState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn residency(&self) -> MutexGuard<'_, Residency> {
+        self.residency.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A graph that a team runs step by step.
+#[derive(Debug)]
+pub struct Runner {
+    team: Arc<Team>,
+    graph: Arc<Graph>,
+    executor: Executor,
+    plans: PlanCache,
+    /// What the executor's plan is for; `None` when it has none.
+    current: Option<Current>,
+}
+
+/// What a plan was made for.
+#[derive(Debug)]
+struct Current {
+    rows: usize,
+    /// The first and one past the last number of past positions that the plan is for.
+    past: [usize; 2],
+    usable: DeviceSet,
+    /// `None` for a single device.
+    solution: Option<Arc<Solution>>,
+}
+
+impl Runner {
+    /// Makes a graph ready to run steps of all its rows.
+    ///
+    /// `weights` stands in the order of the graph's weights, `state` in the order of its state.
+    pub fn new(
+        team: &Arc<Team>,
+        graph: &Arc<Graph>,
+        weights: &[Arc<WeightMatrix>],
+        state: &[Arc<SharedTensor>],
+    ) -> Result<Runner, SchedError> {
+        let mut plans = PlanCache::new(KEPT_PLANS);
+        let step = StepParams { past: 0, rows: graph.capacity() };
+        loop {
+            let current = Current::of(team, graph, &mut plans, step)?;
+            let executor = Executor::with_options(
+                current.plan(graph),
+                &team.devices,
+                weights,
+                state,
+                &mut team.residency(),
+                team.options.executor.clone(),
+            );
+            match executor {
+                Ok(mut executor) => {
+                    current.predict(team, &mut executor);
+                    let (team, graph) = (Arc::clone(team), Arc::clone(graph));
+                    return Ok(Runner { team, graph, executor, plans, current: Some(current) });
+                }
+                Err(error) => team.go_on_after(error)?,
+            }
+        }
+    }
+
+    /// Runs all nodes for the positions of one step and returns when the outputs can be read.
+    ///
+    /// A device that fails is left out from then on, and the step is repeated on the others; [`Team::losses`] has it.
+    /// After an error the outputs and the state of this step's positions are void.
+    pub fn step(&mut self, step: StepParams, is_cancelled: &dyn Fn() -> bool) -> Result<(), SchedError> {
+        loop {
+            let result = self.make_ready(step).and_then(|()| self.executor.step_unless(step, is_cancelled));
+            match result {
+                Ok(()) => return Ok(()),
+                Err(error) => self.team.go_on_after(error)?,
+            }
+        }
+    }
+
+    /// Sees to it that the executor has the plan for a step.
+    fn make_ready(&mut self, step: StepParams) -> Result<(), SchedError> {
+        let usable = self.team.usable();
+        if self.current.as_ref().is_some_and(|current| current.is_for(step, usable)) {
+            return Ok(());
+        }
+        let current = Current::of(&self.team, &self.graph, &mut self.plans, step)?;
+        let is_same = |before: &Current| match (&before.solution, &current.solution) {
+            (Some(before), Some(now)) => before.plan.placements() == now.plan.placements(),
+            (before, now) => before.is_none() && now.is_none(),
+        };
+        if !self.current.take().is_some_and(|before| is_same(&before)) {
+            self.executor.set_plan(current.plan(&self.graph), &mut self.team.residency())?;
+        }
+        current.predict(&self.team, &mut self.executor);
+        self.current = Some(current);
+        Ok(())
+    }
+
+    /// The team that runs it.
+    pub fn team(&self) -> &Arc<Team> {
+        &self.team
+    }
+
+    /// What runs the plans: tensors, the present plan, times.
+    pub fn executor(&self) -> &Executor {
+        &self.executor
+    }
+
+    /// The present plan with what it is predicted to take; `None` with a single device.
+    pub fn solution(&self) -> Option<&Solution> {
+        self.current.as_ref()?.solution.as_deref()
+    }
+
+    /// The tensor that holds an input or output, for the caller to write before a step or read after it.
+    pub fn tensor(&self, value: ValueId) -> &Arc<SharedTensor> {
+        self.executor.tensor(value)
+    }
+}
+
+impl Current {
+    fn of(team: &Team, graph: &Arc<Graph>, plans: &mut PlanCache, step: StepParams) -> Result<Current, SchedError> {
+        let usable = team.usable();
+        if team.costs.is_none() {
+            return Ok(Current { rows: step.rows, past: [0, usize::MAX], usable, solution: None });
+        }
+        let options = SolveOptions { devices: usable, ..team.options.solve.clone() };
+        let key = PlanKey::new(step, &options);
+        let solution = plans.get_or_solve(&key, |step| {
+            let costs = team.costs.as_deref().expect("checked above");
+            solve(graph, costs, step, &options)
+        })?;
+        let past = PlanKey::span(step);
+        Ok(Current { rows: step.rows, past, usable, solution: Some(solution) })
+    }
+
+    fn is_for(&self, step: StepParams, usable: DeviceSet) -> bool {
+        let is_whole = self.solution.is_none();
+        (is_whole || self.rows == step.rows)
+            && (self.past[0]..self.past[1]).contains(&step.past)
+            && self.usable == usable
+    }
+
+    fn plan(&self, graph: &Arc<Graph>) -> Plan {
+        match &self.solution {
+            Some(solution) => solution.plan.clone(),
+            None => Plan::single_device(Arc::clone(graph), 0),
+        }
+    }
+
+    /// Tells the executor how long each submission is predicted to take.
+    fn predict(&self, team: &Team, executor: &mut Executor) {
+        let (Some(solution), Some(costs)) = (&self.solution, &team.costs) else { return };
+        let list: Vec<_> = executor.submissions().cloned().collect();
+        let timeline = timing::timeline(&solution.plan, &list, &solution.part_seconds, costs.devices());
+        let seconds: Vec<f64> = timeline.submissions.iter().map(|timed| timed.end - timed.start).collect();
+        executor.predict(&seconds);
+    }
+}
