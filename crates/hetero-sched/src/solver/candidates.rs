@@ -2,7 +2,7 @@
 
 use hetero_core::OperandOrder;
 
-use crate::cost::{CostModel, DeviceSet, PartShape};
+use crate::cost::{CostModel, DeviceSet, MAX_DEVICES, PartShape};
 
 use super::problem::{Problem, Template, least_common_multiple};
 use super::state::{Candidate, Cut, MAX_PARTS, Piece};
@@ -11,6 +11,9 @@ use super::{DynamicLength, Granularity, SolveOptions};
 /// With at most so many positions where columns (or rows) may be cut, all are tried; with more, those that balance the
 /// devices.
 pub(crate) const FEW_CUTS: usize = 8;
+
+/// As [`FEW_CUTS`], for rows on devices of fixed shapes.
+const FEW_ROW_CUTS: usize = 2;
 
 /// Positions between cuts of rows, where a device does not have its own standard numbers: the tile of NPUs.
 pub(crate) const ROW_STEP: usize = 32;
@@ -24,6 +27,8 @@ pub(crate) struct Pool<'a> {
     /// Devices that may be used, and that the options allow.
     pub(crate) devices: Vec<usize>,
     lists: Vec<List>,
+    /// For each template, see [`Pool::siblings_left`].
+    siblings_left: Vec<Option<[f64; MAX_DEVICES]>>,
 }
 
 /// The candidates of one template.
@@ -32,8 +37,8 @@ struct List {
     /// What was asked for, and the candidate if there is one.
     known: Vec<(Cut, Option<usize>)>,
     candidates: Vec<Candidate>,
-    /// Cuts that are tried whatever the state is.
-    fixed: Option<Vec<Cut>>,
+    /// Cuts that are tried whatever the state is, with their candidates.
+    fixed: Option<Vec<(Cut, usize)>>,
     balances: Vec<Balance>,
 }
 
@@ -53,7 +58,31 @@ impl<'a> Pool<'a> {
     pub(crate) fn new(problem: &'a Problem, costs: &'a dyn CostModel, options: &'a SolveOptions) -> Pool<'a> {
         let devices = (0..costs.devices().len()).filter(|&device| options.devices.contains(device)).collect();
         let lists = problem.templates.iter().map(|_| List::default()).collect();
-        Pool { problem, costs, options, devices, lists }
+        let mut pool = Pool { problem, costs, options, devices, lists, siblings_left: Vec::new() };
+        pool.siblings_left = problem.templates.iter().map(|template| pool.time_siblings(template)).collect();
+        pool
+    }
+
+    /// For each device, the seconds that it alone would take for what is still to be computed of the same input by
+    /// linear operators: for keys and values after queries. `None` when a node is the last of its kind.
+    pub(crate) fn siblings_left(&self, template: usize) -> Option<[f64; MAX_DEVICES]> {
+        self.siblings_left[template]
+    }
+
+    fn time_siblings(&self, template: &Template) -> Option<[f64; MAX_DEVICES]> {
+        if template.siblings.is_empty() {
+            return None;
+        }
+        let mut seconds = [f64::INFINITY; MAX_DEVICES];
+        for &device in &self.devices {
+            let siblings = template.siblings.iter().map(|&sibling| &self.problem.templates[sibling]);
+            let alone = siblings.map(|other| {
+                let piece = self.piece(other, device, [0, other.rows], [0, other.columns], DeviceSet::EMPTY);
+                piece.map_or(f64::INFINITY, |piece| piece.0.seconds)
+            });
+            seconds[device] = alone.sum::<f64>().max(f64::MIN_POSITIVE);
+        }
+        Some(seconds)
     }
 
     pub(crate) fn candidate(&self, template: usize, idx: usize) -> &Candidate {
@@ -75,11 +104,25 @@ impl<'a> Pool<'a> {
         idx
     }
 
-    /// The cuts that are tried for a template whatever the state is.
-    pub(crate) fn fixed_cuts(&mut self, template: usize) -> &[Cut] {
+    /// The cuts that are tried for a template whatever the state is, with their candidates.
+    pub(crate) fn fixed_cuts(&mut self, template: usize) -> &[(Cut, usize)] {
         if self.lists[template].fixed.is_none() {
             let cuts = self.list_fixed_cuts(template);
-            self.lists[template].fixed = Some(cuts);
+            let mut fixed: Vec<(Cut, usize)> = Vec::with_capacity(cuts.len());
+            for cut in cuts {
+                fixed.extend(self.find(template, cut).map(|candidate| (cut, candidate)));
+            }
+            if self.problem.layers.is_some() {
+                // A part that takes twice as long as all of it on the best device gains nothing, even beside other work.
+                let longest = |candidate: usize| self.candidate(template, candidate).longest();
+                let is_whole = |cut: Cut| cut.devices().len() == 1;
+                let whole = fixed.iter().filter(|(cut, _)| is_whole(*cut)).map(|&(_, candidate)| longest(candidate));
+                let best = whole.fold(f64::INFINITY, f64::min);
+                let mut kept = fixed.clone();
+                kept.retain(|&(cut, candidate)| is_whole(cut) || longest(candidate) < 2.0 * best);
+                fixed = kept;
+            }
+            self.lists[template].fixed = Some(fixed);
         }
         self.lists[template].fixed.as_deref().expect("it was just made")
     }
@@ -123,11 +166,18 @@ impl<'a> Pool<'a> {
         let devices = [a as u8, b as u8];
         let rows = template.rows;
         if is_fixed(a) {
-            let sums = self.standard_sums(a, rows);
-            for &at in &sums {
-                cuts.push(Cut::Rows(devices, at as u32));
+            let (full, balanced) = if (rows - 1) / ROW_STEP <= FEW_ROW_CUTS {
+                ((1..=(rows - 1) / ROW_STEP).map(|i| i * ROW_STEP).collect(), Vec::new())
+            } else {
+                (self.full_sums(a, rows), self.balanced_sums(template, [a, b]))
+            };
+            for &at in &full {
                 cuts.extend(self.corner_cuts(template, [a, b], at));
             }
+            let mut sums = [full, balanced].concat();
+            sums.sort_unstable();
+            sums.dedup();
+            cuts.extend(sums.into_iter().map(|at| Cut::Rows(devices, at as u32)));
         } else if (rows - 1) / ROW_STEP <= FEW_CUTS {
             cuts.extend((1..=(rows - 1) / ROW_STEP).map(|i| Cut::Rows(devices, (i * ROW_STEP) as u32)));
         } else if let Some(at) = self.balanced_rows(template, [a, b]) {
@@ -141,9 +191,8 @@ impl<'a> Pool<'a> {
     }
 
     /// The numbers of positions below `rows` that a device of fixed shapes computes without padding in few pieces: the
-    /// largest standard number that fits, then with the next one that fits into the rest, and so on; and the standard
-    /// numbers below the largest.
-    fn standard_sums(&self, device: usize, rows: usize) -> Vec<usize> {
+    /// largest standard number that fits, then with the next one that fits into the rest, and so on.
+    fn full_sums(&self, device: usize, rows: usize) -> Vec<usize> {
         let standard = &self.costs.devices()[device].standard_rows;
         let mut sums = Vec::new();
         let mut sum = 0;
@@ -152,10 +201,36 @@ impl<'a> Pool<'a> {
             sum += next;
             sums.push(sum);
         }
-        let smaller = standard.iter().rev().filter(|&&size| size > 1 && size < rows);
-        sums.extend(smaller.skip(1).take(self.options.effort.smaller_row_cuts));
-        sums.sort_unstable();
-        sums.dedup();
+        sums
+    }
+
+    /// Sums of standard numbers with which the first device, of fixed shapes, finishes a little before the second,
+    /// which computes the rest: the closest one in few pieces, what it is without its last piece, and with twice that.
+    fn balanced_sums(&self, template: &Template, [a, b]: [usize; 2]) -> Vec<usize> {
+        let standard = &self.costs.devices()[a].standard_rows;
+        let both = DeviceSet::one(a).with(b);
+        let columns = [0, template.columns];
+        let mut sums: Vec<usize> = Vec::new();
+        let (mut sum, mut spent) = (0, 0.0);
+        for &size in standard.iter().rev().filter(|&&size| size > 1) {
+            let end = sum + size;
+            if end >= template.rows || sums.len() >= MAX_PARTS - 2 {
+                continue;
+            }
+            let first = self.piece(template, a, [sum, end], columns, both);
+            let rest = self.piece(template, b, [end, template.rows], columns, both);
+            let (Some(first), Some(rest)) = (first, rest) else { return sums };
+            if spent + first.0.seconds <= rest.0.seconds {
+                (sum, spent) = (end, spent + first.0.seconds);
+                sums.push(sum);
+            } else if sums.len() + 1 >= self.options.effort.balanced_row_cuts || size == standard[0].max(ROW_STEP) {
+                // One step too far may still be the best, beside other work.
+                sums.push(end);
+                break;
+            }
+        }
+        let surplus = sums.len().saturating_sub(self.options.effort.balanced_row_cuts);
+        sums.drain(..surplus);
         sums
     }
 
@@ -164,10 +239,15 @@ impl<'a> Pool<'a> {
     fn corner_cuts(&self, template: &Template, [a, b]: [usize; 2], at: usize) -> Vec<Cut> {
         let both = DeviceSet::one(a).with(b);
         let step = template.column_step;
-        if step == 0 || !template.is_linear {
+        // Beside linear operators, others take such a cut over from what they read; where all is tried, so is this.
+        if step == 0 || !(template.is_linear || self.problem.layers.is_none()) {
             return Vec::new();
         }
         let n_steps = (template.columns - 1) / step;
+        let corner = |n: usize| Cut::Corner([a as u8, b as u8], at as u32, (n * step) as u32);
+        if n_steps <= FEW_CUTS {
+            return (1..=n_steps).map(corner).collect();
+        }
         let gap = |n: usize| -> Option<f64> {
             let columns = n * step;
             let first = self.piece(template, a, [0, at], [0, columns], both)?.0.seconds;
@@ -185,7 +265,6 @@ impl<'a> Pool<'a> {
                 None => return Vec::new(),
             }
         }
-        let corner = |n: usize| Cut::Corner([a as u8, b as u8], at as u32, (n * step) as u32);
         let around = low.saturating_sub(1)..=low;
         around.filter(|n| (1..=n_steps).contains(n)).map(corner).collect()
     }

@@ -86,6 +86,8 @@ pub struct Effort {
     pub width: usize,
     /// Of these, states that have their values in the same places.
     pub width_per_place: usize,
+    /// Of these, states that have their values on the same devices, cut in the same ways at any positions.
+    pub width_per_ways: usize,
     /// Points at which the growth of work with columns is sampled.
     pub balance_points: usize,
     /// Results of the search that are improved step by step.
@@ -94,8 +96,8 @@ pub struct Effort {
     pub rounds: usize,
     /// First distance, in alignments, by which cuts are moved.
     pub first_shift: usize,
-    /// Standard numbers of positions, below the largest that fits, at which rows are cut as well.
-    pub smaller_row_cuts: usize,
+    /// At how many sums of standard numbers of positions around the balance rows are cut.
+    pub balanced_row_cuts: usize,
     /// A graph without repeated layers with at most so many combinations is solved by trying all.
     pub all_combinations: usize,
 }
@@ -104,12 +106,13 @@ impl Default for Effort {
     fn default() -> Effort {
         Effort {
             width: 20,
-            width_per_place: 2,
+            width_per_place: 1,
+            width_per_ways: 2,
             balance_points: 8,
-            refined: 2,
-            rounds: 1,
+            refined: 1,
+            rounds: 0,
             first_shift: 4,
-            smaller_row_cuts: 0,
+            balanced_row_cuts: 3,
             all_combinations: 20_000,
         }
     }
@@ -120,12 +123,13 @@ impl Effort {
     pub fn wide() -> Effort {
         Effort {
             width: 1000,
-            width_per_place: 50,
+            width_per_place: 10,
+            width_per_ways: 40,
             balance_points: 32,
             refined: 100,
             rounds: 8,
             first_shift: 64,
-            smaller_row_cuts: 3,
+            balanced_row_cuts: 5,
             all_combinations: 1_000_000,
         }
     }
@@ -200,7 +204,7 @@ pub struct Solution {
 }
 
 /// Why there is no plan.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SolveError {
     /// None of the devices can compute a node.
@@ -266,8 +270,8 @@ pub fn solve(
             Method::WholeLayer => search.solve_all(),
             Method::Paper => search.solve_as_paper(),
         };
-        let choices = choices.ok_or_else(|| unsupported(graph, costs, &problem, options))?;
-        Ok(assemble(graph, &search, &choices))
+        let (choices, end) = choices.ok_or_else(|| unsupported(graph, costs, &problem, options))?;
+        Ok(assemble(graph, &search, &choices, &end))
     };
     let solution = attempt(0.0, options)?;
     let Some(budget) = options.memory_budget.filter(|&budget| solution.prediction.own_bytes > budget) else {
@@ -315,10 +319,7 @@ fn unsupported(graph: &Graph, costs: &dyn CostModel, problem: &Problem, options:
     let mut pool = Pool::new(problem, costs, options);
     let devices: Vec<String> = pool.devices.iter().map(|&device| costs.devices()[device].name.clone()).collect();
     let templates = 0..problem.templates.len();
-    let missing = templates.into_iter().find(|&template| {
-        let cuts = pool.fixed_cuts(template).to_vec();
-        cuts.into_iter().all(|cut| pool.find(template, cut).is_none())
-    });
+    let missing = templates.into_iter().find(|&template| pool.fixed_cuts(template).is_empty());
     match (missing, options.memory_budget) {
         (Some(template), _) => {
             let node = problem.templates[template].node;
@@ -330,11 +331,9 @@ fn unsupported(graph: &Graph, costs: &dyn CostModel, problem: &Problem, options:
 }
 
 /// Makes a plan of choices and predicts its step.
-fn assemble(graph: &Arc<Graph>, search: &Search<'_>, choices: &[usize]) -> Solution {
+fn assemble(graph: &Arc<Graph>, search: &Search<'_>, choices: &[usize], end: &State) -> Solution {
     let problem = search.pool.problem;
     let costs = search.pool.costs;
-    let mut state = State::new(problem.n_slots);
-    search.walk(&mut state, 0..choices.len(), choices);
     let mut placements = Vec::with_capacity(choices.len());
     let mut part_seconds = Vec::with_capacity(2 * choices.len());
     let mut busy_seconds = vec![0.0; costs.devices().len()];
@@ -375,7 +374,7 @@ fn assemble(graph: &Arc<Graph>, search: &Search<'_>, choices: &[usize]) -> Solut
         }
         placements.push(placed);
     }
-    let progress = &state.progress;
+    let progress = &end.progress;
     let seconds = progress.clock.end_known(&search.overheads);
     let prediction = Prediction {
         seconds,

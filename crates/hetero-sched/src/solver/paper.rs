@@ -15,12 +15,12 @@ use hetero_core::DeviceKind;
 
 use super::Granularity;
 use super::search::Search;
-use super::state::{Candidate, Cut};
+use super::state::{Cut, State};
 use super::steady::Choices;
 
 impl Search<'_> {
-    /// Choices for all nodes, or `None` when some node has no candidate.
-    pub(crate) fn solve_as_paper(&mut self) -> Option<Choices> {
+    /// Choices for all nodes and the state after them, or `None` when some node has no candidate.
+    pub(crate) fn solve_as_paper(&mut self) -> Option<(Choices, State)> {
         let problem = self.pool.problem;
         let devices = self.pool.devices.clone();
         let of_kind =
@@ -31,7 +31,9 @@ impl Search<'_> {
         for template in 0..problem.templates.len() {
             chosen.push(self.decide_alone(template, gpu, npu)?);
         }
-        Some(problem.works.iter().map(|work| chosen[work.template]).collect())
+        let choices: Choices = problem.works.iter().map(|work| chosen[work.template]).collect();
+        let state = self.run(&choices);
+        Some((choices, state))
     }
 
     fn decide_alone(&mut self, template: usize, gpu: usize, npu: Option<usize>) -> Option<usize> {
@@ -41,7 +43,7 @@ impl Search<'_> {
             let pair = |device: usize| device == gpu || device == npu;
             let is_of_paper =
                 |cut: &Cut| cut.devices().iter().all(pair) && !matches!(cut, Cut::Corner(..) | Cut::Columns(..));
-            cuts.extend(self.pool.fixed_cuts(template).iter().copied().filter(is_of_paper));
+            cuts.extend(self.pool.fixed_cuts(template).iter().map(|&(cut, _)| cut).filter(is_of_paper));
             if self.pool.options.granularity == Granularity::Tensor && known.column_step > 0 {
                 cuts.extend(self.weight_cuts(template, gpu, npu));
             }
@@ -52,7 +54,7 @@ impl Search<'_> {
             let Some(idx) = self.pool.find(template, cut) else { continue };
             let candidate = self.pool.candidate(template, idx);
             let is_gpu_only = candidate.pieces.iter().all(|piece| piece.device == gpu);
-            let seconds = longest(candidate) + if is_gpu_only { 0.0 } else { sync };
+            let seconds = candidate.longest() + if is_gpu_only { 0.0 } else { sync };
             if best.is_none_or(|(least, _)| seconds < least) {
                 best = Some((seconds, idx));
             }
@@ -77,12 +79,4 @@ impl Search<'_> {
         };
         gpu_columns.into_iter().map(|at| Cut::columns([gpu, npu], at)).collect()
     }
-}
-
-/// The seconds of the device that takes longest.
-fn longest(candidate: &Candidate) -> f64 {
-    let seconds = |device: usize| -> f64 {
-        candidate.pieces.iter().filter(|piece| piece.device == device).map(|piece| piece.seconds).sum()
-    };
-    candidate.cut.devices().iter().map(seconds).fold(0.0, f64::max)
 }

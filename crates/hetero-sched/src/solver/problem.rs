@@ -64,6 +64,8 @@ pub(crate) struct Template {
     pub(crate) follows: Vec<usize>,
     /// Whether a node before it may share its cut: then that one is balanced for both.
     pub(crate) has_sibling: bool,
+    /// Linear operators directly behind this one that read the same.
+    pub(crate) siblings: Vec<usize>,
     /// Templates, this one first, that need no join between them when all are cut at the same columns.
     pub(crate) chain: Vec<usize>,
 }
@@ -148,6 +150,14 @@ impl Problem {
             let chain = self.chain(graph, node, &producers);
             self.templates[idx].chain = chain.iter().map(|&member| self.works[member].template).collect();
             self.templates[idx].follows = self.follows(graph, node, &producers);
+            let is_sibling = |&next: &usize| {
+                let inputs = |node| &graph.node(NodeId(node)).inputs;
+                self.template(next).is_linear && inputs(next) == inputs(node)
+            };
+            if self.templates[idx].is_linear {
+                let behind = (node + 1..self.works.len()).take_while(is_sibling);
+                self.templates[idx].siblings = behind.map(|next| self.works[next].template).collect();
+            }
         }
         for idx in 0..self.templates.len() {
             for member in self.templates[idx].chain.clone().into_iter().skip(1) {
@@ -260,6 +270,7 @@ fn describe(graph: &Graph, costs: &dyn CostModel, idx: usize, rows: usize, align
         column_step: if step < desc.columns { step } else { 0 },
         is_linear,
         has_sibling: false,
+        siblings: Vec::new(),
         follows: Vec::new(),
         chain: Vec::new(),
     }

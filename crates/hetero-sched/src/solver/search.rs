@@ -6,12 +6,12 @@
 
 use std::ops::Range;
 
-use crate::cost::MAX_DEVICES;
+use crate::cost::{DeviceSet, MAX_DEVICES};
 use crate::timing::Overheads;
 
 use super::candidates::{FEW_CUTS, Pool, pairs};
 use super::problem::{Template, Work};
-use super::state::{Cut, State};
+use super::state::{Cut, Outcome, State};
 use super::{Granularity, Weighting};
 
 /// A search under way.
@@ -23,9 +23,11 @@ pub(crate) struct Search<'a> {
     /// For each choice that was kept: the one before it, and the candidate.
     trace: Vec<(usize, usize)>,
     records: Vec<Record>,
-    cuts: Vec<Cut>,
+    /// What is tried for a node in a state: fixed cuts first.
+    cuts: Vec<(Cut, usize)>,
     /// States that are no longer needed; their memory is used again.
     spare: Vec<State>,
+    outcome: Outcome,
 }
 
 /// The trace of a state in which nothing has been chosen.
@@ -39,13 +41,17 @@ struct Record {
     candidate: u32,
     /// States with the same one have their values in the same places.
     places: u64,
+    /// States with the same one have their values on the same devices, cut in the same ways at any positions.
+    ways: u64,
+    /// In which way the node is cut, and on which devices.
+    way: u64,
 }
 
 impl<'a> Search<'a> {
     pub(crate) fn new(pool: Pool<'a>, weighting: Weighting) -> Search<'a> {
         let overheads = Overheads::of(pool.costs.devices());
         let (trace, records, cuts, spare) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Search { pool, overheads, weighting, trace, records, cuts, spare }
+        Search { pool, overheads, weighting, trace, records, cuts, spare, outcome: Outcome::new() }
     }
 
     /// Whether there are so few combinations that all can be tried.
@@ -72,9 +78,9 @@ impl<'a> Search<'a> {
             for record in &self.records {
                 let before = &front[record.state as usize];
                 let candidate = self.pool.candidate(work.template, record.candidate as usize);
-                let outcome = before.try_candidate(problem, work, candidate, &self.overheads);
+                before.try_candidate(problem, work, candidate, &self.overheads, &mut self.outcome);
                 let mut state = self.spare.pop().unwrap_or_else(|| State::new(0));
-                state.advance_from(before, work, candidate, &outcome);
+                state.advance_from(before, problem, work, candidate, &self.outcome);
                 self.trace.push((before.trace, record.candidate as usize));
                 state.trace = self.trace.len() - 1;
                 next.push(state);
@@ -100,9 +106,11 @@ impl<'a> Search<'a> {
     /// Walks over some nodes with choices that are made.
     pub(crate) fn walk(&self, state: &mut State, nodes: Range<usize>, choices: &[usize]) {
         let problem = self.pool.problem;
+        let mut outcome = Outcome::new();
         for (idx, &choice) in nodes.zip(choices) {
             let work = &problem.works[idx];
-            state.advance(problem, work, self.pool.candidate(work.template, choice), &self.overheads);
+            let candidate = self.pool.candidate(work.template, choice);
+            state.advance(problem, work, candidate, &self.overheads, &mut outcome);
         }
     }
 
@@ -123,44 +131,90 @@ impl<'a> Search<'a> {
         let problem = self.pool.problem;
         let template = &problem.templates[work.template];
         self.records.clear();
+        let rest = self.pool.siblings_left(work.template);
         for (state_idx, state) in front.iter().enumerate() {
             self.list_cuts(idx, work, template, state);
             let live = problem.live(work);
-            let mut places = 0xcbf2_9ce4_8422_2325u64;
+            let (mut places, mut ways) = (0xcbf2_9ce4_8422_2325u64, 0x9ddf_ea08_eb38_2d69u64);
             for &slot in live.iter().filter(|&&slot| slot != work.output) {
-                places = mix(places, state.values[slot].map(|located| located.cut));
+                let word = state.values[slot].map_or([0; 2], |located| words(located.cut));
+                ways = mix(ways, word[0]);
+                places = mix(mix(places, word[0]), word[1]);
             }
             let mut known_at = [0.0; MAX_DEVICES];
+            let mut input_known_at = [0.0; MAX_DEVICES];
             for &device in &self.pool.devices {
-                known_at[device] = state.known_at(live, work.output, device, &self.overheads);
+                let values = live.iter().copied().filter(|&slot| slot != work.output);
+                known_at[device] = state.known_at(values, device, &self.overheads);
+                if rest.is_some() {
+                    let inputs = problem.inputs(work).iter().filter_map(|input| input.slot);
+                    input_known_at[device] = state.known_at(inputs, device, &self.overheads);
+                }
             }
             for cut_idx in 0..self.cuts.len() {
-                let cut = self.cuts[cut_idx];
-                let Some(candidate_idx) = self.pool.find(work.template, cut) else { continue };
+                let (cut, candidate_idx) = self.cuts[cut_idx];
                 let candidate = self.pool.candidate(work.template, candidate_idx);
-                let (progress, _) = state.try_candidate(problem, work, candidate, &self.overheads);
-                // When the first device could go on that needs everything that is alive.
-                let mut joined = f64::INFINITY;
-                for &device in &self.pool.devices {
-                    let mut at = known_at[device];
-                    for other in candidate.cut.devices().without(device).iter() {
-                        at = at.max(progress.clock.free[other] + self.overheads[other].sync);
-                    }
-                    let submit = if at > 0.0 { self.overheads[device].submit } else { 0.0 };
-                    joined = joined.min(progress.clock.free[device].max(at + submit));
-                }
+                state.try_candidate(problem, work, candidate, &self.overheads, &mut self.outcome);
+                let cut_devices = candidate.cut.devices();
+                let joined = match rest {
+                    Some(rest) => self.finish_together(rest, &input_known_at),
+                    None => self.first_to_know(&known_at, cut_devices),
+                };
+                let progress = &self.outcome.progress;
                 let busy: f64 = progress.clock.free.iter().sum();
                 let seconds = joined + 1e-3 * busy;
                 let score = self.weighting.value(seconds, progress.joules, progress.own_bytes);
-                let record = Record {
+                let [way, positions] = words(cut);
+                self.records.push(Record {
                     score,
                     state: state_idx as u32,
                     candidate: candidate_idx as u32,
-                    places: mix(places, Some(cut)),
-                };
-                self.records.push(record);
+                    places: mix(mix(places, way), positions),
+                    ways: mix(ways, way),
+                    way,
+                });
             }
         }
+    }
+
+    /// After a choice, when the first device could go on that needs everything that is alive.
+    fn first_to_know(&self, known_at: &[f64; MAX_DEVICES], cut_devices: DeviceSet) -> f64 {
+        let free = &self.outcome.progress.clock.free;
+        let starts = self.pool.devices.iter().map(|&device| {
+            let mut at = known_at[device];
+            for other in cut_devices.without(device).iter() {
+                at = at.max(free[other] + self.overheads[other].sync);
+            }
+            let submit = if at > 0.0 { self.overheads[device].submit } else { 0.0 };
+            free[device].max(at + submit)
+        });
+        starts.fold(f64::INFINITY, f64::min)
+    }
+
+    /// After a choice, when all devices finish together with work of which each would take so many seconds alone, and
+    /// for which it has what it needs at a time.
+    fn finish_together(&self, alone: [f64; MAX_DEVICES], known_at: &[f64; MAX_DEVICES]) -> f64 {
+        let free = &self.outcome.progress.clock.free;
+        let start = |device: usize| {
+            let submit = if known_at[device] > 0.0 { self.overheads[device].submit } else { 0.0 };
+            free[device].max(known_at[device] + submit)
+        };
+        let last = self.pool.devices.iter().map(|&device| free[device]).fold(0.0, f64::max);
+        let mut end = f64::INFINITY;
+        // Without those that start too late to take a part of it.
+        for _ in 0..self.pool.devices.len() {
+            let (mut rate, mut begun) = (0.0, 0.0);
+            for &device in self.pool.devices.iter().filter(|&&device| start(device) < end) {
+                rate += 1.0 / alone[device];
+                begun += start(device) / alone[device];
+            }
+            let next = (1.0 + begun) / rate;
+            if next.is_nan() || next == end {
+                break;
+            }
+            end = next;
+        }
+        last.max(end)
     }
 
     /// Keeps the best records.
@@ -181,10 +235,21 @@ impl<'a> Search<'a> {
         let mut kept = 0;
         for idx in 0..self.records.len() {
             let record = self.records[idx];
-            let same = self.records[..kept].iter().filter(|other| other.places == record.places).count();
-            if kept < effort.width && same < effort.width_per_place {
+            let (mut same_places, mut same_ways, mut same_way) = (0, 0, 0);
+            for other in &self.records[..kept] {
+                same_places += usize::from(other.places == record.places);
+                same_ways += usize::from(other.ways == record.ways);
+                same_way += usize::from(other.way == record.way);
+            }
+            if same_places < effort.width_per_place
+                && same_ways < effort.width_per_ways
+                && same_way < effort.width.div_ceil(3)
+            {
                 self.records[kept] = record;
                 kept += 1;
+                if kept == effort.width {
+                    break;
+                }
             }
         }
         self.records.truncate(kept);
@@ -200,14 +265,19 @@ impl<'a> Search<'a> {
         if pool.options.granularity == Granularity::Layer || pool.devices.len() < 2 {
             return;
         }
+        let mut add = |pool: &mut Pool<'_>, cut: Cut| {
+            if !cuts.iter().any(|&(known, _)| known == cut) {
+                cuts.extend(pool.find(work.template, cut).map(|candidate| (cut, candidate)));
+            }
+        };
         for &slot in &template.follows {
             let Some(located) = &state.values[slot] else { continue };
             let fits = match located.cut {
                 Cut::Columns(..) | Cut::Corner(..) => located.columns == template.columns,
                 Cut::Whole(_) | Cut::Chunks(_) | Cut::Rows(..) => true,
             };
-            if fits && !cuts.contains(&located.cut) {
-                cuts.push(located.cut);
+            if fits {
+                add(pool, located.cut);
             }
         }
         let has_many = template.column_step > 0 && (template.columns - 1) / template.column_step > FEW_CUTS;
@@ -224,35 +294,34 @@ impl<'a> Search<'a> {
             for is_chain in [true, false] {
                 let balanced = pool.balanced_columns(work.template, [a, b], is_chain, starts[a] - starts[b]);
                 for at in balanced.into_iter().flatten() {
-                    let cut = Cut::columns([a, b], at);
-                    if !cuts.contains(&cut) {
-                        cuts.push(cut);
-                    }
+                    add(pool, Cut::columns([a, b], at));
                 }
             }
         }
         if devices.len() >= 3 {
             for cut in pool.balanced_three(work.template, &starts) {
-                if !cuts.contains(&cut) {
-                    cuts.push(cut);
-                }
+                add(pool, cut);
             }
         }
     }
 }
 
-/// Mixes where a value is into a number that stands for the places of all.
-fn mix(places: u64, cut: Option<Cut>) -> u64 {
-    let [kind, a, b, c] = match cut {
-        None => [0; 4],
-        Some(Cut::Whole(device)) => [1, device.into(), 0, 0],
-        Some(Cut::Chunks(device)) => [2, device.into(), 0, 0],
-        Some(Cut::Columns(devices, at)) => {
-            [3, u64::from(u32::from_le_bytes([devices[0], devices[1], devices[2], 0])), at[0].into(), at[1].into()]
+/// The way and the devices of a cut as one number, its positions as another.
+fn words(cut: Cut) -> [u64; 2] {
+    match cut {
+        Cut::Whole(device) => [0x100 | u64::from(device), 0],
+        Cut::Chunks(device) => [0x200 | u64::from(device), 0],
+        Cut::Columns([a, b, c], [first, second]) => {
+            [0x3_0000 | u64::from(u32::from_le_bytes([a, b, c, 0])) << 20, u64::from(first) << 32 | u64::from(second)]
         }
-        Some(Cut::Rows([a, b], at)) => [4, a.into(), b.into(), at.into()],
-        Some(Cut::Corner([a, b], row, column)) => [5, (u64::from(a) << 8) | u64::from(b), row.into(), column.into()],
-    };
-    let word = kind ^ (a << 4) ^ (b << 20) ^ (c << 44);
-    (places ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29)
+        Cut::Rows([a, b], at) => [0x4_0000 | u64::from(a) << 8 | u64::from(b), at.into()],
+        Cut::Corner([a, b], row, column) => {
+            [0x5_0000 | u64::from(a) << 8 | u64::from(b), u64::from(row) << 32 | u64::from(column)]
+        }
+    }
+}
+
+/// Adds a number to others, so that the result differs where one of them does.
+fn mix(all: u64, word: u64) -> u64 {
+    (all ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29)
 }

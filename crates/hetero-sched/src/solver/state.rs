@@ -72,6 +72,16 @@ pub(crate) struct Candidate {
     pub(crate) own_bytes: u64,
 }
 
+impl Candidate {
+    /// The seconds of the device that takes longest.
+    pub(crate) fn longest(&self) -> f64 {
+        let seconds = |device: usize| -> f64 {
+            self.pieces.iter().filter(|piece| piece.device == device).map(|piece| piece.seconds).sum()
+        };
+        self.cut.devices().iter().map(seconds).fold(0.0, f64::max)
+    }
+}
+
 /// Where a value is: who computes which rectangle, in which submission.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Located {
@@ -93,6 +103,11 @@ struct LocatedPart {
     end: f64,
     /// Up to which submission of each device what it waits for reaches; valid once its device has a later one.
     known: Known,
+}
+
+impl Located {
+    const NOWHERE: Located =
+        Located { cut: Cut::Whole(0), columns: 0, n_parts: 0, parts: [LocatedPart::NOWHERE; MAX_PARTS] };
 }
 
 impl LocatedPart {
@@ -124,8 +139,28 @@ pub(crate) struct Progress {
     pub(crate) own_bytes: u64,
 }
 
+/// What a choice leads to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Outcome {
+    pub(crate) progress: Progress,
+    placed: Placed,
+    /// For each device that got a new submission: the end of the one before, and what that knows.
+    ended: [(f64, Known); MAX_DEVICES],
+}
+
 /// Which submission each piece of a choice went into; its end and what it knows where that is settled already.
-pub(crate) type Placed = [(u32, f64, Known); MAX_PARTS];
+type Placed = [(u32, f64, Known); MAX_PARTS];
+
+impl Outcome {
+    /// Room for one.
+    pub(crate) fn new() -> Outcome {
+        Outcome {
+            progress: State::new(0).progress,
+            placed: [(0, f64::NAN, [0; MAX_DEVICES]); MAX_PARTS],
+            ended: [(f64::NAN, [0; MAX_DEVICES]); MAX_DEVICES],
+        }
+    }
+}
 
 impl State {
     /// Before the first node.
@@ -148,9 +183,9 @@ impl State {
         work: &Work,
         candidate: &Candidate,
         overheads: &[Overheads; MAX_DEVICES],
-    ) -> (Progress, Placed) {
-        let mut progress = self.progress;
-        let mut placed = [(0, f64::NAN, [0; MAX_DEVICES]); MAX_PARTS];
+        Outcome { progress, placed, ended }: &mut Outcome,
+    ) {
+        progress.clone_from(&self.progress);
         let inputs = problem.inputs(work);
         // What other devices wait for is closed before anything of this node is placed.
         if candidate.pieces.len() > 1 || self.is_elsewhere(inputs, candidate.pieces[0].device) {
@@ -178,10 +213,13 @@ impl State {
             });
             if ready > f64::NEG_INFINITY || !progress.is_open[device] {
                 // A piece of this node that the device already has is in a submission that ends here.
-                for (before, placed) in candidate.pieces[..idx].iter().zip(&mut placed) {
+                for (before, placed) in candidate.pieces[..idx].iter().zip(&mut *placed) {
                     if before.device == device && placed.0 == progress.latest[device] {
                         (placed.1, placed.2) = (progress.clock.free[device], progress.known[device]);
                     }
+                }
+                if progress.latest[device] == self.progress.latest[device] {
+                    ended[device] = (progress.clock.free[device], progress.known[device]);
                 }
                 progress.known[device] = known;
                 progress.clock.submit(device, ready.max(0.0), &overheads[device]);
@@ -193,19 +231,22 @@ impl State {
         }
         progress.joules += candidate.joules;
         progress.own_bytes += candidate.own_bytes;
-        (progress, placed)
     }
 
-    /// Makes this the state that a choice led to from `before`.
+    /// Makes this the state that a choice led to from `before`. Of the values only those are kept that are still read.
     pub(crate) fn advance_from(
         &mut self,
         before: &State,
+        problem: &Problem,
         work: &Work,
         candidate: &Candidate,
-        (progress, placed): &(Progress, Placed),
+        outcome: &Outcome,
     ) {
-        self.values.clone_from(&before.values);
-        self.take_over(&before.progress, work, candidate, progress, placed);
+        self.values.resize(before.values.len(), None);
+        for &slot in problem.live(work) {
+            self.values[slot].clone_from(&before.values[slot]);
+        }
+        self.take_over(problem.live(work), &before.progress, work, candidate, outcome);
     }
 
     /// Makes a choice for the next node.
@@ -215,10 +256,11 @@ impl State {
         work: &Work,
         candidate: &Candidate,
         overheads: &[Overheads; MAX_DEVICES],
+        outcome: &mut Outcome,
     ) {
-        let (progress, placed) = self.try_candidate(problem, work, candidate, overheads);
+        self.try_candidate(problem, work, candidate, overheads, outcome);
         let before = self.progress;
-        self.take_over(&before, work, candidate, &progress, &placed);
+        self.take_over(problem.live(work), &before, work, candidate, outcome);
     }
 
     /// Puts a value on a device, complete and in its open submission, as the layer before may have left it.
@@ -234,35 +276,32 @@ impl State {
 
     fn take_over(
         &mut self,
+        live: &[usize],
         before: &Progress,
         work: &Work,
         candidate: &Candidate,
-        progress: &Progress,
-        placed: &Placed,
+        Outcome { progress, placed, ended }: &Outcome,
     ) {
         let has_new = |device: usize| progress.latest[device] != before.latest[device];
         if (0..MAX_DEVICES).any(has_new) {
-            for located in self.values.iter_mut().flatten() {
+            for &slot in live.iter().filter(|&&slot| slot != work.output) {
+                let Some(located) = &mut self.values[slot] else { continue };
                 for part in &mut located.parts[..located.n_parts] {
                     if has_new(part.device) && part.submission == before.latest[part.device] {
-                        part.end = before.clock.free[part.device];
-                        part.known = before.known[part.device];
+                        (part.end, part.known) = ended[part.device];
                     }
                 }
             }
         }
-        let mut located = Located {
-            cut: candidate.cut,
-            n_parts: candidate.pieces.len(),
-            columns: candidate.pieces.iter().map(|piece| piece.columns[1]).max().unwrap_or(0) as usize,
-            parts: [LocatedPart::NOWHERE; MAX_PARTS],
-        };
+        let located = self.values[work.output].get_or_insert(Located::NOWHERE);
+        located.cut = candidate.cut;
+        located.columns = candidate.pieces.iter().map(|piece| piece.columns[1]).max().unwrap_or(0) as usize;
+        located.n_parts = candidate.pieces.len();
         for ((part, piece), &(submission, end, known)) in located.parts.iter_mut().zip(&candidate.pieces).zip(placed) {
             let Piece { device, rows, columns, .. } = *piece;
             *part = LocatedPart { device, rows, columns, submission, end, known };
         }
-        self.values[work.output] = Some(located);
-        self.progress = *progress;
+        self.progress.clone_from(progress);
     }
 
     /// When a device could begin with something that needs all of some values.
@@ -272,39 +311,26 @@ impl State {
         device: usize,
         overheads: &[Overheads; MAX_DEVICES],
     ) -> f64 {
-        let mut ready = f64::NEG_INFINITY;
-        for located in inputs.filter_map(|slot| self.values[slot].as_ref()) {
-            for part in &located.parts[..located.n_parts] {
-                if part.device != device && part.submission > self.progress.known[device][part.device] {
-                    ready = ready.max(self.end_of(part).0 + overheads[part.device].sync);
-                }
-            }
-        }
+        let known_at = self.known_at(inputs, device, overheads);
         let clock = &self.progress.clock;
-        if ready == f64::NEG_INFINITY && self.progress.is_open[device] {
+        if known_at == 0.0 && self.progress.is_open[device] {
             return clock.free[device];
         }
-        clock.would_start(device, ready.max(0.0), &overheads[device])
+        clock.would_start(device, known_at, &overheads[device])
     }
 
-    /// When a device has and knows all live values, given the progress of a trial: a part of the score.
+    /// When the host knows that all that a device lacks of some values is complete; zero when it lacks nothing.
     pub(crate) fn known_at(
         &self,
-        live: &[usize],
-        skip: usize,
+        slots: impl Iterator<Item = usize>,
         device: usize,
         overheads: &[Overheads; MAX_DEVICES],
     ) -> f64 {
         let mut at = 0.0f64;
-        for &slot in live {
-            if slot == skip {
-                continue;
-            }
-            if let Some(located) = &self.values[slot] {
-                for part in &located.parts[..located.n_parts] {
-                    if part.device != device && part.submission > self.progress.known[device][part.device] {
-                        at = at.max(self.end_of(part).0 + overheads[part.device].sync);
-                    }
+        for located in slots.filter_map(|slot| self.values[slot].as_ref()) {
+            for part in &located.parts[..located.n_parts] {
+                if part.device != device && part.submission > self.progress.known[device][part.device] {
+                    at = at.max(self.end_of(part).0 + overheads[part.device].sync);
                 }
             }
         }

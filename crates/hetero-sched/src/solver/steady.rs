@@ -11,47 +11,56 @@ use super::state::{Cut, State};
 pub(crate) type Choices = Vec<usize>;
 
 impl Search<'_> {
-    /// Choices for all nodes, or `None` when some node has no candidate.
-    pub(crate) fn solve_all(&mut self) -> Option<Choices> {
+    /// Choices for all nodes and the state after them, or `None` when some node has no candidate.
+    pub(crate) fn solve_all(&mut self) -> Option<(Choices, State)> {
         let problem = self.pool.problem;
         let n_nodes = problem.works.len();
         let mut fresh = State::new(problem.n_slots);
         fresh.trace = NO_CHOICE;
-        let mut best: Option<(f64, Choices)> = None;
-        let mut offer = |search: &Self, choices: Choices| {
-            let mut state = State::new(problem.n_slots);
-            search.walk(&mut state, 0..n_nodes, &choices);
-            let value = search.final_value(&state);
-            if best.as_ref().is_none_or(|(least, _)| value < *least) {
-                best = Some((value, choices));
-            }
-        };
+        let mut found: Vec<(Choices, State)> = Vec::new();
         if let Some(layers) = problem.layers.clone() {
-            if let Some(choices) = self.solve_layers(&layers, &fresh) {
-                offer(self, choices);
-            }
+            found.extend(self.solve_layers(&layers, &fresh));
         } else {
             let keep_all = self.is_small();
             let ends = self.beam(0..n_nodes, vec![fresh.clone()], keep_all);
             let kept = if keep_all { 1 } else { self.pool.options.effort.refined };
             for mut choices in self.best_of(ends, kept) {
                 if !keep_all {
-                    let whole = |search: &Self, choices: &[usize]| {
-                        let mut state = State::new(problem.n_slots);
-                        search.walk(&mut state, 0..n_nodes, choices);
-                        search.final_value(&state)
-                    };
+                    let whole = |search: &Self, choices: &[usize]| search.final_value(&search.run(choices));
                     self.improve(0..n_nodes, &mut choices, whole);
                 }
-                offer(self, choices);
+                let state = self.run(&choices);
+                found.push((choices, state));
             }
         }
         for device in self.pool.devices.clone() {
             if let Some(choices) = self.whole_on(device, 0..n_nodes) {
-                offer(self, choices);
+                let alone = self.value_alone(device, &choices);
+                if found.iter().all(|(_, state)| alone < self.final_value(state)) {
+                    let state = self.run(&choices);
+                    found.push((choices, state));
+                }
             }
         }
-        best.map(|(_, choices)| choices)
+        found.into_iter().min_by(|a, b| self.final_value(&a.1).total_cmp(&self.final_value(&b.1)))
+    }
+
+    /// The state after all nodes.
+    pub(crate) fn run(&self, choices: &[usize]) -> State {
+        let mut state = State::new(self.pool.problem.n_slots);
+        self.walk(&mut state, 0..choices.len(), choices);
+        state
+    }
+
+    /// What everything on one device is worth: a single submission.
+    fn value_alone(&self, device: usize, choices: &[usize]) -> f64 {
+        let works = &self.pool.problem.works;
+        let all = || works.iter().zip(choices).map(|(work, &choice)| self.pool.candidate(work.template, choice));
+        let overheads = &self.overheads[device];
+        let seconds: f64 = all().flat_map(|candidate| &candidate.pieces).map(|piece| piece.seconds).sum();
+        let bytes = all().map(|candidate| candidate.own_bytes).sum();
+        let joules = all().map(|candidate| candidate.joules).sum();
+        self.weighting.value(overheads.submit + overheads.idle + seconds + overheads.sync, joules, bytes)
     }
 
     /// The choices of the states that end best.
@@ -66,7 +75,7 @@ impl Search<'_> {
         nodes.map(|idx| self.pool.find(problem.works[idx].template, Cut::Whole(device as u8))).collect()
     }
 
-    fn solve_layers(&mut self, layers: &Layers, fresh: &State) -> Option<Choices> {
+    fn solve_layers(&mut self, layers: &Layers, fresh: &State) -> Option<(Choices, State)> {
         let problem = self.pool.problem;
         let first = layers.first.clone();
         let layer = self.solve_layer(layers)?;
@@ -89,12 +98,13 @@ impl Search<'_> {
         }
         state.trace = NO_CHOICE;
         let ends = self.beam(layers.end()..problem.works.len(), vec![state], false);
-        let suffix = self.best_of(ends, 1).pop()?;
+        let end = ends.into_iter().min_by(|a, b| self.final_value(a).total_cmp(&self.final_value(b)))?;
+        let suffix = self.choices(&end);
         for _ in 0..layers.count {
             choices.extend_from_slice(&layer);
         }
         choices.extend(suffix);
-        Some(choices)
+        Some((choices, end))
     }
 
     /// Choices for the nodes of one layer that make many of them fast.
@@ -206,7 +216,7 @@ impl Search<'_> {
             let template = problem.works[start + offset].template;
             let chain = problem.templates[template].chain.clone();
             let first_template = problem.works[start].template;
-            let mut cuts = self.pool.fixed_cuts(template).to_vec();
+            let mut cuts: Vec<Cut> = self.pool.fixed_cuts(template).iter().map(|&(cut, _)| cut).collect();
             for neighbour in [offset.wrapping_sub(1), offset + 1] {
                 if let Some(&choice) = choices.get(neighbour) {
                     cuts.push(self.pool.candidate(problem.works[start + neighbour].template, choice).cut);
