@@ -54,7 +54,7 @@ pub(super) fn emulated_tests(run: &mut Run) -> Result<()> {
     let mut names: Vec<&str> = EMULATED.to_vec();
     names.extend(consumers.iter().map(String::as_str));
     // The model crate brings a tokenizer, 45 s of compiling, and no Arm code of its own. Neither has the simulator,
-    // whose tests bound how long it takes.
+    // whose plain loops take minutes under emulation.
     names.retain(|name| !["backend-cpu-simd", "backend-npu-sim", "hetero-llama"].contains(name));
     names.sort_unstable();
     names.dedup();

@@ -1,4 +1,4 @@
-//! How fast a phone is simulated: alone in a process, because it is about the machine's time.
+//! A model of eight billion weights on a phone, timed without its weights. How fast that goes is in `benches`.
 
 #[allow(dead_code, reason = "each test binary uses a part of it")]
 mod support;
@@ -8,8 +8,7 @@ use hetero_core::OperandOrder::WeightStationary;
 use support::{LLAMA_8B, Run, llama, timed};
 
 #[test]
-fn a_model_of_eight_billion_weights_is_timed_in_under_a_second() {
-    let started = std::time::Instant::now();
+fn a_model_of_eight_billion_weights_is_timed_without_them() {
     let phone = timed();
     let gpu = phone.backend(Gpu);
     let prefill = Run::new(&*gpu, llama(1024, LLAMA_8B), WeightStationary, false).expect("no memory is touched");
@@ -23,5 +22,4 @@ fn a_model_of_eight_billion_weights_is_timed_in_under_a_second() {
     // Far around anything that a phone does.
     assert!((1.0..60.0).contains(&prefill_seconds), "{prefill_seconds} s");
     assert!((3.0..30.0).contains(&tokens_per_second), "{tokens_per_second} tokens/s");
-    assert!(started.elapsed().as_secs_f64() < 1.0, "took {:?}", started.elapsed());
 }
