@@ -4,8 +4,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use hetero_core::{
-    Backend, BackendError, Binding, Bindings, Claim, DType, DeviceId, Executable, HostTensor, NodeId, Op, OperandOrder, Part,
-    Partition, Rows, Segment, SegmentNode, SharedTensor, Slot, StepParams, Support, Tensor, TensorDesc, Ticket,
+    Backend, BackendError, Binding, Bindings, Claim, DType, DeviceId, Executable, HostTensor, NodeId, Op, OperandOrder,
+    Part, Partition, Rows, Segment, SegmentNode, SharedTensor, Slot, StepParams, Support, Tensor, TensorDesc, Ticket,
     ValueId, ValueKind, Weight, WeightMatrix, WeightRows, reference,
 };
 

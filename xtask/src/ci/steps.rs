@@ -72,6 +72,15 @@ pub(super) const ALL: &[Step] = &[
         },
     },
     Step {
+        name: "loom",
+        about: "what waits in hetero-sched holds in every interleaving of threads",
+        needs: &[],
+        run: |run| {
+            let line = Invocation::cargo("test -p hetero-sched --test loom --release");
+            run.check_tests(line.target_dir("loom").env("RUSTFLAGS", "--cfg loom")).map(drop)
+        },
+    },
+    Step {
         name: "deny",
         about: "licences, sources and banned crates among the dependencies",
         needs: &[Need::CargoTool { command: "deny", package: "cargo-deny" }],

@@ -236,8 +236,8 @@ impl Waiter {
                 }
                 last = now;
             }
-            // The first looks come close together; later ones leave the memory bus to the processors.
-            (0..n_looks.min(32)).for_each(|_| std::hint::spin_loop());
+            // A few hints leave the core's other thread and the memory bus to others; each takes up to 50 ns.
+            (0..n_looks.min(4)).for_each(|_| std::hint::spin_loop());
         }
     }
 
