@@ -133,7 +133,7 @@ pub struct PartShape {
 }
 
 /// How long parts of operators take. See the module's documentation.
-pub trait CostModel: Debug {
+pub trait CostModel: Debug + Send + Sync {
     /// The devices; a device index of all other methods is an index into this.
     fn devices(&self) -> &[DeviceCosts];
 

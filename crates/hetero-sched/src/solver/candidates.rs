@@ -140,7 +140,7 @@ impl<'a> Pool<'a> {
             return cuts;
         }
         for (a, b) in pairs(&self.devices) {
-            let n_positions = if template.column_step > 0 { (template.columns - 1) / template.column_step } else { 0 };
+            let n_positions = (template.columns - 1).checked_div(template.column_step).unwrap_or(0);
             if (1..=FEW_CUTS).contains(&n_positions) {
                 let positions = (1..=n_positions).map(|i| i * template.column_step);
                 cuts.extend(positions.clone().map(|at| Cut::columns([a, b], at)));

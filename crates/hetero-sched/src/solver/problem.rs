@@ -339,11 +339,11 @@ impl Slots {
     fn free_after(&mut self, graph: &Graph, idx: usize, last_reads: &[Option<usize>]) {
         let node = graph.node(NodeId(idx));
         for value in node.inputs.iter().chain([&node.output]) {
-            if last_reads[value.0].is_none_or(|last| last <= idx) {
-                if let Some(slot) = self.of[value.0].take() {
-                    self.used.retain(|&used| used != slot);
-                    self.free.push(slot);
-                }
+            if last_reads[value.0].is_none_or(|last| last <= idx)
+                && let Some(slot) = self.of[value.0].take()
+            {
+                self.used.retain(|&used| used != slot);
+                self.free.push(slot);
             }
         }
     }

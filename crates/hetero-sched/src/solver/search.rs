@@ -291,8 +291,13 @@ impl<'a> Search<'a> {
         }
         let devices = pool.devices.clone();
         for (a, b) in pairs(&devices) {
-            for is_chain in [true, false] {
-                let balanced = pool.balanced_columns(work.template, [a, b], is_chain, starts[a] - starts[b]);
+            let head_start = starts[a] - starts[b];
+            // Alone, with the chain that it begins, and beside what one of the two computes of the same input.
+            let rest = pool.siblings_left(work.template).map(|rest| [rest[a], -rest[b]]);
+            let beside = rest.into_iter().flatten().filter(|rest| rest.is_finite());
+            let ways = [(true, 0.0), (false, 0.0)].into_iter().chain(beside.map(|rest| (false, rest)));
+            for (is_chain, later) in ways {
+                let balanced = pool.balanced_columns(work.template, [a, b], is_chain, head_start + later);
                 for at in balanced.into_iter().flatten() {
                     add(pool, Cut::columns([a, b], at));
                 }

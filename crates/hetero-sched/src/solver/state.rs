@@ -249,6 +249,13 @@ impl State {
         self.take_over(problem.live(work), &before.progress, work, candidate, outcome);
     }
 
+    /// Makes this the same as another one, in the memory that it has.
+    pub(crate) fn copy_from(&mut self, other: &State) {
+        self.values.clone_from(&other.values);
+        self.progress.clone_from(&other.progress);
+        self.trace = other.trace;
+    }
+
     /// Makes a choice for the next node.
     pub(crate) fn advance(
         &mut self,

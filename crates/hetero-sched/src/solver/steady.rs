@@ -26,8 +26,7 @@ impl Search<'_> {
             let kept = if keep_all { 1 } else { self.pool.options.effort.refined };
             for mut choices in self.best_of(ends, kept) {
                 if !keep_all {
-                    let whole = |search: &Self, choices: &[usize]| search.final_value(&search.run(choices));
-                    self.improve(0..n_nodes, &mut choices, whole);
+                    self.improve(Trial::new(0..n_nodes, None, &fresh), &mut choices);
                 }
                 let state = self.run(&choices);
                 found.push((choices, state));
@@ -135,15 +134,14 @@ impl Search<'_> {
         for device in self.pool.devices.clone() {
             found.extend(self.whole_on(device, first.clone()));
         }
-        let period = |search: &Self, choices: &[usize]| search.period(layers, &entry, choices);
         let mut rated: Vec<(f64, Choices)> = Vec::new();
         for choices in found {
-            rated.push((period(self, &choices), choices));
+            rated.push((self.period(layers, &entry, &choices), choices));
         }
         rated.sort_by(|a, b| a.0.total_cmp(&b.0));
         rated.truncate(self.pool.options.effort.refined);
         for (value, choices) in &mut rated {
-            *value = self.improve(first.clone(), choices, period);
+            *value = self.improve(Trial::new(first.clone(), Some(layers.copy(1)), &entry), choices);
         }
         rated.into_iter().min_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, choices)| choices)
     }
@@ -161,8 +159,10 @@ impl Search<'_> {
     }
 
     /// Changes choices one by one, or those of a chain together, as long as the value falls; returns the value.
-    fn improve(&mut self, nodes: Range<usize>, choices: &mut Choices, value: impl Fn(&Self, &[usize]) -> f64) -> f64 {
-        let mut trial = Trial { least: value(self, choices), nodes, changed: choices.clone(), value };
+    fn improve(&mut self, mut trial: Trial, choices: &mut Choices) -> f64 {
+        trial.changed.clone_from(choices);
+        trial.least = self.try_value(&mut trial, 0);
+        self.note_states(&mut trial, choices, 0);
         for _ in 0..self.pool.options.effort.rounds {
             let before = trial.least;
             self.shift_cuts(choices, &mut trial);
@@ -175,8 +175,35 @@ impl Search<'_> {
         trial.least
     }
 
+    /// What the changed choices are worth, of which those before an offset are as they were.
+    fn try_value(&self, trial: &mut Trial, offset: usize) -> f64 {
+        let Trial { nodes, next, changed, before, state, .. } = trial;
+        state.copy_from(&before[offset]);
+        self.walk(state, nodes.start + offset..nodes.end, &changed[offset..]);
+        match next {
+            Some(next) => {
+                let first = self.value(state);
+                self.walk(state, next.clone(), changed);
+                self.value(state) - first
+            }
+            None => self.final_value(state),
+        }
+    }
+
+    /// Notes the states before each node from an offset on.
+    fn note_states(&self, trial: &mut Trial, choices: &[usize], offset: usize) {
+        for at in offset..choices.len().saturating_sub(1) {
+            let mut state = trial.before[at].clone();
+            self.walk(&mut state, trial.nodes.start + at..trial.nodes.start + at + 1, &choices[at..=at]);
+            match trial.before.get_mut(at + 1) {
+                Some(known) => *known = state,
+                None => trial.before.push(state),
+            }
+        }
+    }
+
     /// Moves each cut of columns or rows to both sides, together with those of all nodes that are cut alike.
-    fn shift_cuts<F: Fn(&Self, &[usize]) -> f64>(&mut self, choices: &mut Choices, trial: &mut Trial<F>) {
+    fn shift_cuts(&mut self, choices: &mut Choices, trial: &mut Trial) {
         let problem = self.pool.problem;
         let start = trial.nodes.start;
         for offset in 0..choices.len() {
@@ -208,12 +235,15 @@ impl Search<'_> {
         }
     }
 
-    /// Tries every other cut for each node, for it alone and for the chain that begins with it.
-    fn replace_cuts<F: Fn(&Self, &[usize]) -> f64>(&mut self, choices: &mut Choices, trial: &mut Trial<F>) {
+    /// Tries every other cut for each linear operator (for each node, if the effort says so), for it alone and for the chain that begins with it.
+    fn replace_cuts(&mut self, choices: &mut Choices, trial: &mut Trial) {
         let problem = self.pool.problem;
         let start = trial.nodes.start;
         for offset in 0..choices.len() {
             let template = problem.works[start + offset].template;
+            if !problem.templates[template].is_linear && !self.pool.options.effort.replaces_all {
+                continue;
+            }
             let chain = problem.templates[template].chain.clone();
             let first_template = problem.works[start].template;
             let mut cuts: Vec<Cut> = self.pool.fixed_cuts(template).iter().map(|&(cut, _)| cut).collect();
@@ -239,46 +269,58 @@ impl Search<'_> {
     }
 
     /// Gives a cut to the nodes that are meant, where they can have it, and keeps the change if it lowers the value.
-    fn try_change<F: Fn(&Self, &[usize]) -> f64>(
+    fn try_change(
         &mut self,
         choices: &mut Choices,
-        trial: &mut Trial<F>,
+        trial: &mut Trial,
         is_meant: impl Fn(usize, Cut) -> bool,
         cut: Cut,
     ) -> bool {
         let problem = self.pool.problem;
         trial.changed.clone_from(choices);
-        let mut has_changed = false;
+        let mut first_changed = None;
         for (offset, changed) in trial.changed.iter_mut().enumerate() {
             let template = problem.works[trial.nodes.start + offset].template;
             let known = self.pool.candidate(template, *changed).cut;
-            if known != cut && is_meant(offset, known) {
-                if let Some(candidate) = self.pool.find(template, cut) {
-                    *changed = candidate;
-                    has_changed = true;
-                }
+            if known != cut
+                && is_meant(offset, known)
+                && let Some(candidate) = self.pool.find(template, cut)
+            {
+                *changed = candidate;
+                first_changed = first_changed.or(Some(offset));
             }
         }
-        if !has_changed {
-            return false;
-        }
-        let value = (trial.value)(self, &trial.changed);
+        let Some(first_changed) = first_changed else { return false };
+        let value = self.try_value(trial, first_changed);
         // A gain that rounding may have made is none.
         let is_better = value < trial.least * (1.0 - 1e-9);
         if is_better {
             trial.least = value;
             choices.clone_from(&trial.changed);
+            self.note_states(trial, choices, first_changed);
         }
         is_better
     }
 }
 
 /// Choices that are being improved.
-struct Trial<F> {
+struct Trial {
     nodes: Range<usize>,
+    /// The same nodes of the next layer, if the time from one layer's end to the next one's counts.
+    next: Option<Range<usize>>,
     least: f64,
     changed: Choices,
-    value: F,
+    /// The states before each of the nodes, as far as they are known.
+    before: Vec<State>,
+    /// For walks.
+    state: State,
+}
+
+impl Trial {
+    fn new(nodes: Range<usize>, next: Option<Range<usize>>, start: &State) -> Trial {
+        let (before, state) = (vec![start.clone()], start.clone());
+        Trial { nodes, next, least: f64::INFINITY, changed: Vec::new(), before, state }
+    }
 }
 
 impl Layers {

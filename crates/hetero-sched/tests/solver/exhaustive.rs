@@ -29,6 +29,7 @@ fn the_solver_is_optimal_on_every_small_graph() {
 
 #[test]
 fn the_beam_alone_is_close_to_optimal() {
+    // The costs are wilder than those of devices, so the beam is somewhat wider than the default.
     let beam = Effort {
         all_combinations: 0,
         width: 60,
@@ -36,6 +37,7 @@ fn the_beam_alone_is_close_to_optimal() {
         width_per_place: 2,
         refined: 4,
         rounds: 2,
+        replaces_all: true,
         ..Effort::default()
     };
     let (mut n_optimal, mut worst) = (0, 0.0f64);
@@ -46,7 +48,6 @@ fn the_beam_alone_is_close_to_optimal() {
         n_optimal += u64::from(loss < 1e-9);
         worst = worst.max(loss);
     }
-    println!("OPT {n_optimal} {worst}");
     assert!(n_optimal * 100 >= N_CASES * 97, "only {n_optimal} of {N_CASES} are optimal");
     assert!(worst < 0.1, "one case loses {worst}");
 }
@@ -258,7 +259,7 @@ impl Case {
 
     fn chunks(&self, device: usize, rows: usize) -> Vec<Range<usize>> {
         match (self.costs.devices[device].standard_rows.is_empty(), rows) {
-            (true, _) | (false, 32 | 64) => vec![0..rows],
+            (true, _) | (false, 32 | 64) => std::iter::once(0..rows).collect(),
             (false, 96) => vec![0..64, 64..96],
             _ => panic!("the cases have no other number of rows"),
         }
