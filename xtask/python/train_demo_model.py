@@ -11,9 +11,10 @@ Stages, each reproducible from the seed:
    quality when quantised;
 4. the checkpoint as a Hugging Face directory in bfloat16.
 
-The learning rate is constant until the decay, so that an interrupted run can
-go on (`--resume` is automatic when the work directory has a checkpoint), also
-with another number of steps.
+A run goes on from the checkpoint in the work directory. The rate is constant until
+it falls, so that an interrupted run loses nothing and may get another number of
+steps, and a finished one may get another cycle (`--cycle-start`). README.md has the
+command lines of the published model.
 """
 
 import argparse
@@ -21,22 +22,30 @@ import json
 import math
 import os
 import shutil
+import string
 import sys
 import time
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AttentionInterface, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+import fast_ops
 import rust_docs
 from quantise import dequantised_w4
 
 BOS, EOS = "<|begin_of_text|>", "<|end_of_text|>"
 HELD_OUT_EVERY = 40
 HELD_OUT_SIZES = (600, 6000)
+# Books that explain and tell, rather than list.
+PROSE = {
+    "book", "cargo", "edition-guide", "embedded-book", "nomicon", "reference", "rust-by-example", "rustdoc",
+    "style-guide",
+}
 
 # The model has seen no conversations: contents are joined, nothing more.
 CHAT_TEMPLATE = (
@@ -78,8 +87,8 @@ def train_tokenizer(texts, vocab_size):
 
 def prepare(args):
     """Corpus, tokenizer and token stream, made once in the work directory."""
-    stream = args.work / "train.npy"
-    if stream.exists():
+    stream, marks = args.work / "train.npy", args.work / "train-prose.npy"
+    if stream.exists() and marks.exists():
         return
     root = args.docs or rust_docs.default_html_root()
     documents = rust_docs.documents(root)
@@ -94,33 +103,57 @@ def prepare(args):
     # The order of documents is mixed once; sequences are cut from the result.
     order = np.random.default_rng(args.seed).permutation(len(training))
     encoded = tokenizer.encode_batch([training[i][1].strip() for i in order], add_special_tokens=False)
-    ids = []
-    for one in encoded:
-        ids.append(0)
-        ids.extend(one.ids)
-        ids.append(1)
-    log(f"{len(ids)} training tokens")
-    np.save(args.work / "train.tmp.npy", np.array(ids, dtype=np.int32))
-    os.replace(args.work / "train.tmp.npy", stream)
+    ids, prose = [], []
+    for i, one in zip(order, encoded):
+        ids.extend([0, *one.ids, 1])
+        prose.extend([training[i][0].split("/")[0] in PROSE] * (len(one.ids) + 2))
+    log(f"{len(ids)} training tokens, {sum(prose)} of them prose")
+    for path, array in ((stream, np.array(ids, dtype=np.int32)), (marks, np.array(prose))):
+        temporary = path.with_suffix(".tmp.npy")
+        np.save(temporary, array)
+        os.replace(temporary, path)
 
 
 class Batches:
-    """Sequences BOS + a piece of the token stream; every epoch is cut at another
-    offset and mixed anew. A batch depends on the seed and the position only."""
+    """Sequences BOS + a piece of the token stream; every pass is cut at another
+    offset and mixed anew. A batch depends on the seed and the position only.
 
-    def __init__(self, ids, seed):
-        self.ids, self.seed = ids, seed
+    With `prose` above 1, pieces of the books of PROSE come that many times in a
+    pass, each time cut at another offset. From the second time on, they begin with
+    a paragraph where one begins early in the piece, as a prompt does.
+    """
 
-    def epoch_starts(self, epoch, length):
+    def __init__(self, ids, prose, tokenizer, seed):
+        self.ids, self.is_prose, self.seed = ids, prose, seed
+        self.prose_tokens = int(prose.sum())
+        tokens = [tokenizer.id_to_token(i) for i in range(tokenizer.get_vocab_size())]
+        breaks = np.array([t.endswith("\u010a") for t in tokens])[ids]  # the byte "\n", as the tokenizer writes it
+        opens = np.array([t[0] in string.ascii_uppercase for t in tokens])
+        places = np.flatnonzero(breaks[:-2] & breaks[1:-1] & opens[ids[2:]]) + 2
+        following = np.append(places, len(ids))[np.searchsorted(places, np.arange(len(ids)))]
+        self.paragraph = following.astype(np.int32)  # the first that begins at a position or after it
+
+    def starts(self, epoch, length, prose):
         rng = np.random.default_rng([self.seed, epoch, length])
-        offset = int(rng.integers(length))
-        starts = np.arange(offset, len(self.ids) - length - 1, length)
-        return rng.permutation(starts)
+        found = []
+        for copy in range(prose):
+            starts = np.arange(int(rng.integers(length)), len(self.ids) - length - 1, length)
+            if copy > 0:
+                starts = starts[self.is_prose[starts + length // 2]]
+                moved = self.paragraph[starts]
+                fits = (moved < starts + length // 4) & (moved + length < len(self.ids))
+                starts = np.where(fits, moved, starts)
+            found.append(starts)
+        return rng.permutation(np.concatenate(found))
 
-    def get(self, index, count, length):
+    def get(self, index, count, length, prose=1):
         """Batch `index` of `count` sequences: inputs and targets."""
-        per_epoch = (len(self.ids) - 2 * length - 1) // length // count
-        starts = self.epoch_starts(index // per_epoch, length)
+        # What a pass has whatever the offset; the number of pieces of prose varies more.
+        pieces = (len(self.ids) - 2 * length - 1) // length
+        if prose > 1:
+            pieces = int((len(self.ids) + (prose - 1) * self.prose_tokens) // length * 0.99)
+        per_epoch = pieces // count
+        starts = self.starts(index // per_epoch, length, prose)
         chosen = starts[(index % per_epoch) * count :][:count]
         rows = np.stack([self.ids[s : s + length] for s in chosen]).astype(np.int64)
         inputs = np.concatenate([np.zeros((count, 1), np.int64), rows[:, :-1]], axis=1)
@@ -133,8 +166,9 @@ def make_model(args):
         num_attention_heads=8, num_key_value_heads=4, head_dim=32, max_position_embeddings=1024,
         rms_norm_eps=1e-5, tie_word_embeddings=True, bos_token_id=0, eos_token_id=1, pad_token_id=None,
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
-        initializer_range=0.02, attn_implementation="sdpa", use_cache=False,
+        initializer_range=0.02, attn_implementation="demo", use_cache=False,
     )
+    AttentionInterface.register("demo", fast_ops.attention_for_transformers)
     torch.manual_seed(args.seed)
     model = LlamaForCausalLM(config)
     with torch.no_grad():  # residual outputs start small
@@ -147,9 +181,9 @@ def make_model(args):
 class Muon(torch.optim.Optimizer):
     """Momentum whose matrix updates are orthogonalised by Newton-Schulz steps.
 
-    The same rule as torch.optim.Muon with `adjust_lr_fn="match_rms_adamw"`, in
-    float32 and over all matrices of one shape at once: on a CPU this is many
-    times faster for matrices as small as these.
+    The same rule as torch.optim.Muon with `adjust_lr_fn="match_rms_adamw"`, over
+    all matrices of one shape at once: on a CPU this is many times faster for
+    matrices as small as these.
     """
 
     def __init__(self, parameters, lr, weight_decay, momentum=0.95):
@@ -159,7 +193,7 @@ class Muon(torch.optim.Optimizer):
     def orthogonalise(g):
         transposed = g.shape[-2] > g.shape[-1]
         x = g.transpose(-1, -2) if transposed else g
-        x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
+        x = (x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)).to(torch.bfloat16)
         for _ in range(5):
             a = x @ x.transpose(-1, -2)
             b = torch.baddbmm(a, a, a, beta=-4.7750, alpha=2.0315)
@@ -187,12 +221,14 @@ class Muon(torch.optim.Optimizer):
 
 class FakeQuantised(torch.nn.Linear):
     """A linear layer that, while `active`, computes with 4-bit weights and
-    passes gradients on to the full weights."""
+    passes gradients on to the full weights. Its output may have dropout."""
 
     active = False
+    dropout = 0.0
 
     def forward(self, x):
-        return F.linear(x, straight_through(self.weight, FakeQuantised.active), self.bias)
+        y = F.linear(x, straight_through(self.weight, FakeQuantised.active), self.bias)
+        return fast_ops.dropout(y, self.dropout) if self.dropout and self.training else y
 
 
 def straight_through(weight, active):
@@ -201,27 +237,28 @@ def straight_through(weight, active):
     return weight + (dequantised_w4(weight) - weight.detach())
 
 
-def loss_of(model, inputs, targets, reduction="mean", body=None):
-    """Cross entropy; `body` stands for `model.model` where that was compiled."""
+def loss_of(model, inputs, targets, body=None):
+    """Summed cross entropy; `body` stands for `model.model` where that was compiled."""
     if body is None:
         body = model.model
     with torch.autocast("cpu", dtype=torch.bfloat16):
         hidden = body(input_ids=inputs, use_cache=False).last_hidden_state
-        head = straight_through(model.model.embed_tokens.weight, FakeQuantised.active)
-        logits = F.linear(hidden, head)
-    return F.cross_entropy(logits.float().view(-1, logits.shape[-1]), targets.reshape(-1), reduction=reduction)
+    head = straight_through(model.model.embed_tokens.weight, FakeQuantised.active)
+    return fast_ops.CrossEntropy.apply(hidden.flatten(0, 1), head, targets.flatten())
 
 
 @torch.no_grad()
 def held_out_loss(model, ids, length=512, count=8):
     """Mean loss over consecutive pieces of the held-out text (a quick measure)."""
+    model.eval()
     total = scored = 0
     pieces = len(ids) // length
     rows = torch.from_numpy(ids[: pieces * length].astype(np.int64)).view(pieces, length)
     for part in rows.split(count):
         inputs = torch.cat([torch.zeros(len(part), 1, dtype=torch.int64), part[:, :-1]], dim=1)
-        total += loss_of(model, inputs, part, reduction="sum").item()
+        total += loss_of(model, inputs, part).item()
         scored += part.numel()
+    model.train()
     return total / scored
 
 
@@ -230,7 +267,7 @@ def export(model, args, out):
     out.mkdir(parents=True, exist_ok=True)
     work = args.work / "export"
     shutil.rmtree(work, ignore_errors=True)
-    copy = LlamaForCausalLM(model.config)
+    copy = LlamaForCausalLM(deepcopy(model.config))
     copy.load_state_dict(model.state_dict())
     copy.config.use_cache = True
     copy.to(torch.bfloat16).save_pretrained(work)
@@ -274,12 +311,13 @@ def save_checkpoint(path, model, optimisers, step, tokens):
 
 def schedule(step, args):
     """Learning-rate factor and whether the decay has begun."""
-    decay_from = int(args.steps * (1 - args.decay))
-    if step < args.warmup:
-        return (step + 1) / args.warmup, False
-    if step < decay_from:
+    done, steps = step - args.cycle_start, args.steps - args.cycle_start
+    decay_from = int(steps * (1 - args.decay))
+    if done < args.warmup:
+        return (done + 1) / args.warmup, False
+    if done < decay_from:
         return 1.0, False
-    return max(0.0, (args.steps - step) / (args.steps - decay_from)), True
+    return max(0.0, (steps - done) / (steps - decay_from)), True
 
 
 def parse_arguments():
@@ -288,8 +326,12 @@ def parse_arguments():
     parser.add_argument("--out", type=Path, required=True, help="folder of the finished model")
     parser.add_argument("--docs", type=Path, help="share/doc/rust/html (default: of the active toolchain)")
     parser.add_argument("--steps", type=int, default=1250)
+    parser.add_argument("--stop", type=int, help="the step at which to stop, even though the rate has not fallen")
+    parser.add_argument("--cycle-start", type=int, default=0, help="the step at which this cycle of the rate begins")
     parser.add_argument("--warmup", type=int, default=60)
-    parser.add_argument("--decay", type=float, default=0.4, help="part of the steps with a falling rate")
+    parser.add_argument("--decay", type=float, default=0.4, help="part of the cycle's steps with a falling rate")
+    parser.add_argument("--prose", type=int, default=1, help="how often prose comes in a pass while the rate falls")
+    parser.add_argument("--dropout", type=float, default=0.0, help="of the outputs of attention and MLP")
     parser.add_argument("--batch", type=int, default=16, help="sequences of 512 tokens in a batch")
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--vocab", type=int, default=4096)
@@ -305,12 +347,13 @@ def parse_arguments():
 
 
 def main():
+    fast_ops.restart_with_allocator()
     args = parse_arguments()
     args.work.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(args.seed)
     prepare(args)
-    batches = Batches(np.load(args.work / "train.npy"), args.seed)
     tokenizer = Tokenizer.from_file(str(args.work / "tokenizer.json"))
+    batches = Batches(np.load(args.work / "train.npy"), np.load(args.work / "train-prose.npy"), tokenizer, args.seed)
     held_text = (args.work / "held-out.txt").read_text(encoding="utf-8")
     held_ids = np.array(tokenizer.encode(held_text, add_special_tokens=False).ids, dtype=np.int32)
 
@@ -325,11 +368,13 @@ def main():
         Muon(matrices, lr=args.matrix_lr, weight_decay=args.weight_decay),
         torch.optim.AdamW(
             [{"params": embedding, "weight_decay": args.weight_decay}, {"params": norms, "weight_decay": 0.0}],
-            lr=args.other_lr, betas=(0.9, 0.95)),
+            lr=args.other_lr, betas=(0.9, 0.95), fused=True),
     ]
     for module in model.model.layers.modules():
         if type(module) is torch.nn.Linear:
             module.__class__ = FakeQuantised
+    for layer in model.model.layers:
+        layer.self_attn.o_proj.dropout = layer.mlp.down_proj.dropout = args.dropout
 
     step, tokens = 0, 0
     checkpoint = args.work / "checkpoint.pt"
@@ -343,15 +388,16 @@ def main():
     body = torch.compile(model.model, dynamic=False) if args.compile else model.model
 
     began, began_tokens, average = time.time(), tokens, None
-    while step < args.steps:
+    last = min(args.steps, args.stop or args.steps)
+    while step < last:
         factor, decaying = schedule(step, args)
         for optimiser, rate in zip(optimisers, (args.matrix_lr, args.other_lr)):
             for group in optimiser.param_groups:
                 group["lr"] = rate * factor
         FakeQuantised.active = decaying and step % 2 == 1
         length, count = (1024, args.batch // 2) if decaying else (512, args.batch)
-        inputs, targets = batches.get(step, count, length)
-        loss = loss_of(model, inputs, targets, body=body)
+        inputs, targets = batches.get(step, count, length, args.prose if decaying else 1)
+        loss = loss_of(model, inputs, targets, body=body) / targets.numel()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimiser in optimisers:
@@ -365,15 +411,15 @@ def main():
         average = loss.item() if average is None else 0.97 * average + 0.03 * loss.item()
         if step % 10 == 0:
             speed = (tokens - began_tokens) / (time.time() - began)
-            left = (args.steps - step) * targets.numel() / speed
+            left = (last - step) * targets.numel() / speed
             log(f"step {step}/{args.steps} loss {average:.4f} rate {factor:.3f} "
                 f"{speed:.0f} tokens/s, {left / 60:.0f} min left")
-        if step % args.save_every == 0 or step == args.steps:
+        if step % args.save_every == 0 or step == last:
             save_checkpoint(checkpoint, model, optimisers, step, tokens)
-        if step % args.eval_every == 0 or step == args.steps:
+        if step % args.eval_every == 0 or step == last:
             held = held_out_loss(model, held_ids)
             log(f"step {step} held-out loss {held:.4f} perplexity {math.exp(held):.2f}")
-        if args.export_every and step % args.export_every == 0 and step < args.steps:
+        if args.export_every and step % args.export_every == 0 and step < last:
             export(model, args, args.out)
     FakeQuantised.active = True
     held4 = held_out_loss(model, held_ids)
