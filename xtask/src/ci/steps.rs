@@ -62,13 +62,15 @@ pub(super) const ALL: &[Step] = &[
     },
     Step {
         name: "miri",
-        about: "hetero-core has no undefined behaviour that miri can see",
+        about: "hetero-core, alone and shared by threads, has no undefined behaviour that miri can see",
         needs: &[Need::Nightly, Need::NightlyMiri],
         run: |run| {
             let flags = "-Zmiri-strict-provenance -Zmiri-symbolic-alignment-check";
-            let line = Invocation::cargo("+nightly miri test -p hetero-core --tests");
-            let line = line.target_dir("miri").env("MIRIFLAGS", flags);
-            run.check_tests(line).map(drop)
+            for tests in ["-p hetero-core --tests", "-p hetero-sched --test rights"] {
+                let line = Invocation::cargo("+nightly miri test").words(tests);
+                run.check_tests(line.target_dir("miri").env("MIRIFLAGS", flags))?;
+            }
+            Ok(())
         },
     },
     Step {

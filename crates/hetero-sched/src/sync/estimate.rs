@@ -17,7 +17,7 @@ pub struct Estimate {
     next: usize,
     /// Median of the samples.
     median: Option<f64>,
-    /// The largest sample but one.
+    /// Upper quartile of the samples.
     upper: Option<f64>,
 }
 
@@ -39,7 +39,7 @@ impl Estimate {
         self.median
     }
 
-    /// What is rarely exceeded: the largest sample but one, so that a single outlier does not count.
+    /// What most samples do not exceed: their upper quartile.
     pub fn upper(&self) -> Option<f64> {
         self.upper
     }
@@ -55,7 +55,7 @@ impl Estimate {
         let mut sorted = self.samples;
         let sorted = &mut sorted[..self.n_samples];
         sorted.sort_unstable_by(f64::total_cmp);
-        self.upper = Some(sorted[self.n_samples.saturating_sub(2)]);
+        self.upper = Some(sorted[(self.n_samples - 1) * 3 / 4]);
         let middle = self.n_samples / 2;
         let is_even = self.n_samples.is_multiple_of(2);
         self.median = Some(if is_even { (sorted[middle - 1] + sorted[middle]) / 2.0 } else { sorted[middle] });

@@ -200,6 +200,10 @@ impl Waiter {
         let margin = self.overshoot.upper().unwrap_or(FIRST_OVERSHOOT);
         let until = expected - margin - LEAD - LEAD_SHARE * (expected - now);
         if until - now < SHORTEST_SLEEP {
+            // Sleeps are believed to be too long only until they have been tried again: a busy moment passes.
+            if expected - now > SHORTEST_SLEEP {
+                self.overshoot.add(margin * 0.5);
+            }
             return now;
         }
         self.clock.sleep(until - now);
@@ -236,8 +240,8 @@ impl Waiter {
                 }
                 last = now;
             }
-            // A few hints leave the core's other thread and the memory bus to others; each takes up to 50 ns.
-            (0..n_looks.min(4)).for_each(|_| std::hint::spin_loop());
+            // Leaves the core's other thread and the memory bus to others, for some nanoseconds.
+            std::hint::spin_loop();
         }
     }
 

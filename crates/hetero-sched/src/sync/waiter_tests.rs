@@ -114,6 +114,18 @@ fn a_good_prediction_is_slept_through_and_met() {
     assert!(stats.polled_seconds < 50e-6 && stats.slept_seconds > 1.95e-3, "{stats:?}");
 }
 
+/// A busy moment, in which sleeps are far too long, does not keep the waiter awake for ever.
+#[test]
+fn sleeping_is_tried_again() {
+    let mut setup = Setup::new(WaitPolicy::Predicted);
+    (0..9).for_each(|_| setup.waiter.overshoot.add(50e-3));
+    let n_waits = 60;
+    (0..n_waits).for_each(|_| assert!(setup.late(1e-3, Some(1e-3)) < 1e-3));
+    let stats = setup.waiter.stats();
+    assert!(stats.n_slept > 0 && stats.n_slept < n_waits, "{stats:?}");
+    assert!(setup.waiter.overshoot.upper().unwrap() < 1e-3);
+}
+
 #[test]
 fn a_late_end_is_met_by_looking_and_a_later_one_by_blocking() {
     let mut setup = Setup::new(WaitPolicy::Predicted);

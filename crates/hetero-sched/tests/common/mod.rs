@@ -26,7 +26,7 @@ pub(crate) struct Model {
 }
 
 impl Model {
-    fn new(graph: Graph, input: ValueId, output: ValueId) -> Model {
+    pub(crate) fn new(graph: Graph, input: ValueId, output: ValueId) -> Model {
         let device = DeviceId::next();
         let layouts = graph.weights().iter().map(|desc| desc.layout).enumerate();
         let weights = layouts.map(|(seed, layout)| weight(&layout, device, seed)).collect();
