@@ -1,9 +1,9 @@
 //! Finds the plan of a step: a pure function of graph, costs and options.
 //!
 //! What is minimised is the step as [`crate::timing`] predicts it, not each operator alone: where activations are, what
-//! was just submitted and what a join costs are the state of a search over the nodes ([`search`]). Decoder layers that
-//! are alike get the same choices, made so that one more layer costs as little as possible ([`steady`]); what comes
-//! before and after them is solved around them. [`paper`] is the per-operator method of HeteroLLM, to compare with.
+//! was just submitted and what a join costs are the state of a search over the nodes (`search`). Decoder layers that
+//! are alike get the same choices, made so that one more layer costs as little as possible (`steady`); what comes
+//! before and after them is solved around them. `paper` is the per-operator method of HeteroLLM, to compare with.
 //!
 //! The same question has the same answer: ties are broken by position.
 
