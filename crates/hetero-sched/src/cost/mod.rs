@@ -6,6 +6,10 @@
 //!
 //! All times are in seconds, all energies in joules.
 
+mod profiled;
+
+pub use profiled::{ProfiledCosts, ProfiledOptions};
+
 use std::fmt::Debug;
 
 use hetero_core::{DeviceKind, OpSpec, OperandOrder};

@@ -1,0 +1,193 @@
+//! Costs from measurements.
+
+use hetero_core::{DeviceInfo, DeviceKind, Graph, NodeId, Op, OpSpec, OperandOrder};
+
+use crate::profile::predict::{Errors, Predictor};
+use crate::profile::{OperatorProfile, Profile, operator_key};
+
+use super::{ClassId, CostModel, DeviceCosts, PartShape};
+
+/// A cost model that answers from a [`Profile`], for the operators of one graph.
+#[derive(Debug)]
+pub struct ProfiledCosts {
+    devices: Vec<DeviceCosts>,
+    /// Watts that each device takes while it works, which no profile measures.
+    active_watts: Vec<f64>,
+    idle_watts: f64,
+    classes: Vec<Class>,
+    /// For each set of devices (by its bits) and each of them, the slowdown with one row and with many.
+    slowdowns: Vec<Vec<[f64; 2]>>,
+}
+
+#[derive(Debug)]
+struct Class {
+    spec: OpSpec,
+    /// Columns of all of it.
+    columns: usize,
+    is_linear: bool,
+    /// By device.
+    on: Vec<Option<Measured>>,
+}
+
+#[derive(Debug)]
+struct Measured {
+    predictor: Predictor,
+    /// Columns that were measured at most: all, for operators other than linear ones.
+    columns: usize,
+    own_bytes_per_column: f64,
+    /// Seconds to compile, for each row and column.
+    compile_seconds_per_element: f64,
+}
+
+/// What a profile does not know.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ProfiledOptions {
+    /// Whether the host polls, rather than blocks, when it waits.
+    pub is_polling: bool,
+    /// Watts that each device takes while it works; missing ones count as zero.
+    pub active_watts: Vec<f64>,
+    /// Watts of the machine when nothing runs.
+    pub idle_watts: f64,
+}
+
+impl ProfiledCosts {
+    /// Costs of the operators of a graph.
+    ///
+    /// # Panics
+    /// When the profile is not of these devices.
+    pub fn new(profile: &Profile, infos: &[DeviceInfo], graph: &Graph, options: &ProfiledOptions) -> ProfiledCosts {
+        assert_eq!(profile.devices.len(), infos.len(), "a profile of other devices");
+        let devices: Vec<DeviceCosts> = profile
+            .devices
+            .iter()
+            .zip(infos)
+            .map(|(device, info)| {
+                assert_eq!(device.identity.name, info.name, "a profile of another device");
+                let overheads = &device.overheads;
+                let is_npu = info.kind == DeviceKind::Npu;
+                let samples = || device.operators.iter().flat_map(|operator| &operator.samples);
+                let mut standard_rows: Vec<usize> =
+                    if is_npu { samples().map(|sample| sample.rows).collect() } else { Vec::new() };
+                standard_rows.sort_unstable();
+                standard_rows.dedup();
+                DeviceCosts {
+                    name: info.name.clone(),
+                    kind: info.kind,
+                    submit_seconds: overheads.submit_seconds,
+                    submit_idle_seconds: overheads.submit_idle_seconds,
+                    sync_seconds: if options.is_polling {
+                        overheads.poll_sync_seconds
+                    } else {
+                        overheads.block_sync_seconds
+                    },
+                    row_alignment: info.weight_row_alignment,
+                    standard_rows,
+                    order_sensitive: is_npu,
+                }
+            })
+            .collect();
+        let mut classes: Vec<Class> = Vec::new();
+        for idx in 0..graph.nodes().len() {
+            let spec = graph.op_spec(NodeId(idx));
+            if classes.iter().any(|class| class.spec == spec) {
+                continue;
+            }
+            let key = operator_key(&spec);
+            let on =
+                profile.devices.iter().zip(infos).map(|(device, info)| measured(device.operator(&key)?, info.kind));
+            classes.push(Class {
+                columns: spec.op.output_columns(),
+                is_linear: matches!(spec.op, Op::Linear { .. }),
+                on: on.collect(),
+                spec,
+            });
+        }
+        let active_watts = (0..infos.len()).map(|idx| options.active_watts.get(idx).copied().unwrap_or(0.0)).collect();
+        ProfiledCosts { slowdowns: slowdowns(profile), devices, active_watts, idle_watts: options.idle_watts, classes }
+    }
+
+    /// For each operator and device by name, the errors on measurements that were held out.
+    pub fn errors(&self) -> impl Iterator<Item = (String, &str, Errors)> {
+        self.classes.iter().flat_map(move |class| {
+            let measured = self.devices.iter().zip(&class.on);
+            measured.filter_map(move |(device, measured)| {
+                Some((class.spec.to_string(), device.name.as_str(), measured.as_ref()?.predictor.errors()))
+            })
+        })
+    }
+
+    fn measured(&self, device_idx: usize, class: ClassId) -> Option<(&Class, &Measured)> {
+        let class = self.classes.get(class.0)?;
+        Some((class, class.on[device_idx].as_ref()?))
+    }
+}
+
+impl CostModel for ProfiledCosts {
+    fn devices(&self) -> &[DeviceCosts] {
+        &self.devices
+    }
+
+    fn class(&self, spec: &OpSpec) -> ClassId {
+        ClassId(self.classes.iter().position(|class| class.spec == *spec).unwrap_or(usize::MAX))
+    }
+
+    fn seconds(&self, device_idx: usize, shape: &PartShape) -> Option<f64> {
+        let (class, measured) = self.measured(device_idx, shape.class)?;
+        let is_weight_stationary = shape.order == OperandOrder::WeightStationary;
+        let of = |columns| measured.predictor.seconds(shape.rows, shape.past, columns, is_weight_stationary);
+        let alone = if class.is_linear {
+            of(shape.columns)
+        } else {
+            // Measured whole: a part takes its share.
+            of(measured.columns) * shape.columns as f64 / class.columns as f64
+        };
+        let set = shape.companions.with(device_idx);
+        let slowdown = self.slowdowns[usize::from(set.bits())].get(device_idx);
+        Some(alone * slowdown.map_or(1.0, |[one, many]| if shape.rows == 1 { *one } else { *many }))
+    }
+
+    fn joules(&self, device_idx: usize, shape: &PartShape) -> f64 {
+        self.active_watts[device_idx] * self.seconds(device_idx, shape).unwrap_or(0.0)
+    }
+
+    fn idle_watts(&self) -> f64 {
+        self.idle_watts
+    }
+
+    fn own_bytes(&self, device_idx: usize, class: ClassId, columns: usize) -> u64 {
+        self.measured(device_idx, class)
+            .map_or(0, |(_, measured)| (measured.own_bytes_per_column * columns as f64) as u64)
+    }
+
+    fn compile_seconds(&self, device_idx: usize, shape: &PartShape) -> f64 {
+        let elements = (shape.rows * shape.columns) as f64;
+        self.measured(device_idx, shape.class)
+            .map_or(0.0, |(_, measured)| measured.compile_seconds_per_element * elements)
+    }
+}
+
+fn measured(operator: &OperatorProfile, kind: DeviceKind) -> Option<Measured> {
+    let predictor = Predictor::fit(&operator.samples, kind)?;
+    let samples = &operator.samples;
+    let columns = samples.iter().map(|sample| sample.columns).max().unwrap_or(0);
+    let elements: f64 = samples.iter().map(|sample| (sample.rows * sample.columns) as f64).sum();
+    let compiling: f64 = samples.iter().map(|sample| sample.compile_seconds).sum();
+    Some(Measured {
+        predictor,
+        columns,
+        own_bytes_per_column: operator.own_bytes_per_column,
+        compile_seconds_per_element: compiling / elements,
+    })
+}
+
+fn slowdowns(profile: &Profile) -> Vec<Vec<[f64; 2]>> {
+    let n_devices = profile.devices.len();
+    let mut slowdowns = vec![vec![[1.0; 2]; n_devices]; 1 << super::MAX_DEVICES];
+    for together in &profile.together {
+        let set: super::DeviceSet = together.devices.iter().copied().collect();
+        for (&device, &slowdown) in together.devices.iter().zip(&together.slowdowns) {
+            slowdowns[usize::from(set.bits())][device][usize::from(together.rows > 1)] = slowdown;
+        }
+    }
+    slowdowns
+}

@@ -1,0 +1,164 @@
+//! What was measured of the devices, how it is kept, and what is predicted from it.
+//!
+//! - [`measure`]: runs the operators of a model on every device through the `Backend` trait.
+//! - [`store`]: keeps a [`Profile`] as JSON and refuses one that does not fit the devices at hand.
+//! - [`predict`]: seconds of what was not measured, with the error on points that were held out.
+//! - [`online`]: corrects predictions by what runs measure, and says when they drift.
+//!
+//! All times are in seconds. [`crate::cost::ProfiledCosts`] answers the solver from a profile.
+
+pub mod measure;
+pub mod online;
+pub mod predict;
+pub mod store;
+
+mod probe;
+
+pub use measure::{MeasureOptions, Progress, measure};
+pub use store::ProfileError;
+
+use hetero_core::{DeviceInfo, DeviceKind, Op, OpSpec};
+use serde::{Deserialize, Serialize};
+
+/// The version of the file format; a profile in another one is not read.
+pub const FORMAT: u32 = 1;
+
+/// The measurements of devices that work together.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Profile {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// The devices, in the order in which they were given.
+    pub devices: Vec<DeviceProfile>,
+    /// How devices slow each other down.
+    pub together: Vec<Together>,
+}
+
+/// The measurements of one device.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeviceProfile {
+    /// Which device; measurements of another one are void.
+    pub identity: Identity,
+    /// What starting work and waiting for it cost.
+    pub overheads: MeasuredOverheads,
+    /// The operators.
+    pub operators: Vec<OperatorProfile>,
+}
+
+/// What must be the same for measurements to count.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Identity {
+    /// The device's name.
+    pub name: String,
+    /// `cpu`, `gpu` or `npu`.
+    pub kind: String,
+    /// Product, instruction set, threads.
+    pub description: String,
+    /// Version of backend and driver.
+    pub version: String,
+    /// Version of the computing kernels and of the system's kernel, as the caller gives it.
+    pub kernel_version: String,
+}
+
+/// What starting work on a device and waiting for it cost, in seconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MeasuredOverheads {
+    /// Of the host, for one submission.
+    pub submit_seconds: f64,
+    /// By which work starts later when the queue has run empty.
+    pub submit_idle_seconds: f64,
+    /// From completion until the host knows it, when it polls.
+    pub poll_sync_seconds: f64,
+    /// From completion until the host knows it, when it blocks.
+    pub block_sync_seconds: f64,
+}
+
+/// The measurements of one operator on a device.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OperatorProfile {
+    /// What [`operator_key`] says.
+    pub operator: String,
+    /// Bytes that the device holds of its own for each weight row.
+    pub own_bytes_per_column: f64,
+    /// The measurements.
+    pub samples: Vec<Sample>,
+}
+
+/// One measurement.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sample {
+    /// Positions.
+    pub rows: usize,
+    /// Positions before them.
+    pub past: usize,
+    /// Columns of the output.
+    pub columns: usize,
+    /// Whether the weights stayed in the array.
+    pub is_weight_stationary: bool,
+    /// How long the device was occupied.
+    pub seconds: f64,
+    /// How long compiling took.
+    pub compile_seconds: f64,
+}
+
+/// How much slower devices are when they run together.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Together {
+    /// Indices of the devices.
+    pub devices: Vec<usize>,
+    /// Positions of the operators that ran.
+    pub rows: usize,
+    /// For each of the devices, its time together over its time alone, at least 1.
+    pub slowdowns: Vec<f64>,
+}
+
+impl Identity {
+    /// The identity of a device under kernels of a version.
+    pub fn of(info: &DeviceInfo, kernel_version: &str) -> Identity {
+        Identity {
+            name: info.name.clone(),
+            kind: info.kind.to_string(),
+            description: info.description.clone(),
+            version: info.version.clone(),
+            kernel_version: kernel_version.to_owned(),
+        }
+    }
+
+    /// The device's kind.
+    pub fn device_kind(&self) -> Option<DeviceKind> {
+        [DeviceKind::Cpu, DeviceKind::Gpu, DeviceKind::Npu].into_iter().find(|kind| kind.to_string() == self.kind)
+    }
+}
+
+impl DeviceProfile {
+    /// The measurements of an operator.
+    pub fn operator(&self, key: &str) -> Option<&OperatorProfile> {
+        self.operators.iter().find(|operator| operator.operator == key)
+    }
+}
+
+/// A text that is the same for operators that cost the same: kind, sizes and element types, but not the number of
+/// columns of a linear operator's output, which measurements vary.
+pub fn operator_key(spec: &OpSpec) -> String {
+    let sizes = match &spec.op {
+        Op::Linear { in_features, format, bias, .. } => {
+            format!("{format} {in_features}{}", if *bias { " bias" } else { "" })
+        }
+        Op::Embed { features, .. } => format!("{features}"),
+        Op::Rope { heads, head_dim, .. } => format!("{heads}x{head_dim}"),
+        Op::CacheWrite { kv_heads, head_dim, context } => format!("{kv_heads}x{head_dim} of {context}"),
+        Op::Attention { heads, kv_heads, head_dim, context, .. } => {
+            format!("{heads}/{kv_heads}x{head_dim} of {context}")
+        }
+        op => op.output_columns().to_string(),
+    };
+    let inputs: Vec<String> = spec.inputs.iter().map(ToString::to_string).collect();
+    format!("{} {sizes} ({}) -> {}", spec.op.name(), inputs.join(", "), spec.output)
+}
