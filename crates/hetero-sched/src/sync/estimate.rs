@@ -19,6 +19,8 @@ pub struct Estimate {
     median: Option<f64>,
     /// Upper quartile of the samples.
     upper: Option<f64>,
+    /// Bounds in a row that the estimate exceeded.
+    n_bounds: u32,
 }
 
 impl Estimate {
@@ -49,6 +51,38 @@ impl Estimate {
         if !seconds.is_finite() || seconds < 0.0 {
             return;
         }
+        if self.n_bounds > 1 {
+            // The samples are guesses of `add_bound`, and this is the truth.
+            self.forget();
+        }
+        self.n_bounds = 0;
+        self.push(seconds);
+    }
+
+    /// Takes the knowledge that the duration was at most so many seconds, as when a wait has overslept.
+    ///
+    /// An estimate that is too long sees nothing but such bounds, so it must shrink by itself until the end is seen
+    /// again. A single bound counts as a sample a little below it; from the second in a row on the window is wrong, and
+    /// the estimate falls to shares of the bound that soon are halves.
+    pub fn add_bound(&mut self, seconds: f64) {
+        if self.median.is_some_and(|median| median < seconds) || !seconds.is_finite() {
+            return;
+        }
+        self.n_bounds += 1;
+        match self.n_bounds {
+            1 => self.push(seconds * 0.9),
+            n_bounds => {
+                self.forget();
+                self.push(seconds * if n_bounds == 2 { 0.8 } else { 0.5 });
+            }
+        }
+    }
+
+    fn forget(&mut self) {
+        (self.n_samples, self.next) = (0, 0);
+    }
+
+    fn push(&mut self, seconds: f64) {
         self.samples[self.next] = seconds;
         self.next = (self.next + 1) % WINDOW;
         self.n_samples = (self.n_samples + 1).min(WINDOW);
@@ -59,16 +93,6 @@ impl Estimate {
         let middle = self.n_samples / 2;
         let is_even = self.n_samples.is_multiple_of(2);
         self.median = Some(if is_even { (sorted[middle - 1] + sorted[middle]) / 2.0 } else { sorted[middle] });
-    }
-
-    /// Takes the knowledge that the duration was at most so many seconds.
-    ///
-    /// Such samples come when a wait has overslept. Were they left out, an estimate that is too long would never be
-    /// corrected; the sample is a tenth shorter than what is known, so that a wait or two later the end is seen again.
-    pub fn add_bound(&mut self, seconds: f64) {
-        if self.median.is_none_or(|median| seconds <= median) {
-            self.add(seconds * 0.9);
-        }
     }
 }
 
@@ -100,7 +124,7 @@ mod tests {
 
     #[test]
     fn an_estimate_that_is_too_long_is_found_out() {
-        let mut estimate = Estimate::seeded(10.0);
+        let mut estimate = Estimate::seeded(100.0);
         let truth = 1.0;
         let mut n_bounds = 0;
         // A wait that sleeps as long as the estimate says sees the end only when it was too short.
@@ -108,8 +132,18 @@ mod tests {
             estimate.add_bound(estimate.seconds().unwrap());
             n_bounds += 1;
         }
-        assert!(n_bounds < 200, "{n_bounds}");
+        assert!(n_bounds < 12, "{n_bounds}");
+        estimate.add(truth);
+        assert_eq!(estimate.seconds(), Some(truth), "guesses give way to what was seen");
         estimate.add_bound(5.0);
-        assert!(estimate.seconds().unwrap() <= truth, "a bound above it says nothing new");
+        assert_eq!(estimate.seconds(), Some(truth), "a bound above it says nothing new");
+    }
+
+    #[test]
+    fn one_early_end_changes_little() {
+        let mut estimate = Estimate::new();
+        (0..9).for_each(|_| estimate.add(1.0));
+        estimate.add_bound(0.1);
+        assert_eq!(estimate.seconds(), Some(1.0));
     }
 }
