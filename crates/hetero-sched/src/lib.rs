@@ -2,6 +2,7 @@
 //!
 //! - [`plan`]: a [`Plan`] places every node of a graph on devices; plain data, made without touching any.
 //! - [`cost`]: what the solver asks about devices; [`solver`] finds the plan; [`timing`] predicts when it runs.
+//! - [`explain`]: who computes what, and what other choices would have cost.
 //! - [`profile`]: what was measured of the devices, and predictions from it.
 //! - [`mod@submissions`]: which parts of a plan are submitted together, and what each submission waits for.
 //! - [`activations`]: which tensor holds which value, with few tensors for many layers.
@@ -17,6 +18,7 @@
 pub mod activations;
 pub mod cost;
 pub mod executor;
+pub mod explain;
 pub mod plan;
 pub mod profile;
 pub mod residency;

@@ -7,6 +7,7 @@
 //!
 //! The same question has the same answer: ties are broken by position.
 
+mod alternatives;
 mod cache;
 mod candidates;
 mod paper;
@@ -15,15 +16,16 @@ mod search;
 mod state;
 mod steady;
 
+pub(crate) use alternatives::Alternatives;
 pub use cache::{PlanCache, PlanKey};
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use hetero_core::{Graph, NodeId, OperandOrder, Part, StepParams};
+use hetero_core::{Graph, NodeId, OperandOrder, StepParams};
 
 use crate::cost::{CostModel, DeviceSet, MAX_DEVICES, PartShape};
-use crate::plan::{PlacedPart, Plan};
+use crate::plan::Plan;
 
 use candidates::Pool;
 use problem::Problem;
@@ -353,7 +355,8 @@ fn assemble(graph: &Arc<Graph>, search: &Search<'_>, choices: &[usize], end: &St
         let candidate = search.pool.candidate(work.template, choice);
         let mut placed = Vec::with_capacity(candidate.pieces.len());
         for piece in &candidate.pieces {
-            let [rows, columns] = [piece.rows, piece.columns].map(|[start, end]| start as usize..end as usize);
+            let part = alternatives::placed(piece);
+            let (rows, columns) = (&part.part.rows, &part.part.columns);
             let device = &costs.devices()[piece.device];
             let used = rows.len().min(template.rows.saturating_sub(rows.start));
             if !device.standard_rows.is_empty()
@@ -375,11 +378,7 @@ fn assemble(graph: &Arc<Graph>, search: &Search<'_>, choices: &[usize], end: &St
             }
             busy_seconds[piece.device] += piece.seconds;
             part_seconds.push(piece.seconds);
-            placed.push(PlacedPart {
-                device_idx: piece.device,
-                part: Part { rows, columns },
-                operand_order: piece.order,
-            });
+            placed.push(part);
         }
         placements.push(placed);
     }

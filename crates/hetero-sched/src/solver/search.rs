@@ -11,7 +11,7 @@ use crate::timing::Overheads;
 
 use super::candidates::{FEW_CUTS, Pool, pairs};
 use super::problem::{Template, Work};
-use super::state::{Cut, Outcome, State};
+use super::state::{Candidate, Cut, Outcome, State};
 use super::{Granularity, Weighting};
 
 /// A search under way.
@@ -112,6 +112,16 @@ impl<'a> Search<'a> {
             let candidate = self.pool.candidate(work.template, choice);
             state.advance(problem, work, candidate, &self.overheads, &mut outcome);
         }
+    }
+
+    /// Seconds of a step in which each node is computed in a given way.
+    pub(crate) fn walk_candidates<'c>(&self, candidates: impl Iterator<Item = &'c Candidate>) -> f64 {
+        let problem = self.pool.problem;
+        let (mut state, mut outcome) = (State::new(problem.n_slots), Outcome::new());
+        for (work, candidate) in problem.works.iter().zip(candidates) {
+            state.advance(problem, work, candidate, &self.overheads, &mut outcome);
+        }
+        state.progress.clock.end_known(&self.overheads)
     }
 
     /// What is minimised, if the step ended with what is queued.

@@ -1,0 +1,113 @@
+//! What a step would take if one operator were computed otherwise.
+
+use std::sync::Arc;
+
+use hetero_core::{Graph, Part, StepParams};
+
+use crate::cost::CostModel;
+use crate::explain::Alternative;
+use crate::plan::PlacedPart;
+
+use super::candidates::{Pool, pairs};
+use super::problem::Problem;
+use super::search::Search;
+use super::state::{Candidate, Cut, Piece};
+use super::{Solution, SolveOptions, Weighting};
+
+/// Tries other choices in a plan that was found.
+#[derive(Debug)]
+pub(crate) struct Alternatives<'a> {
+    costs: &'a dyn CostModel,
+    options: &'a SolveOptions,
+    problem: Problem,
+    /// The candidates of the plan, by node.
+    chosen: Vec<Candidate>,
+}
+
+/// Another choice for an operator.
+#[derive(Debug)]
+pub(crate) struct Other {
+    pub(crate) parts: Vec<(PlacedPart, f64)>,
+    /// Its times; the parts are not filled in.
+    pub(crate) summary: Alternative,
+}
+
+impl<'a> Alternatives<'a> {
+    pub(crate) fn new(
+        graph: &Arc<Graph>,
+        costs: &'a dyn CostModel,
+        step: StepParams,
+        options: &'a SolveOptions,
+        solution: &Solution,
+    ) -> Alternatives<'a> {
+        let placements = solution.plan.placements();
+        assert_eq!(placements.len(), graph.nodes().len(), "a solution of another graph");
+        let problem = Problem::new(graph, costs, step.rows, step.past);
+        let mut seconds = solution.part_seconds.iter();
+        let chosen = placements.iter().map(|placed| {
+            let pieces = placed.iter().map(|placed| piece(placed, *seconds.next().expect("seconds of each part")));
+            // Only the pieces count when a plan is walked.
+            Candidate { cut: Cut::Whole(0), pieces: pieces.collect(), joules: 0.0, own_bytes: 0 }
+        });
+        let chosen = chosen.collect();
+        Alternatives { costs, options, problem, chosen }
+    }
+
+    /// The nodes that are decided, each with the number of layers that it stands for: 0 outside of layers.
+    pub(crate) fn distinct_nodes(&self) -> Vec<(usize, usize)> {
+        let layers = self.problem.layers.as_ref();
+        let n_layers =
+            |node: usize| layers.filter(|layers| layers.first.contains(&node)).map_or(0, |layers| layers.count);
+        self.problem.templates.iter().map(|template| (template.node, n_layers(template.node))).collect()
+    }
+
+    /// Everything else that could be done at a node, and what it would take.
+    pub(crate) fn of(&mut self, node: usize) -> Vec<Other> {
+        let template = self.problem.works[node].template;
+        let mut pool = Pool::new(&self.problem, self.costs, self.options);
+        let mut cuts: Vec<Cut> = pool.fixed_cuts(template).iter().map(|&(cut, _)| cut).collect();
+        for (a, b) in pairs(&pool.devices.clone()) {
+            for is_chain in [true, false] {
+                let balanced = pool.balanced_columns(template, [a, b], is_chain, 0.0);
+                cuts.extend(balanced.into_iter().flatten().map(|at| Cut::columns([a, b], at)));
+            }
+        }
+        cuts.sort_unstable();
+        cuts.dedup();
+        let mut candidates = Vec::new();
+        for cut in cuts {
+            candidates.extend(pool.find(template, cut).map(|idx| pool.candidate(template, idx).clone()));
+        }
+        let weighting = Weighting::new(self.options.objective, self.costs.idle_watts(), 0.0);
+        let search = Search::new(pool, weighting);
+        let same = |work: usize| self.problem.works[work].template == template;
+        let others = candidates.into_iter().map(|candidate| {
+            let walked = (0..self.chosen.len()).map(|work| if same(work) { &candidate } else { &self.chosen[work] });
+            let summary = Alternative {
+                parts: Vec::new(),
+                operator_seconds: candidate.longest(),
+                step_seconds: search.walk_candidates(walked),
+            };
+            let parts = candidate.pieces.iter().map(|piece| (placed(piece), piece.seconds)).collect();
+            Other { parts, summary }
+        });
+        others.collect()
+    }
+}
+
+fn piece(placed: &PlacedPart, seconds: f64) -> Piece {
+    let Part { rows, columns } = &placed.part;
+    Piece {
+        device: placed.device_idx,
+        rows: [rows.start as u32, rows.end as u32],
+        columns: [columns.start as u32, columns.end as u32],
+        order: placed.operand_order,
+        seconds,
+    }
+}
+
+/// The part of a plan that a piece becomes.
+pub(super) fn placed(piece: &Piece) -> PlacedPart {
+    let [rows, columns] = [piece.rows, piece.columns].map(|[start, end]| start as usize..end as usize);
+    PlacedPart { device_idx: piece.device, part: Part { rows, columns }, operand_order: piece.order }
+}
