@@ -111,7 +111,7 @@ fn a_bad_file_is_refused_with_file_line_key_value_range_and_fix() {
 
 #[test]
 fn a_parameter_that_is_no_table_is_refused() {
-    let text = altered("max_graphs = { graphs = 64,", "max_graphs = 64 # {");
+    let text = altered("max_graphs = { graphs = 1024,", "max_graphs = 1024 # {");
     let message = Soc::parse(&text, Path::new("mine.toml")).unwrap_err().to_string();
     assert!(message.contains("npu_limits.max_graphs") && message.contains("graphs = 1"), "{message}");
 }

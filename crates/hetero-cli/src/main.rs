@@ -93,7 +93,7 @@ impl Command {
             Command::Bench(args) => args.model.strict,
             Command::Devices(_) | Command::Quantize(_) => false,
             #[cfg(feature = "npu-sim")]
-            Command::Simulate(_) => false,
+            Command::Simulate(args) => args.strict,
         }
     }
 }

@@ -2,9 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use clap::ValueEnum;
 use hetero_core::WeightFormat;
 use hetero_llama::config::{ModelConfig, SHAPE_NAMES};
-use hetero_llama::simulate::{FaultPlan, SimulateMode, SimulateOptions, SimulatedPhase, Simulation, Soc, simulate};
+use hetero_llama::simulate::{
+    DynamicLength, FaultPlan, Method, SimulateMode, SimulateOptions, SimulatedPhase, Simulation, Soc, simulate,
+};
 use serde::Serialize;
 
 use crate::error::CliError;
@@ -27,21 +30,49 @@ pub(crate) struct Args {
     /// Tokens to generate behind it
     #[arg(long, value_name = "N", default_value_t = 32)]
     decode: u32,
-    /// Who computes: cpu-only, gpu-only, npu-only
-    #[arg(long, value_name = "MODE")]
+    /// Who computes: cpu-only, gpu-only, npu-only, layer (whole operators on GPU or NPU), tensor (operators cut between
+    /// both), tensor-3 (the CPU computes too)
+    #[arg(long, value_name = "MODE", default_value = "tensor")]
     mode: SimulateMode,
+    /// How a mode of several processors plans: `whole-layer`, or `paper` for each operator alone as HeteroLLM does
+    #[arg(long, value_name = "METHOD", default_value = "whole-layer")]
+    method: MethodName,
+    /// What an NPU does with a prompt for whose length it has no graph: `tensor` for whatever is fastest, `padding`,
+    /// `online` to compile one, `pipe` for standard lengths in sequence
+    #[arg(long, value_name = "STRATEGY", default_value = "tensor")]
+    dynamic: DynamicName,
+    /// Wait through the drivers instead of by prediction and polling
+    #[arg(long)]
+    no_fast_sync: bool,
     /// What linear weights are held in: f32, f16, bf16, w8g32, w4g32
     #[arg(long, value_name = "FMT", default_value = "w4g32", value_parser = options::weight_format)]
     weights: WeightFormat,
     /// What goes wrong, such as `npu:late=10x@3` or `gpu:lost@5` (docs/simulator.md has the forms)
     #[arg(long, value_name = "LIST", value_parser = FaultPlan::parse)]
     fault: Option<FaultPlan>,
+    /// End with exit code 3 when a processor fails, instead of going on without it
+    #[arg(long)]
+    pub(crate) strict: bool,
     /// Write every submission as a trace for Perfetto or chrome://tracing, in virtual time
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
     /// Print one JSON document
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum MethodName {
+    WholeLayer,
+    Paper,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum DynamicName {
+    Tensor,
+    Padding,
+    Online,
+    Pipe,
 }
 
 /// Simulates and prints.
@@ -53,6 +84,18 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
         prompt: args.prompt as usize,
         decode: args.decode as usize,
         mode: args.mode,
+        method: match args.method {
+            MethodName::WholeLayer => Method::WholeLayer,
+            MethodName::Paper => Method::Paper,
+        },
+        dynamic_length: match args.dynamic {
+            DynamicName::Tensor => DynamicLength::Tensor,
+            DynamicName::Padding => DynamicLength::Padding,
+            DynamicName::Online => DynamicLength::Online,
+            DynamicName::Pipe => DynamicLength::Pipe,
+        },
+        fast_sync: !args.no_fast_sync,
+        is_strict: args.strict,
         faults: args.fault.clone().unwrap_or_default(),
         trace: args.trace.is_some(),
         soc,
@@ -65,6 +108,12 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
         file.finish()?;
     }
     note(format_args!("compile  {:.3} s before the prompt", simulation.compile_seconds));
+    if let Some(predicted) = simulation.predicted_seconds {
+        note(format_args!("plan     predicted {predicted:.3} s for the prompt"));
+    }
+    for loss in &simulation.losses {
+        note(format_args!("lost     {}: {}; the others went on without it", loss.device, loss.reason));
+    }
     let document = Document {
         schema: SCHEMA,
         soc: &options.soc.name,

@@ -14,6 +14,9 @@ use crate::model::Model;
 /// cancellation is seen soon.
 pub const PREFILL_CHUNK: usize = 512;
 
+/// Positions that are in the cache in the middle of a usual conversation.
+const TYPICAL_PAST: usize = 512;
+
 /// The most logits of a step that computes those of all its positions, `[positions, vocabulary]`: 32 MiB of floats.
 const MAX_LOGITS: usize = 8 << 20;
 
@@ -202,6 +205,10 @@ impl Session {
 
 fn make_ready(model: &Model, graph: ModelGraph, state: &[Arc<SharedTensor>]) -> Result<Step, LlamaError> {
     let weights = model.weights().for_graph(&graph);
-    let runner = Runner::new(model.team(), &graph.graph, &weights, state)?;
+    let rows = graph.graph.capacity();
+    // A plan for decoding may have to last for the whole conversation, so it is made for the middle of one.
+    let past = if rows == 1 { (model.context() / 2).min(TYPICAL_PAST) } else { 0 };
+    let first = StepParams { past, rows };
+    let runner = Runner::new(model.team(), &graph.graph, &weights, state, first)?;
     Ok(Step { graph, runner })
 }

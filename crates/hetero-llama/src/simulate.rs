@@ -3,18 +3,24 @@
 //! The graphs, the plans and the executor are those of a real run; only the processors are simulated and compute
 //! nothing.
 
+mod planned;
+
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
 pub use backend_npu_sim::{FaultPlan, Soc, SocError, Trace};
 use backend_npu_sim::{Numerics, ProcessorUsage, SimOptions, SimulatedSoc, TimeMode, blank_weight};
-use hetero_core::{Backend, DType, DeviceKind, RowSelection, SharedTensor, StepParams, WeightFormat};
-use hetero_sched::{Executor, Plan, Residency, SchedError};
+use hetero_core::{DType, DeviceKind, RowSelection, StepParams, WeightFormat};
+pub use hetero_sched::solver::{DynamicLength, Method};
+use hetero_sched::{Loss, Runner, SchedError, Team};
 
 use crate::LlamaError;
 use crate::config::ModelConfig;
 use crate::graph::{self, GraphOptions, ModelGraph};
+
+/// The smallest number of positions of a prefill graph: an NPU's tile.
+const LEAST_CAPACITY: usize = 32;
 
 /// What is simulated.
 #[derive(Clone, Debug)]
@@ -33,6 +39,14 @@ pub struct SimulateOptions {
     pub mode: SimulateMode,
     /// What goes wrong.
     pub faults: FaultPlan,
+    /// By what plans are found.
+    pub method: Method,
+    /// What an NPU does with a prompt of a length for which it has no graph.
+    pub dynamic_length: DynamicLength,
+    /// Whether the host waits by prediction and polling; otherwise through the drivers.
+    pub fast_sync: bool,
+    /// Whether the failure of a processor ends the simulation.
+    pub is_strict: bool,
     /// Whether every submission is recorded.
     pub trace: bool,
 }
@@ -42,6 +56,12 @@ pub struct SimulateOptions {
 pub enum SimulateMode {
     /// One processor does everything.
     Only(DeviceKind),
+    /// GPU and NPU, each operator on one of them: the paper's Hetero-layer.
+    Layer,
+    /// GPU and NPU, operators cut between them: the paper's Hetero-tensor.
+    Tensor,
+    /// GPU, NPU and CPU, operators cut between them.
+    Tensor3,
 }
 
 /// What a simulation has found. All times are virtual.
@@ -55,6 +75,10 @@ pub struct Simulation {
     pub devices: Vec<SimulatedDevice>,
     /// Seconds that the compilation of graphs took before the prompt came.
     pub compile_seconds: f64,
+    /// What the plan predicted for the prefill; `None` with one processor.
+    pub predicted_seconds: Option<f64>,
+    /// Processors that failed and were left out.
+    pub losses: Vec<Loss>,
     /// Every submission, when they were recorded.
     pub trace: Trace,
 }
@@ -104,46 +128,60 @@ pub fn simulate(options: &SimulateOptions) -> Result<Simulation, LlamaError> {
     if context > options.config.max_positions {
         return Err(LlamaError::ContextFull { needed: context, context: options.config.max_positions });
     }
-    let soc = SimulatedSoc::new(
-        options.soc.clone(),
-        SimOptions {
-            numerics: Numerics::None,
-            time: TimeMode::Virtual,
-            faults: options.faults.clone(),
-            trace: options.trace,
-        },
-    );
-    let devices = options.mode.devices().map(|kind| soc.backend(kind));
-    let mut phases = Phases::new(options, context, &devices)?;
+    let phone = |faults, trace| {
+        let time = TimeMode::Virtual;
+        SimulatedSoc::new(options.soc.clone(), SimOptions { numerics: Numerics::None, time, faults, trace })
+    };
+    let graphs = Graphs::new(options, context);
+    let soc = phone(options.faults.clone(), options.trace);
+    // Measured on a phone of its own, so that neither its times nor its faults are those of the run.
+    let team = planned::team(options, &soc, &phone(FaultPlan::default(), false), &graphs.prefill)?;
+    let mut runners = graphs.make_ready(options, &team)?;
     let compile_seconds = soc.clock().now();
 
     let mut measured = Measured { soc: &soc, usage: Vec::new() };
-    let prefill = measured.phase(options.prompt, || {
-        phases.prefill.step(StepParams { past: 0, rows: options.prompt })?;
-        Ok(())
-    })?;
+    let never = || false;
+    let prefill = measured
+        .phase(options.prompt, || Ok(runners.prefill.step(StepParams { past: 0, rows: options.prompt }, &never)?))?;
     let decode = measured.phase(options.decode, || {
         for past in options.prompt..context {
-            phases.decode.step(StepParams { past, rows: 1 })?;
+            runners.decode.step(StepParams { past, rows: 1 }, &never)?;
         }
         Ok(())
     })?;
     let devices = measured.devices(prefill.seconds + decode.seconds);
-    Ok(Simulation { prefill, decode, devices, compile_seconds, trace: soc.trace() })
+    let predicted_seconds = runners.prefill.solution().map(|solution| solution.prediction.seconds);
+    Ok(Simulation {
+        prefill,
+        decode,
+        devices,
+        compile_seconds,
+        predicted_seconds,
+        losses: team.losses(),
+        trace: soc.trace(),
+    })
 }
 
-/// The two graphs of a model, ready to run.
-struct Phases {
-    prefill: Executor,
-    decode: Executor,
+/// The two graphs of a model.
+struct Graphs {
+    prefill: ModelGraph,
+    decode: ModelGraph,
 }
 
-impl Phases {
-    fn new(options: &SimulateOptions, context: usize, devices: &[Arc<dyn Backend>]) -> Result<Phases, LlamaError> {
+/// The two graphs, ready to run.
+struct Runners {
+    prefill: Runner,
+    decode: Runner,
+}
+
+impl Graphs {
+    fn new(options: &SimulateOptions, context: usize) -> Graphs {
+        // Room for the next standard length of an NPU, which computes no other.
+        let most_rows = options.prompt.next_power_of_two().max(LEAST_CAPACITY);
         let graph_of = |capacity| {
             let graph_options = GraphOptions {
                 capacity,
-                context,
+                context: context.max(most_rows),
                 weights: options.weights,
                 embedding: WeightFormat::Bf16,
                 cache: DType::F16,
@@ -151,16 +189,19 @@ impl Phases {
             };
             graph::build(&options.config, &graph_options)
         };
-        let (prefill, decode) = (graph_of(options.prompt), graph_of(1));
-        let state = prefill.allocate_state(&*devices[0]).map_err(SchedError::from)?;
-        let mut residency = Residency::new();
-        let mut executor = |graph: &ModelGraph, state: &[Arc<SharedTensor>]| {
-            let plan = Plan::single_device(Arc::clone(&graph.graph), 0);
-            let descs = graph.graph.weights().iter();
-            let weights: Result<Vec<_>, _> = descs.map(|desc| blank_weight(&desc.name, desc.layout)).collect();
-            Executor::new(plan, devices, &weights?, state, &mut residency)
+        Graphs { prefill: graph_of(most_rows), decode: graph_of(1) }
+    }
+
+    fn make_ready(&self, options: &SimulateOptions, team: &Arc<Team>) -> Result<Runners, LlamaError> {
+        let state = self.prefill.allocate_state(&*team.devices()[0]).map_err(SchedError::from)?;
+        let ready = |graph: &ModelGraph, first| {
+            let weights = graph.graph.weights().iter().map(|desc| blank_weight(&desc.name, desc.layout));
+            let weights: Result<Vec<_>, _> = weights.collect();
+            Runner::new(team, &graph.graph, &weights.map_err(SchedError::from)?, &state, first)
         };
-        Ok(Phases { prefill: executor(&prefill, &state)?, decode: executor(&decode, &state)? })
+        let decode = ready(&self.decode, StepParams { past: options.prompt, rows: 1 })?;
+        let prefill = ready(&self.prefill, StepParams { past: 0, rows: options.prompt })?;
+        Ok(Runners { prefill, decode })
     }
 }
 
@@ -209,20 +250,33 @@ impl Measured<'_> {
 
 impl SimulateMode {
     /// Every mode.
-    pub const ALL: [SimulateMode; 3] =
-        [SimulateMode::Only(DeviceKind::Cpu), SimulateMode::Only(DeviceKind::Gpu), SimulateMode::Only(DeviceKind::Npu)];
+    pub const ALL: [SimulateMode; 6] = [
+        SimulateMode::Only(DeviceKind::Cpu),
+        SimulateMode::Only(DeviceKind::Gpu),
+        SimulateMode::Only(DeviceKind::Npu),
+        SimulateMode::Layer,
+        SimulateMode::Tensor,
+        SimulateMode::Tensor3,
+    ];
 
     /// The processors that take part, the one that allocates shared memory first.
-    fn devices(self) -> [DeviceKind; 1] {
-        let SimulateMode::Only(kind) = self;
-        [kind]
+    fn devices(self) -> Vec<DeviceKind> {
+        match self {
+            SimulateMode::Only(kind) => vec![kind],
+            SimulateMode::Layer | SimulateMode::Tensor => vec![DeviceKind::Gpu, DeviceKind::Npu],
+            SimulateMode::Tensor3 => vec![DeviceKind::Gpu, DeviceKind::Npu, DeviceKind::Cpu],
+        }
     }
 }
 
 impl fmt::Display for SimulateMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let SimulateMode::Only(kind) = self;
-        write!(f, "{kind}-only")
+        match self {
+            SimulateMode::Only(kind) => write!(f, "{kind}-only"),
+            SimulateMode::Layer => f.write_str("layer"),
+            SimulateMode::Tensor => f.write_str("tensor"),
+            SimulateMode::Tensor3 => f.write_str("tensor-3"),
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use hetero_core::{Backend, Graph, SharedTensor, StepParams, ValueId, WeightMatri
 
 use crate::cost::{CostModel, DeviceSet, MAX_DEVICES};
 use crate::solver::{PlanCache, PlanKey, Solution, SolveOptions, solve};
-use crate::{Executor, ExecutorOptions, Plan, Residency, SchedError, timing};
+use crate::{Executor, ExecutorOptions, PlacedPart, Plan, Residency, SchedError, timing};
 
 /// Plans that a runner keeps.
 const KEPT_PLANS: usize = 64;
@@ -154,7 +154,7 @@ struct Current {
 }
 
 impl Runner {
-    /// Makes a graph ready to run steps of all its rows.
+    /// Makes a graph ready to run, for a first step like `first`.
     ///
     /// `weights` stands in the order of the graph's weights, `state` in the order of its state.
     pub fn new(
@@ -162,11 +162,11 @@ impl Runner {
         graph: &Arc<Graph>,
         weights: &[Arc<WeightMatrix>],
         state: &[Arc<SharedTensor>],
+        first: StepParams,
     ) -> Result<Runner, SchedError> {
         let mut plans = PlanCache::new(KEPT_PLANS);
-        let step = StepParams { past: 0, rows: graph.capacity() };
         loop {
-            let current = Current::of(team, graph, &mut plans, step)?;
+            let current = Current::of(team, graph, &mut plans, first)?;
             let executor = Executor::with_options(
                 current.plan(graph),
                 &team.devices,
@@ -252,7 +252,13 @@ impl Current {
             let costs = team.costs.as_deref().expect("checked above");
             solve(graph, costs, step, &options)
         })?;
-        let past = PlanKey::span(step);
+        let has_fixed_shapes = |placed: &PlacedPart| {
+            let costs = team.costs.as_deref().expect("checked above");
+            !costs.devices()[placed.device_idx].standard_rows.is_empty()
+        };
+        // Other cuts would be other graphs to compile, for seconds, and all that a longer past changes is attention.
+        let is_lasting = solution.plan.placements().iter().flatten().any(has_fixed_shapes);
+        let past = if is_lasting { [0, usize::MAX] } else { PlanKey::span(step) };
         Ok(Current { rows: step.rows, past, usable, solution: Some(solution) })
     }
 

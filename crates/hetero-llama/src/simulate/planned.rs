@@ -1,0 +1,73 @@
+//! The processors of a simulated SoC as a team whose plans follow from measurements.
+
+use std::sync::Arc;
+
+use backend_npu_sim::SimulatedSoc;
+use hetero_core::{Backend, DeviceInfo};
+use hetero_sched::cost::{DeviceSet, ProfiledCosts, ProfiledOptions};
+use hetero_sched::profile::{MeasureOptions, measure};
+use hetero_sched::solver::{Granularity, SolveOptions};
+use hetero_sched::sync::{Clock, WaitOptions, WaitPolicy};
+use hetero_sched::{ExecutorOptions, SchedError, Team, TeamOptions};
+
+use super::{SimulateMode, SimulateOptions};
+use crate::LlamaError;
+use crate::graph::ModelGraph;
+
+/// The processors of `soc` that the mode uses. Their costs are measured on `bench`, another phone of the same kind.
+pub(super) fn team(
+    options: &SimulateOptions,
+    soc: &Arc<SimulatedSoc>,
+    bench: &Arc<SimulatedSoc>,
+    prefill: &ModelGraph,
+) -> Result<Arc<Team>, LlamaError> {
+    let kinds = options.mode.devices();
+    let devices_of =
+        |phone: &SimulatedSoc| -> Vec<Arc<dyn Backend>> { kinds.iter().map(|&kind| phone.backend(kind)).collect() };
+    let devices = devices_of(soc);
+    let policy = if options.fast_sync { WaitPolicy::Predicted } else { WaitPolicy::Block };
+    let executor = ExecutorOptions {
+        wait: WaitOptions { policy, ..WaitOptions::default() },
+        clock: Arc::new(PhoneClock(Arc::clone(soc))),
+        ..ExecutorOptions::default()
+    };
+    if let SimulateMode::Only(_) = options.mode {
+        return Ok(Team::single(Arc::clone(&devices[0]), executor));
+    }
+
+    let clock = PhoneClock(Arc::clone(bench));
+    // Virtual time costs nothing, so that there is no reason to stop early.
+    let measuring = MeasureOptions { budget_seconds: f64::INFINITY, n_repeats: 1, ..MeasureOptions::default() };
+    let (profile, _) =
+        measure(&devices_of(bench), &prefill.graph, &clock, &measuring, None, &mut |_| {}).map_err(SchedError::from)?;
+    let infos: Vec<DeviceInfo> = devices.iter().map(|device| device.info().clone()).collect();
+    let phone = soc.soc();
+    let costs = ProfiledOptions {
+        is_polling: options.fast_sync,
+        active_watts: kinds.iter().map(|&kind| phone.power(kind).active_watts).collect(),
+        idle_watts: kinds.iter().map(|&kind| phone.power(kind).idle_watts).sum(),
+    };
+    let costs = ProfiledCosts::new(&profile, &infos, &prefill.graph, &costs);
+    let solve = SolveOptions {
+        granularity: if options.mode == SimulateMode::Layer { Granularity::Layer } else { Granularity::Tensor },
+        method: options.method,
+        dynamic_length: options.dynamic_length,
+        ..SolveOptions::new(DeviceSet::first(devices.len()))
+    };
+    let options = TeamOptions { solve, executor, is_strict: options.is_strict };
+    Ok(Team::new(devices, Arc::new(costs), options))
+}
+
+/// A phone's host clock.
+#[derive(Debug)]
+struct PhoneClock(Arc<SimulatedSoc>);
+
+impl Clock for PhoneClock {
+    fn now(&self) -> f64 {
+        self.0.clock().now()
+    }
+
+    fn sleep(&self, seconds: f64) {
+        self.0.clock().sleep(seconds);
+    }
+}
