@@ -5,7 +5,8 @@ use hetero_sched::cost::DeviceSet;
 use hetero_sched::explain::explain;
 use hetero_sched::{SolveOptions, solve};
 
-use crate::models::{LLAMA_8B, Parametric, Sizes, llama};
+use crate::models::{LLAMA_8B, Sizes, llama};
+use crate::phone::Parametric;
 
 #[test]
 fn every_operator_says_what_the_others_would_have_cost() {

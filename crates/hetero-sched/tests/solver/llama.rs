@@ -8,7 +8,8 @@ use hetero_sched::solver::{DynamicLength, Effort, Granularity, Method, Objective
 use hetero_sched::timing::timeline;
 use hetero_sched::{Solution, SolveOptions, solve, submissions};
 
-use crate::models::{LLAMA_8B, Parametric, Sizes, llama, numbers};
+use crate::models::{LLAMA_8B, Sizes, llama, numbers};
+use crate::phone::{Parametric, phone};
 
 /// The layer is what is solved, so few of them tell as much as 32.
 const SIZES: Sizes = Sizes { layers: 4, ..LLAMA_8B };
@@ -166,11 +167,12 @@ fn strategies_for_other_lengths_do_what_they_are_called() {
 #[test]
 fn what_no_device_can_compute_is_named() {
     let graph = llama(&SIZES, 4);
-    let mut rates = Parametric::phone(2);
-    rates.refuse_all_but_linear(0);
+    let mut rates = phone(2);
+    rates[0].other = 0.0;
+    let costs = Parametric::new(rates, 61.9e9);
     let options = SolveOptions::new(DeviceSet::one(0));
-    let error = solve(&graph, &rates, StepParams { rows: 4, past: 0 }, &options).unwrap_err();
+    let error = solve(&graph, &costs, StepParams { rows: 4, past: 0 }, &options).unwrap_err();
     assert!(matches!(&error, SolveError::Unsupported { node, .. } if node == "embed"), "{error}");
     let both = SolveOptions::new(DeviceSet::first(2));
-    assert!(solve(&graph, &rates, StepParams { rows: 4, past: 0 }, &both).is_ok());
+    assert!(solve(&graph, &costs, StepParams { rows: 4, past: 0 }, &both).is_ok());
 }

@@ -5,3 +5,4 @@ mod explained;
 mod llama;
 mod models;
 mod paper_table;
+mod phone;
