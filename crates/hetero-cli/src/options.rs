@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use hetero_core::WeightFormat;
+use hetero_llama::team::TogetherOptions;
 use hetero_llama::{Activations, DeviceOptions, DeviceSelection, Model, ModelOptions, ModelSource};
 
 use crate::demo;
@@ -67,7 +68,8 @@ impl ModelArgs {
             (None, Some(needed)) => Some(needed.clamp(1, source.config()?.max_positions)),
             (asked, _) => asked,
         };
-        let options = ModelOptions { devices: self.device_options(), weights: self.weights.0, context };
+        let together = TogetherOptions { is_strict: self.strict, ..TogetherOptions::default() };
+        let options = ModelOptions { devices: self.device_options(), together, weights: self.weights.0, context };
         let bar = progress::bytes("loading");
         let result = Model::load(source, &options, &mut |progress| {
             bar.set_length(progress.total_bytes);

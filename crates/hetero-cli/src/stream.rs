@@ -98,6 +98,9 @@ pub(crate) fn reason_name(reason: FinishReason) -> &'static str {
 
 /// Tells on standard error how fast a generation was.
 pub(crate) fn tell_figures(stats: &GenerationStats, session: &Session) {
+    for loss in session.model().team().losses() {
+        note(format_args!("lost     {}: {}; the other devices went on", loss.device, loss.reason));
+    }
     let speed =
         |name: &str, speed: Speed| format!("{name} {} tokens, {:.1} tokens/s", speed.tokens, speed.tokens_per_second);
     let mut parts = vec![

@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::{BackendError, Bindings};
 
@@ -24,6 +24,9 @@ pub trait Timeline: Debug + Send + Sync {
         self.block_until(value).map(|()| true)
     }
 }
+
+/// How long a processor that has failed may take to let go of what it was lent.
+const SETTLE: Duration = Duration::from_secs(2);
 
 /// A submission: holds what it reads and writes until it has finished.
 #[derive(Debug)]
@@ -47,7 +50,8 @@ enum Held {
 /// Where a processor that is a thread of this process leaves the rights of a submission when it has finished.
 ///
 /// Such a processor computes through slots and views themselves, so they move to it rather than into the ticket. It
-/// gives them back before its timeline counts the submission, or drops them when it has failed.
+/// gives them back before its timeline counts the submission, or drops them when it has failed, and its reference to
+/// this afterwards.
 #[derive(Debug, Default)]
 pub struct HandBack {
     bindings: Mutex<Option<Bindings>>,
@@ -93,7 +97,11 @@ impl Ticket {
 
     /// Waits for the end and gives the rights to the tensors back.
     pub fn wait(mut self) -> Result<Bindings, BackendError> {
-        self.timeline.block_until(self.value)?;
+        if let Err(error) = self.timeline.block_until(self.value) {
+            self.held.settle();
+            self.held = Held::Returned;
+            return Err(error);
+        }
         match std::mem::replace(&mut self.held, Held::Returned) {
             Held::Here(bindings) => Ok(bindings),
             Held::Lent(hand_back) => Ok(hand_back.take().expect("a processor gives back what it was lent")),
@@ -105,9 +113,25 @@ impl Ticket {
 impl Drop for Ticket {
     /// Waits: the processor may be writing.
     fn drop(&mut self) {
-        if !matches!(self.held, Held::Returned) && !self.is_complete() {
-            // An error means that the device has stopped, which is all that matters here.
-            let _ = self.timeline.block_until(self.value);
+        if matches!(self.held, Held::Returned) {
+            return;
+        }
+        // An error means that the device has stopped, which is all that matters here.
+        if !self.is_complete() && self.timeline.block_until(self.value).is_err() {
+            self.held.settle();
+        }
+    }
+}
+
+impl Held {
+    /// Waits until a processor that has failed has let go of the rights: it may still be about to drop those of
+    /// submissions that were queued behind the failure. One that hangs is not waited for any longer; who wants its
+    /// tensors next is told that they are in use.
+    fn settle(&self) {
+        let Held::Lent(hand_back) = self else { return };
+        let deadline = Instant::now() + SETTLE;
+        while Arc::strong_count(hand_back) > 1 && Instant::now() < deadline {
+            std::thread::yield_now();
         }
     }
 }

@@ -326,6 +326,15 @@ pub enum LlamaError {
         name: String,
     },
 
+    /// More devices than a plan can use.
+    #[error("{n_devices} devices: expected at most {most}")]
+    TooManyDevices {
+        /// How many were chosen.
+        n_devices: usize,
+        /// How many there may be.
+        most: usize,
+    },
+
     /// A device that is there and cannot be used.
     #[error("device `{name}` cannot be used: {reason}")]
     DeviceUnusable {

@@ -42,6 +42,7 @@ pub mod session;
 #[cfg(feature = "npu-sim")]
 pub mod simulate;
 pub mod source;
+pub mod team;
 pub mod text_stream;
 pub mod tokenizer;
 pub mod weights;

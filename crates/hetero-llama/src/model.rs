@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use hetero_core::{Backend, DType, RowSelection, WeightFormat};
-use hetero_sched::{ExecutorOptions, Team};
+use hetero_sched::Team;
 
 use crate::LlamaError;
 use crate::backends::{self, Activations, DeviceOptions};
@@ -16,7 +16,9 @@ use crate::graph::{self, GraphOptions};
 use crate::loader::{self, LoadProgress, LoadedWeights, StoredWeights};
 use crate::memory::{self, Fit};
 use crate::packed::PackedCheckpoint;
+use crate::session::PREFILL_CHUNK;
 use crate::source::ModelSource;
+use crate::team::{self, TogetherOptions};
 use crate::tokenizer::Tokenizer;
 use crate::weights::ModelTensors;
 
@@ -28,6 +30,8 @@ const QUANTIZE_ABOVE_PARAMETERS: u64 = 1_000_000_000;
 pub struct ModelOptions {
     /// Processors and how they compute.
     pub devices: DeviceOptions,
+    /// How they work together, when they are several.
+    pub together: TogetherOptions,
     /// What linear weights are held in; `None` chooses w4g32 above a billion parameters and bf16 below.
     pub weights: Option<WeightFormat>,
     /// Positions of the KV cache; `None` means the model's own limit, lowered to what memory has room for.
@@ -112,7 +116,9 @@ impl Model {
             cache_bytes: fit.cache_bytes(graph_options.context),
             load: start.elapsed(),
         };
-        let team = Team::single(Arc::clone(&devices[0]), ExecutorOptions::default());
+        let capacity = PREFILL_CHUNK.min(graph_options.context);
+        let prefill = graph::build(&config, &GraphOptions { capacity, ..graph_options });
+        let team = team::team(devices, &prefill, &options.together, &mut |_| {})?;
         Ok(Arc::new(Model {
             source,
             config,

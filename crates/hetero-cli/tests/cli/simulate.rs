@@ -92,7 +92,7 @@ fn bad_arguments_are_refused() {
     let soc = folder.path().join("soc.toml");
     fs::write(&soc, "name = \"mine\"\nspeed = 3\n").expect("writable");
     for (arguments, told) in [
-        (&["--mode", "tpu-only"][..], "npu-only"),
+        (&["--mode", "tpu-only"][..], "tensor-3"),
         (&["--mode", "gpu-only", "--soc", "snapdragon-9"], "snapdragon-8-gen-3"),
         (&["--mode", "gpu-only", "--soc", argument(&soc)], "soc.toml"),
         (&["--mode", "gpu-only", "--fault", "gpu:tired@1"], "tired"),
@@ -124,6 +124,33 @@ fn devices_lists_a_simulated_soc_on_request() {
     hetero(&["devices", "--soc", "nothing"]).assert_failed(2, "laptop-generic");
 }
 
+/// The modes in which processors share the work are faster than any of them alone, and survive one of them.
+#[test]
+fn processors_that_share_the_work_are_faster_and_survive_each_other() {
+    let seconds = |more: &[&str]| {
+        let document = run(&[&["--json"], more].concat()).json();
+        let busy = document["devices"].as_array().expect("a list").len();
+        (document["prefill"]["seconds"].as_f64().expect("a number"), busy)
+    };
+    let alone = MODES.map(|mode| seconds(&["--mode", mode]).0).into_iter().fold(f64::INFINITY, f64::min);
+    for mode in ["layer", "tensor", "tensor-3"] {
+        for method in ["whole-layer", "paper"] {
+            let (together, n_devices) = seconds(&["--mode", mode, "--method", method]);
+            assert!(together < alone, "{mode}, {method}: {together} s, alone {alone} s");
+            assert!(n_devices >= 2, "{mode}, {method}");
+        }
+    }
+    let with_fast_sync = seconds(&["--mode", "tensor"]).0;
+    let without = seconds(&["--mode", "tensor", "--no-fast-sync"]).0;
+    assert!(with_fast_sync < without, "{with_fast_sync} s, without fast synchronisation {without} s");
+
+    let lost = run(&["--mode", "tensor", "--fault", "npu:lost@20"]);
+    assert_eq!(lost.code, Some(0), "{}", lost.stderr);
+    assert!(lost.stderr.contains("lost     npu-sim"), "{}", lost.stderr);
+    let strict = run(&["--mode", "tensor", "--fault", "npu:lost@20", "--strict"]);
+    strict.assert_failed(1, "npu-sim");
+}
+
 #[cfg(all(feature = "cpu-simd", feature = "demo-model"))]
 #[test]
 fn a_simulated_processor_writes_the_text_of_the_cpu() {
@@ -140,6 +167,13 @@ fn a_simulated_processor_writes_the_text_of_the_cpu() {
     assert_eq!(lost.code, Some(1), "{}", lost.stderr);
     assert!(expected.starts_with(lost.stdout.trim_end()), "what was written before stays: {:?}", lost.stdout);
     assert!(lost.stderr.contains("error: device npu-sim is lost"), "{}", lost.stderr);
+    // Who computes how much follows from measured times; what is computed does not, whoever goes away in the middle.
+    for devices in ["cpu,npu-sim", "cpu,gpu-sim,npu-sim"] {
+        assert_eq!(run(devices, &[]).success(), expected, "{devices}");
+    }
+    for nth in ["300", "700"] {
+        assert_eq!(run("cpu,npu-sim", &["--fault", &format!("npu:lost@{nth}+")]).success(), expected, "lost at {nth}");
+    }
     run("npu-sim", &["--fault", "npu:lost"]).assert_failed(2, "npu:lost");
-    run("npu-sim", &["--soc", "none"]).assert_failed(2, "laptop-generic");
+    run("cpu,npu-sim", &["--soc", "none"]).assert_failed(2, "laptop-generic");
 }

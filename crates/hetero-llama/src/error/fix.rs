@@ -41,6 +41,7 @@ impl LlamaError {
             #[cfg(feature = "npu-sim")]
             Self::Faults(_) => "write faults as `npu:late=10x@3; gpu:lost@5`; docs/simulator.md has all forms".into(),
             Self::DeviceNotBuilt { name } => format!("build with the cargo feature for `{name}`, or choose another device"),
+            Self::TooManyDevices { .. } => "leave some out with `--devices`".into(),
             Self::DeviceUnusable { fix, .. } => fix.clone(),
             Self::NoDevice => "build with at least one backend's cargo feature, such as `cpu-simd`".into(),
             Self::BadContext { limit, .. } => format!("give a context of at most {limit} tokens"),

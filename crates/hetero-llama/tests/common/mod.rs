@@ -60,7 +60,7 @@ pub(crate) fn load(folder: &Path, weights: Option<WeightFormat>) -> Arc<Model> {
 /// Loads a model on two threads.
 pub(crate) fn load_with(folder: &Path, weights: Option<WeightFormat>, activations: Activations) -> Arc<Model> {
     let devices = DeviceOptions { threads: Some(2), activations, ..DeviceOptions::default() };
-    let options = ModelOptions { devices, weights, context: None };
+    let options = ModelOptions { devices, weights, ..ModelOptions::default() };
     let source = ModelSource::Folder(folder.to_path_buf());
     Model::load(source, &options, &mut |_| {}).unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
 }
