@@ -79,6 +79,8 @@ impl CliError {
         match self {
             CliError::StdoutClosed => 0,
             CliError::Llama(LlamaError::Run(SchedError::Unsupported { .. })) if strict => 3,
+            // A device that failed: without `--strict` the others would have gone on.
+            CliError::Llama(LlamaError::Run(error)) if strict && error.device_idx().is_some() => 3,
             CliError::Llama(error) if error.is_bad_input() => 2,
             CliError::Usage { .. } | CliError::Read { .. } | CliError::Create { .. } => 2,
             CliError::Stdin(source) if source.kind() == io::ErrorKind::InvalidData => 2,

@@ -16,12 +16,16 @@ mod logits;
 mod options;
 mod output;
 mod perplexity;
+#[cfg(feature = "npu-sim")]
+mod plan;
 mod progress;
 mod quantize;
 mod run;
 mod sampling;
 #[cfg(feature = "npu-sim")]
 mod simulate;
+#[cfg(feature = "npu-sim")]
+mod simulated;
 mod stream;
 
 use std::io::IsTerminal;
@@ -53,6 +57,8 @@ enum Command {
     Devices(devices::Args),
     Quantize(quantize::Args),
     #[cfg(feature = "npu-sim")]
+    Plan(plan::Args),
+    #[cfg(feature = "npu-sim")]
     Simulate(simulate::Args),
 }
 
@@ -79,6 +85,8 @@ impl Command {
             Command::Devices(args) => devices::run(args),
             Command::Quantize(args) => quantize::run(args),
             #[cfg(feature = "npu-sim")]
+            Command::Plan(args) => plan::run(args),
+            #[cfg(feature = "npu-sim")]
             Command::Simulate(args) => simulate::run(args),
         }
     }
@@ -92,6 +100,8 @@ impl Command {
             Command::Perplexity(args) => args.model.strict,
             Command::Bench(args) => args.model.strict,
             Command::Devices(_) | Command::Quantize(_) => false,
+            #[cfg(feature = "npu-sim")]
+            Command::Plan(_) => false,
             #[cfg(feature = "npu-sim")]
             Command::Simulate(args) => args.strict,
         }

@@ -1,52 +1,20 @@
 //! `hetero simulate`: a model's prompt and decode steps on a simulated SoC, in virtual time.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use clap::ValueEnum;
-use hetero_core::WeightFormat;
-use hetero_llama::config::{ModelConfig, SHAPE_NAMES};
-use hetero_llama::simulate::{
-    DynamicLength, FaultPlan, Method, SimulateMode, SimulateOptions, SimulatedPhase, Simulation, Soc, simulate,
-};
+use hetero_llama::simulate::{FaultPlan, SimulateOptions, SimulatedPhase, Simulation, simulate};
 use serde::Serialize;
 
 use crate::error::CliError;
 use crate::json::{self, SCHEMA};
-use crate::options;
 use crate::output::{OutputFile, note, write_stdout};
+use crate::simulated::SimulatedArgs;
 
 /// Time a model on a simulated SoC; neither weights nor the processors are needed
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// SoC: a built-in one, or a SoC file (docs/simulator.md says how to write one)
-    #[arg(long, value_name = "NAME", default_value = "snapdragon-8-gen-3")]
-    soc: String,
-    /// Model: a built-in shape, or a Hugging Face folder or its config.json
-    #[arg(long, value_name = "NAME", default_value = "llama-3-8b")]
-    shape: String,
-    /// Tokens of the prompt
-    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
-    prompt: u32,
-    /// Tokens to generate behind it
-    #[arg(long, value_name = "N", default_value_t = 32)]
-    decode: u32,
-    /// Who computes: cpu-only, gpu-only, npu-only, layer (whole operators on GPU or NPU), tensor (operators cut between
-    /// both), tensor-3 (the CPU computes too)
-    #[arg(long, value_name = "MODE", default_value = "tensor")]
-    mode: SimulateMode,
-    /// How a mode of several processors plans: `whole-layer`, or `paper` for each operator alone as HeteroLLM does
-    #[arg(long, value_name = "METHOD", default_value = "whole-layer")]
-    method: MethodName,
-    /// What an NPU does with a prompt for whose length it has no graph: `tensor` for whatever is fastest, `padding`,
-    /// `online` to compile one, `pipe` for standard lengths in sequence
-    #[arg(long, value_name = "STRATEGY", default_value = "tensor")]
-    dynamic: DynamicName,
-    /// Wait through the drivers instead of by prediction and polling
-    #[arg(long)]
-    no_fast_sync: bool,
-    /// What linear weights are held in: f32, f16, bf16, w8g32, w4g32
-    #[arg(long, value_name = "FMT", default_value = "w4g32", value_parser = options::weight_format)]
-    weights: WeightFormat,
+    #[command(flatten)]
+    what: SimulatedArgs,
     /// What goes wrong, such as `npu:late=10x@3` or `gpu:lost@5` (docs/simulator.md has the forms)
     #[arg(long, value_name = "LIST", value_parser = FaultPlan::parse)]
     fault: Option<FaultPlan>,
@@ -61,44 +29,13 @@ pub(crate) struct Args {
     json: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum MethodName {
-    WholeLayer,
-    Paper,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum DynamicName {
-    Tensor,
-    Padding,
-    Online,
-    Pipe,
-}
-
 /// Simulates and prints.
 pub(crate) fn run(args: &Args) -> Result<(), CliError> {
-    let soc = Soc::load(&args.soc).map_err(hetero_llama::LlamaError::from)?;
     let options = SimulateOptions {
-        config: shape(&args.shape)?,
-        weights: args.weights,
-        prompt: args.prompt as usize,
-        decode: args.decode as usize,
-        mode: args.mode,
-        method: match args.method {
-            MethodName::WholeLayer => Method::WholeLayer,
-            MethodName::Paper => Method::Paper,
-        },
-        dynamic_length: match args.dynamic {
-            DynamicName::Tensor => DynamicLength::Tensor,
-            DynamicName::Padding => DynamicLength::Padding,
-            DynamicName::Online => DynamicLength::Online,
-            DynamicName::Pipe => DynamicLength::Pipe,
-        },
-        fast_sync: !args.no_fast_sync,
         is_strict: args.strict,
         faults: args.fault.clone().unwrap_or_default(),
         trace: args.trace.is_some(),
-        soc,
+        ..args.what.options()?
     };
     // Made first, so that a path that cannot be written is known before anything is computed.
     let trace = args.trace.as_deref().map(OutputFile::create).transpose()?;
@@ -117,34 +54,14 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     let document = Document {
         schema: SCHEMA,
         soc: &options.soc.name,
-        shape: &args.shape,
-        mode: args.mode.to_string(),
+        shape: &args.what.shape,
+        mode: args.what.mode.to_string(),
         compile_seconds: simulation.compile_seconds,
         prefill: Phase::from(&simulation.prefill),
         decode: Phase::from(&simulation.decode),
         devices: devices(&simulation),
     };
     if args.json { json::print(&document) } else { write_stdout(&document.text()) }
-}
-
-/// A model by the name of its shape, or by its files.
-fn shape(name: &str) -> Result<ModelConfig, CliError> {
-    if let Some(config) = ModelConfig::shape(name) {
-        return Ok(config);
-    }
-    let path = Path::new(name);
-    let folder = match path.file_name() {
-        Some(file) if file == "config.json" => path.parent().unwrap_or(Path::new("")),
-        _ => path,
-    };
-    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-    if !folder.exists() {
-        return Err(CliError::Usage {
-            message: format!("{name}: neither a shape ({}) nor a path", SHAPE_NAMES.join(", ")),
-            fix: "give the name of a shape, a Hugging Face folder, or the path of its config.json".into(),
-        });
-    }
-    Ok(options::source(Some(folder))?.config()?)
 }
 
 fn devices(simulation: &Simulation) -> Vec<Device> {

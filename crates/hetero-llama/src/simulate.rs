@@ -12,8 +12,9 @@ use std::sync::Arc;
 pub use backend_npu_sim::{FaultPlan, Soc, SocError, Trace};
 use backend_npu_sim::{Numerics, ProcessorUsage, SimOptions, SimulatedSoc, TimeMode, blank_weight};
 use hetero_core::{DType, DeviceKind, RowSelection, StepParams, WeightFormat};
+use hetero_sched::explain::Explanation;
 pub use hetero_sched::solver::{DynamicLength, Method};
-use hetero_sched::{Loss, Runner, SchedError, Team};
+use hetero_sched::{Loss, Runner, SchedError, Solution, Team};
 
 use crate::LlamaError;
 use crate::config::ModelConfig;
@@ -121,13 +122,8 @@ impl SimulatedPhase {
 
 /// Runs a model's prompt and decode steps on a simulated SoC.
 pub fn simulate(options: &SimulateOptions) -> Result<Simulation, LlamaError> {
+    check(options)?;
     let context = options.prompt + options.decode;
-    if options.prompt == 0 {
-        return Err(LlamaError::EmptyPrompt);
-    }
-    if context > options.config.max_positions {
-        return Err(LlamaError::ContextFull { needed: context, context: options.config.max_positions });
-    }
     let phone = |faults, trace| {
         let time = TimeMode::Virtual;
         SimulatedSoc::new(options.soc.clone(), SimOptions { numerics: Numerics::None, time, faults, trace })
@@ -160,6 +156,47 @@ pub fn simulate(options: &SimulateOptions) -> Result<Simulation, LlamaError> {
         losses: team.losses(),
         trace: soc.trace(),
     })
+}
+
+/// A plan for one step on a simulated SoC.
+#[derive(Clone, Debug)]
+pub struct SimulatedPlan {
+    /// Who computes what, and what it is predicted to take.
+    pub solution: Solution,
+    /// Why.
+    pub explanation: Explanation,
+}
+
+/// Plans the prompt, or with `is_decode` a single token behind it, without running anything.
+///
+/// # Panics
+/// When the mode is one of a single processor, which needs no plan.
+pub fn plan(options: &SimulateOptions, is_decode: bool) -> Result<SimulatedPlan, LlamaError> {
+    check(options)?;
+    let phone = || {
+        let time = TimeMode::Virtual;
+        let sim_options = SimOptions { numerics: Numerics::None, time, ..SimOptions::default() };
+        SimulatedSoc::new(options.soc.clone(), sim_options)
+    };
+    let graphs = Graphs::new(options, options.prompt + options.decode);
+    let team = planned::team(options, &phone(), &phone(), &graphs.prefill)?;
+    let (graph, step) = match is_decode {
+        true => (&graphs.decode.graph, StepParams { past: options.prompt, rows: 1 }),
+        false => (&graphs.prefill.graph, StepParams { past: 0, rows: options.prompt }),
+    };
+    let (solution, explanation) = team.explain(graph, step)?;
+    Ok(SimulatedPlan { solution, explanation })
+}
+
+fn check(options: &SimulateOptions) -> Result<(), LlamaError> {
+    let context = options.prompt + options.decode;
+    if options.prompt == 0 {
+        return Err(LlamaError::EmptyPrompt);
+    }
+    if context > options.config.max_positions {
+        return Err(LlamaError::ContextFull { needed: context, context: options.config.max_positions });
+    }
+    Ok(())
 }
 
 /// The two graphs of a model.

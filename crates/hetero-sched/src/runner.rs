@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use hetero_core::{Backend, Graph, SharedTensor, StepParams, ValueId, WeightMatrix};
 
 use crate::cost::{CostModel, DeviceSet, MAX_DEVICES};
+use crate::explain::{Explanation, explain};
 use crate::solver::{PlanCache, PlanKey, Solution, SolveOptions, solve};
 use crate::{Executor, ExecutorOptions, PlacedPart, Plan, Residency, SchedError, timing};
 
@@ -95,11 +96,16 @@ impl Team {
         self.residency().own_bytes()
     }
 
-    /// The plan of a step, or the error that there is none.
-    pub fn solve(&self, graph: &Arc<Graph>, step: StepParams, usable: DeviceSet) -> Result<Solution, SchedError> {
-        let options = SolveOptions { devices: usable, ..self.options.solve.clone() };
+    /// The plan of a step with the reasons for it, without running anything.
+    ///
+    /// # Panics
+    /// When the team is a single device, which needs no plan.
+    pub fn explain(&self, graph: &Arc<Graph>, step: StepParams) -> Result<(Solution, Explanation), SchedError> {
+        let options = SolveOptions { devices: self.usable(), ..self.options.solve.clone() };
         let costs = self.costs.as_deref().expect("a single device needs no plan");
-        Ok(solve(graph, costs, step, &options)?)
+        let solution = solve(graph, costs, step, &options)?;
+        let explanation = explain(graph, costs, step, &options, &solution);
+        Ok((solution, explanation))
     }
 
     /// Leaves the device out that an error names; gives the error back when the team cannot go on.

@@ -148,7 +148,7 @@ fn processors_that_share_the_work_are_faster_and_survive_each_other() {
     assert_eq!(lost.code, Some(0), "{}", lost.stderr);
     assert!(lost.stderr.contains("lost     npu-sim"), "{}", lost.stderr);
     let strict = run(&["--mode", "tensor", "--fault", "npu:lost@20", "--strict"]);
-    strict.assert_failed(1, "npu-sim");
+    strict.assert_failed(3, "npu-sim");
 }
 
 #[cfg(all(feature = "cpu-simd", feature = "demo-model"))]
@@ -176,4 +176,32 @@ fn a_simulated_processor_writes_the_text_of_the_cpu() {
     }
     run("npu-sim", &["--fault", "npu:lost"]).assert_failed(2, "npu:lost");
     run("cpu,npu-sim", &["--soc", "none"]).assert_failed(2, "laptop-generic");
+}
+
+#[test]
+fn a_plan_covers_every_operator_and_says_why() {
+    let arguments = ["plan", "--shape", "llama-3.2-1b", "--prompt", "96"];
+    let document = hetero(&[&arguments[..], &["--json"]].concat()).json();
+    assert!(document["predicted_seconds"].as_f64() > Some(0.0));
+    let ops = document["ops"].as_array().expect("a list");
+    let down: Vec<&Value> = ops.iter().filter(|op| op["op"] == "ffn_down").collect();
+    assert_eq!(down.len(), 16, "one for each layer");
+    for (layer, op) in down.into_iter().enumerate() {
+        assert_eq!(op["layer"], layer);
+        assert!(op["reason"].as_str().is_some_and(|reason| !reason.is_empty()));
+        let parts = op["parts"].as_array().expect("a list");
+        let area = |part: &Value| {
+            let length = |range: &Value| range[1].as_u64().expect("an end") - range[0].as_u64().expect("a start");
+            length(&part["rows"]) * length(&part["positions"])
+        };
+        assert_eq!(parts.iter().map(area).sum::<u64>(), 2048 * 128, "all of 2048 columns, room for 128 positions");
+        let slowest = parts.iter().filter_map(|part| part["predicted_us"].as_f64()).fold(0.0, f64::max);
+        assert_eq!(op["predicted_us"].as_f64(), Some(slowest));
+    }
+    let short = hetero(&arguments).success();
+    let explained = hetero(&[&arguments[..], &["--explain"]].concat()).success();
+    assert!(short.contains("gpu-sim") && short.contains("npu-sim") && !short.contains("  not "), "{short}");
+    assert!(explained.contains("  not "), "{explained}");
+    assert!(hetero(&[&arguments[..], &["--decode-step"]].concat()).success() != short);
+    hetero(&["plan", "--mode", "gpu-only"]).assert_failed(2, "nothing to plan");
 }
