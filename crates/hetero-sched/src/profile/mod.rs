@@ -1,6 +1,6 @@
 //! What was measured of the devices, how it is kept, and what is predicted from it.
 //!
-//! - [`measure`]: runs the operators of a model on every device through the `Backend` trait.
+//! - [`mod@measure`]: runs the operators of a model on every device through the `Backend` trait.
 //! - [`store`]: keeps a [`Profile`] as JSON and refuses one that does not fit the devices at hand.
 //! - [`predict`]: seconds of what was not measured, with the error on points that were held out.
 //! - [`online`]: corrects predictions by what runs measure, and says when they drift.

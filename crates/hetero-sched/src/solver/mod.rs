@@ -10,6 +10,7 @@
 mod alternatives;
 mod cache;
 mod candidates;
+mod cuts;
 mod paper;
 mod problem;
 mod search;

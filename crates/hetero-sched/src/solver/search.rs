@@ -9,7 +9,8 @@ use std::ops::Range;
 use crate::cost::{DeviceSet, MAX_DEVICES};
 use crate::timing::Overheads;
 
-use super::candidates::{FEW_CUTS, Pool, pairs};
+use super::candidates::{Pool, pairs};
+use super::cuts::FEW_CUTS;
 use super::problem::{Template, Work};
 use super::state::{Candidate, Cut, Outcome, State};
 use super::{Granularity, Weighting};
@@ -147,7 +148,7 @@ impl<'a> Search<'a> {
             let live = problem.live(work);
             let (mut places, mut ways) = (0xcbf2_9ce4_8422_2325u64, 0x9ddf_ea08_eb38_2d69u64);
             for &slot in live.iter().filter(|&&slot| slot != work.output) {
-                let word = state.values[slot].map_or([0; 2], |located| words(located.cut));
+                let word = state.values[slot].as_ref().map_or([0; 2], |located| words(located.cut));
                 ways = mix(ways, word[0]);
                 places = mix(mix(places, word[0]), word[1]);
             }

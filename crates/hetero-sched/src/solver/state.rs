@@ -187,8 +187,8 @@ impl State {
     ) {
         progress.clone_from(&self.progress);
         let inputs = problem.inputs(work);
-        // What other devices wait for is closed before anything of this node is placed.
-        if candidate.pieces.len() > 1 || self.is_elsewhere(inputs, candidate.pieces[0].device) {
+        // What other devices wait for is closed before anything of this node is placed; a single piece does so below.
+        if candidate.pieces.len() > 1 {
             for piece in &candidate.pieces {
                 self.for_each_need(inputs, piece, |part| {
                     if part.submission == progress.latest[part.device] {
@@ -203,6 +203,9 @@ impl State {
             let mut known = progress.known[device];
             self.for_each_need(inputs, piece, |part| {
                 if part.submission > known[part.device] {
+                    if part.submission == progress.latest[part.device] {
+                        progress.is_open[part.device] = false;
+                    }
                     let (end, its_known) = self.end_of(part);
                     ready = ready.max(end + overheads[part.device].sync);
                     for (known, its) in known.iter_mut().zip(its_known) {
@@ -351,13 +354,6 @@ impl State {
         } else {
             (part.end, part.known)
         }
-    }
-
-    fn is_elsewhere(&self, inputs: &[super::problem::Input], device: usize) -> bool {
-        inputs.iter().filter_map(|input| input.slot).any(|slot| {
-            self.values[slot]
-                .is_some_and(|located| located.parts[..located.n_parts].iter().any(|part| part.device != device))
-        })
     }
 
     /// Calls `f` for every part on another device that a piece needs.

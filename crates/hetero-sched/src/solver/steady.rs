@@ -2,10 +2,14 @@
 
 use std::ops::Range;
 
-use super::candidates::{FEW_CUTS, ROW_STEP, pairs};
+use super::candidates::pairs;
+use super::cuts::{FEW_CUTS, ROW_STEP};
 use super::problem::Layers;
 use super::search::{NO_CHOICE, Search};
 use super::state::{Cut, State};
+
+/// A change that makes an operator this many times as long is not tried.
+const LONGER: f64 = 1.5;
 
 /// For each node of a graph, the number of the candidate that was chosen for it.
 pub(crate) type Choices = Vec<usize>;
@@ -163,15 +167,15 @@ impl Search<'_> {
         trial.changed.clone_from(choices);
         trial.least = self.try_value(&mut trial, 0);
         self.note_states(&mut trial, choices, 0);
+        self.shift_cuts(choices, &mut trial);
         for _ in 0..self.pool.options.effort.rounds {
             let before = trial.least;
-            self.shift_cuts(choices, &mut trial);
             self.replace_cuts(choices, &mut trial);
             if trial.least >= before {
                 break;
             }
+            self.shift_cuts(choices, &mut trial);
         }
-        self.shift_cuts(choices, &mut trial);
         trial.least
     }
 
@@ -235,7 +239,8 @@ impl Search<'_> {
         }
     }
 
-    /// Tries every other cut for each linear operator (for each node, if the effort says so), for it alone and for the chain that begins with it.
+    /// Tries every other cut for each linear operator (for each node, if the effort says so), for it alone and for the
+    /// chain that begins with it.
     fn replace_cuts(&mut self, choices: &mut Choices, trial: &mut Trial) {
         let problem = self.pool.problem;
         let start = trial.nodes.start;
@@ -260,6 +265,14 @@ impl Search<'_> {
                 }
             }
             for cut in cuts {
+                if !self.pool.options.effort.replaces_all {
+                    let now = self.pool.candidate(template, choices[offset]).longest();
+                    // What takes some device so much longer is not made up for by the others.
+                    let known = self.pool.find(template, cut);
+                    if known.is_none_or(|candidate| self.pool.candidate(template, candidate).longest() > LONGER * now) {
+                        continue;
+                    }
+                }
                 self.try_change(choices, trial, |node, _| node == offset, cut);
                 if chain.len() > 1 {
                     self.try_change(choices, trial, |node, _| chain.contains(&(node + first_template)), cut);

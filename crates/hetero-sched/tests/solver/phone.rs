@@ -30,8 +30,8 @@ pub(crate) struct Parametric {
     rates: Vec<Rates>,
     /// Bytes a second of all devices together.
     bus: f64,
-    /// Class ids are indices. A lock, because a cost model is asked through a shared reference.
-    classes: Mutex<Vec<OpSpec>>,
+    /// Operators, with the columns that they read and write; class ids are indices. A lock, because a cost model is asked through a shared reference.
+    classes: Mutex<Vec<(OpSpec, usize)>>,
 }
 
 impl Parametric {
@@ -99,16 +99,17 @@ impl CostModel for Parametric {
 
     fn class(&self, spec: &OpSpec) -> ClassId {
         let mut classes = self.classes.lock().unwrap();
-        let known = classes.iter().position(|known| known == spec);
+        let known = classes.iter().position(|(known, _)| known == spec);
         ClassId(known.unwrap_or_else(|| {
-            classes.push(spec.clone());
+            let columns = spec.op.input_columns().iter().sum::<usize>() + spec.op.output_columns();
+            classes.push((spec.clone(), columns));
             classes.len() - 1
         }))
     }
 
     fn seconds(&self, device_idx: usize, shape: &PartShape) -> Option<f64> {
         let classes = self.classes.lock().unwrap();
-        let op = &classes[shape.class.0].op;
+        let (OpSpec { op, .. }, activations) = &classes[shape.class.0];
         let rates = &self.rates[device_idx];
         let share = shape.columns as f64 / op.output_columns() as f64;
         let operations = op.operations(shape.rows, shape.past) as f64 * share;
@@ -118,7 +119,6 @@ impl CostModel for Parametric {
             return None;
         }
         let mut compute = operations / per_second;
-        let activations: usize = op.input_columns().iter().sum::<usize>() + op.output_columns();
         let mut bytes = (shape.rows * activations * 4) as f64 * share;
         if let Op::Linear { in_features, out_features, .. } = *op {
             bytes += (shape.columns * in_features) as f64 * 0.5625;
@@ -142,7 +142,7 @@ impl CostModel for Parametric {
     }
 
     fn own_bytes(&self, device_idx: usize, class: ClassId, columns: usize) -> u64 {
-        match self.classes.lock().unwrap()[class.0].op {
+        match self.classes.lock().unwrap()[class.0].0.op {
             Op::Linear { in_features, .. } => {
                 ((columns * in_features) as f64 * 0.5625 * self.rates[device_idx].copies) as u64
             }
