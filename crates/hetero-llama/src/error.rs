@@ -485,22 +485,3 @@ pub enum LlamaError {
         found: f32,
     },
 }
-
-impl LlamaError {
-    /// Whether a file or an argument is at fault (exit code 2) and not the run itself (exit code 1).
-    pub fn is_bad_input(&self) -> bool {
-        use std::io::ErrorKind::{NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
-        match self {
-            Self::BadLogits { .. }
-            | Self::Cancelled
-            | Self::FileChanged { .. }
-            | Self::Run(_)
-            | Self::Tokenize { .. } => false,
-            // A path that cannot be written to is the user's; a full disk is not.
-            Self::Write { source, .. } => {
-                matches!(source.kind(), NotADirectory | NotFound | PermissionDenied | ReadOnlyFilesystem)
-            }
-            _ => true,
-        }
-    }
-}

@@ -121,7 +121,7 @@ fn the_results_are_those_of_one_device_whoever_fails_and_whenever() {
 fn the_last_device_and_a_strict_team_do_not_go_on() {
     let model = decoder(CAPACITY);
     let failing = Habits { fails_at: Some(2), ..Habits::default() };
-    let alone = team(&[failing.clone()], false);
+    let alone = team(std::slice::from_ref(&failing), false);
     let error = steps(&model, &mut runner(&alone, &model).expect("ready")).expect_err("nobody is left");
     assert_eq!((error.device_idx(), alone.losses().len()), (Some(0), 0));
 

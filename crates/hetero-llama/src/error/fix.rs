@@ -1,10 +1,27 @@
-//! What a user can do about each failure.
+//! Whether a failure is the user's to mend, and what can be done about it.
 
 use std::path::Path;
 
 use super::LlamaError;
 
 impl LlamaError {
+    /// Whether a file or an argument is at fault (exit code 2) and not the run itself (exit code 1).
+    pub fn is_bad_input(&self) -> bool {
+        use std::io::ErrorKind::{NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
+        match self {
+            Self::BadLogits { .. }
+            | Self::Cancelled
+            | Self::FileChanged { .. }
+            | Self::Run(_)
+            | Self::Tokenize { .. } => false,
+            // A path that cannot be written to is the user's; a full disk is not.
+            Self::Write { source, .. } => {
+                matches!(source.kind(), NotADirectory | NotFound | PermissionDenied | ReadOnlyFilesystem)
+            }
+            _ => true,
+        }
+    }
+
     /// What the user can do about it: one sentence, without a full stop at the end.
     pub fn fix(&self) -> String {
         match self {
@@ -52,6 +69,9 @@ impl LlamaError {
             Self::BadWindows { room, .. } => format!("give a `--context` of at most {room} tokens"),
             Self::TextTooShort { .. } => "give a longer text".into(),
             Self::Cancelled => "start again".into(),
+            Self::Run(hetero_sched::SchedError::Unsupported { device, .. }) => {
+                format!("choose weights that `{device}` computes with, such as `--weights w4g32`, or leave it out with `--devices`")
+            }
             Self::Run(_) => "run again; if it fails again, leave the device out with `--devices`".into(),
             Self::Write { .. } => "check the permissions of the folder and the free space of its disk".into(),
             Self::FolderNotEmpty { .. } => "choose another folder, or empty this one first".into(),
