@@ -33,7 +33,7 @@ pub(crate) struct ModelArgs {
     /// CPU worker threads [default: one for each performance core]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
-    /// The SoC that `npu-sim` and `gpu-sim` are of: a built-in one or a SoC file [default: snapdragon-8-gen-3]
+    /// The SoC that `npu-sim`, `gpu-sim` and `cpu-sim` are of: a built-in one or a SoC file [default: snapdragon-8-gen-3]
     #[cfg(feature = "npu-sim")]
     #[arg(long, value_name = "NAME")]
     soc: Option<String>,

@@ -20,7 +20,7 @@ pub struct DeviceOptions {
     pub threads: Option<usize>,
     /// How exactly activations are kept.
     pub activations: Activations,
-    /// The SoC whose processors `npu-sim` and `gpu-sim` are: a built-in one or a file; `None` means the default one.
+    /// The SoC whose processors `npu-sim`, `gpu-sim` and `cpu-sim` are: a built-in one or a file; `None` means the default one.
     pub soc: Option<String>,
     /// What goes wrong on simulated processors, such as `npu:late@3x10`; `None` means nothing.
     pub faults: Option<String>,
@@ -105,29 +105,23 @@ struct Known {
 }
 
 /// Every processor that this version of hetero can drive, the one that allocates shared memory first.
-const KNOWN: [Known; 3] = [
-    Known {
-        name: "cpu",
-        kind: DeviceKind::Cpu,
-        feature: "cpu-simd",
-        is_in_build: cfg!(feature = "cpu-simd"),
-        is_real: true,
-    },
-    Known {
-        name: "npu-sim",
-        kind: DeviceKind::Npu,
-        feature: "npu-sim",
-        is_in_build: cfg!(feature = "npu-sim"),
-        is_real: false,
-    },
-    Known {
-        name: "gpu-sim",
-        kind: DeviceKind::Gpu,
-        feature: "npu-sim",
-        is_in_build: cfg!(feature = "npu-sim"),
-        is_real: false,
-    },
+const KNOWN: [Known; 4] = [
+    Known::real("cpu", DeviceKind::Cpu, "cpu-simd", cfg!(feature = "cpu-simd")),
+    Known::simulated("npu-sim", DeviceKind::Npu),
+    Known::simulated("gpu-sim", DeviceKind::Gpu),
+    Known::simulated("cpu-sim", DeviceKind::Cpu),
 ];
+
+impl Known {
+    const fn real(name: &'static str, kind: DeviceKind, feature: &'static str, is_in_build: bool) -> Known {
+        Known { name, kind, feature, is_in_build, is_real: true }
+    }
+
+    const fn simulated(name: &'static str, kind: DeviceKind) -> Known {
+        let feature = "npu-sim";
+        Known { name, kind, feature, is_in_build: cfg!(feature = "npu-sim"), is_real: false }
+    }
+}
 
 /// Opens the chosen processors, in the order of the choice.
 pub fn open(options: &DeviceOptions) -> Result<Vec<Arc<dyn Backend>>, LlamaError> {
@@ -199,6 +193,8 @@ impl<'a> Opener<'a> {
             "npu-sim" => Ok(self.simulated_soc()?.backend(DeviceKind::Npu)),
             #[cfg(feature = "npu-sim")]
             "gpu-sim" => Ok(self.simulated_soc()?.backend(DeviceKind::Gpu)),
+            #[cfg(feature = "npu-sim")]
+            "cpu-sim" => Ok(self.simulated_soc()?.backend(DeviceKind::Cpu)),
             _ => {
                 let _ = self.options;
                 Err(LlamaError::DeviceNotBuilt { name: name.to_owned() })

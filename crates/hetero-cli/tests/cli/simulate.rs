@@ -120,7 +120,10 @@ fn devices_lists_a_simulated_soc_on_request() {
     };
     assert!(!names(&["devices", "--json"]).iter().any(|name| name.ends_with("-sim")));
     let listed = names(&["devices", "--json", "--soc", "laptop-generic"]);
-    assert!(["npu-sim", "gpu-sim"].iter().all(|name| listed.iter().any(|listed| listed == name)), "{listed:?}");
+    assert!(
+        ["npu-sim", "gpu-sim", "cpu-sim"].iter().all(|name| listed.iter().any(|listed| listed == name)),
+        "{listed:?}"
+    );
     hetero(&["devices", "--soc", "nothing"]).assert_failed(2, "laptop-generic");
 }
 
