@@ -20,7 +20,8 @@ pub struct DeviceOptions {
     pub threads: Option<usize>,
     /// How exactly activations are kept.
     pub activations: Activations,
-    /// The SoC whose processors `npu-sim`, `gpu-sim` and `cpu-sim` are: a built-in one or a file; `None` means the default one.
+    /// The SoC whose processors `npu-sim`, `gpu-sim` and `cpu-sim` are: a built-in one or a file; `None` means the
+    /// default one.
     pub soc: Option<String>,
     /// What goes wrong on simulated processors, such as `npu:late@3x10`; `None` means nothing.
     pub faults: Option<String>,
