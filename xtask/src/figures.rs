@@ -6,5 +6,5 @@ use anyhow::Result;
 /// Draws all figures.
 pub(crate) fn run() -> Result<()> {
     let folder = workspace::root().join("docs/figures");
-    fit_soc::run_example("figures", &[folder.as_os_str()])
+    fit_soc::run_example("backend-npu-sim", "figures", &[folder.as_os_str()])
 }

@@ -28,14 +28,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if let Some(table) = &args.estimates {
         passed.extend(["--estimates".as_ref(), table.as_os_str()]);
     }
-    run_example("fit-soc", &passed)
+    run_example("backend-npu-sim", "fit-soc", &passed)
 }
 
 /// Builds and runs an example of the simulator with these arguments.
-pub(crate) fn run_example(name: &str, args: &[&OsStr]) -> Result<()> {
+pub(crate) fn run_example(package: &str, name: &str, args: &[&OsStr]) -> Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(&cargo)
-        .args(["run", "--release", "--quiet", "--package", "backend-npu-sim", "--example", name, "--manifest-path"])
+        .args(["run", "--release", "--quiet", "--package", package, "--example", name, "--manifest-path"])
         .arg(workspace::root().join("Cargo.toml"))
         .arg("--")
         .args(args)

@@ -45,8 +45,8 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
         file.finish()?;
     }
     note(format_args!("compile  {:.3} s before the prompt", simulation.compile_seconds));
-    if let Some(predicted) = simulation.predicted_seconds {
-        note(format_args!("plan     predicted {predicted:.3} s for the prompt"));
+    if let Some(predicted) = &simulation.predicted {
+        note(format_args!("plan     predicted {:.3} s for the prompt", predicted.seconds));
     }
     for loss in &simulation.losses {
         note(format_args!("lost     {}: {}; the others went on without it", loss.device, loss.reason));

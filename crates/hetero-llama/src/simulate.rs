@@ -13,7 +13,7 @@ pub use backend_npu_sim::{FaultPlan, Soc, SocError, Trace};
 use backend_npu_sim::{Numerics, ProcessorUsage, SimOptions, SimulatedSoc, TimeMode, blank_weight};
 use hetero_core::{DType, DeviceKind, RowSelection, StepParams, WeightFormat};
 use hetero_sched::explain::Explanation;
-pub use hetero_sched::solver::{DynamicLength, Method};
+pub use hetero_sched::solver::{DynamicLength, Method, Prediction};
 use hetero_sched::{Loss, Runner, SchedError, Solution, Team};
 
 use crate::LlamaError;
@@ -77,7 +77,7 @@ pub struct Simulation {
     /// Seconds that the compilation of graphs took before the prompt came.
     pub compile_seconds: f64,
     /// What the plan predicted for the prefill; `None` with one processor.
-    pub predicted_seconds: Option<f64>,
+    pub predicted: Option<Prediction>,
     /// Processors that failed and were left out.
     pub losses: Vec<Loss>,
     /// Every submission, when they were recorded.
@@ -146,16 +146,8 @@ pub fn simulate(options: &SimulateOptions) -> Result<Simulation, LlamaError> {
         Ok(())
     })?;
     let devices = measured.devices(prefill.seconds + decode.seconds);
-    let predicted_seconds = runners.prefill.solution().map(|solution| solution.prediction.seconds);
-    Ok(Simulation {
-        prefill,
-        decode,
-        devices,
-        compile_seconds,
-        predicted_seconds,
-        losses: team.losses(),
-        trace: soc.trace(),
-    })
+    let predicted = runners.prefill.solution().map(|solution| solution.prediction.clone());
+    Ok(Simulation { prefill, decode, devices, compile_seconds, predicted, losses: team.losses(), trace: soc.trace() })
 }
 
 /// A plan for one step on a simulated SoC.

@@ -37,7 +37,12 @@ pub(super) fn team(
 
     let clock = PhoneClock(Arc::clone(bench));
     // Virtual time costs nothing, so that there is no reason to stop early.
-    let measuring = MeasureOptions { budget_seconds: f64::INFINITY, n_repeats: 1, ..MeasureOptions::default() };
+    let measuring = MeasureOptions {
+        budget_seconds: f64::INFINITY,
+        n_repeats: 1,
+        fills_operands: false,
+        ..MeasureOptions::default()
+    };
     let (profile, _) =
         measure(&devices_of(bench), &prefill.graph, &clock, &measuring, None, &mut |_| {}).map_err(SchedError::from)?;
     let infos: Vec<DeviceInfo> = devices.iter().map(|device| device.info().clone()).collect();

@@ -34,6 +34,9 @@ pub struct MeasureOptions {
     pub column_shares: Vec<usize>,
     /// How often each measurement is repeated; the fastest counts.
     pub n_repeats: usize,
+    /// Whether operands hold numbers. A simulated device that only keeps time never looks at them, and filling the
+    /// weights of a large model takes seconds.
+    pub fills_operands: bool,
     /// Goes into [`Identity::kernel_version`].
     pub kernel_version: String,
 }
@@ -46,6 +49,7 @@ impl Default for MeasureOptions {
             past: vec![256, 1024],
             column_shares: vec![1, 4],
             n_repeats: 3,
+            fills_operands: true,
             kernel_version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }
@@ -211,14 +215,14 @@ fn measure_point(
     overheads: &MeasuredOverheads,
     options: &MeasureOptions,
 ) -> Result<(Sample, u64), BackendError> {
-    let mut one = Probe::new(backend, clock, shape, 1)?;
+    let mut one = Probe::new(backend, clock, shape, 1, options.fills_operands)?;
     let (compile_seconds, own_bytes) = (one.compile_seconds, one.own_bytes);
     let mut single = fastest(&mut one, clock, options.n_repeats)?;
     let fixed = overheads.submit_seconds + overheads.submit_idle_seconds + overheads.poll_sync_seconds;
     let mut seconds = (single - fixed).max(0.0);
     if seconds < LONG_SECONDS && shape.weight_bytes() * N_NODES <= MOST_WEIGHT_BYTES {
         drop(one);
-        let mut several = Probe::new(backend, clock, shape, N_NODES)?;
+        let mut several = Probe::new(backend, clock, shape, N_NODES, options.fills_operands)?;
         let longer = fastest(&mut several, clock, options.n_repeats)?;
         if longer < single {
             single = longer;
@@ -256,8 +260,8 @@ fn measure_overheads(
     let Some(spec) = supported.min_by_key(size) else { return Ok(MeasuredOverheads::default()) };
     let columns = spec.op.output_columns();
     let shape = ProbeShape { spec: spec.clone(), rows: 1, past: 0, columns, order: OperandOrder::default() };
-    let mut one = Probe::new(backend, clock, &shape, 1)?;
-    let mut several = Probe::new(backend, clock, &shape, N_NODES)?;
+    let mut one = Probe::new(backend, clock, &shape, 1, options.fills_operands)?;
+    let mut several = Probe::new(backend, clock, &shape, N_NODES, options.fills_operands)?;
     let polled = fastest(&mut one, clock, options.n_repeats)?;
     let work = ((fastest(&mut several, clock, options.n_repeats)? - polled) / (N_NODES - 1) as f64).max(0.0);
     let (mut submit, mut poll, mut blocked) = (f64::INFINITY, f64::INFINITY, f64::INFINITY);
@@ -325,7 +329,7 @@ fn measure_slowdowns(
 ) -> Result<Vec<f64>, BackendError> {
     let mut alone = Vec::new();
     for &device in devices {
-        let mut probe = Probe::new(&*backends[device], clock, shape, 1)?;
+        let mut probe = Probe::new(&*backends[device], clock, shape, 1, options.fills_operands)?;
         alone.push(fastest(&mut probe, clock, options.n_repeats)?);
     }
     let longest = alone.iter().copied().fold(0.0, f64::max);
@@ -333,7 +337,7 @@ fn measure_slowdowns(
     let mut probes = Vec::new();
     for (&device, seconds) in devices.iter().zip(&mut alone) {
         let n_nodes = ((longest / *seconds).round() as usize).clamp(1, 8);
-        let mut probe = Probe::new(&*backends[device], clock, shape, n_nodes)?;
+        let mut probe = Probe::new(&*backends[device], clock, shape, n_nodes, options.fills_operands)?;
         *seconds = fastest(&mut probe, clock, options.n_repeats)?;
         probes.push(probe);
     }

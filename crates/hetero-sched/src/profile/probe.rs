@@ -69,6 +69,7 @@ impl Probe {
         clock: &dyn Clock,
         shape: &ProbeShape,
         n_nodes: usize,
+        fills_operands: bool,
     ) -> Result<Probe, BackendError> {
         let op = shape.op();
         let mut b = GraphBuilder::new(shape.rows);
@@ -98,7 +99,7 @@ impl Probe {
             let output = graph.tensor_desc(graph.node(NodeId(node)).output);
             let mut weights = Vec::with_capacity(layouts.len());
             for layout in &layouts {
-                let weight = backend.load_weight(WeightRows::all(filled_matrix(backend, *layout)?))?;
+                let weight = backend.load_weight(WeightRows::all(matrix(backend, *layout, fills_operands)?))?;
                 own_bytes = weight.own_bytes().max(own_bytes);
                 weights.push(weight);
             }
@@ -117,7 +118,7 @@ impl Probe {
         for binding_idx in 0..segment.n_bindings() {
             let value = segment.values_of(binding_idx).next().expect("a binding holds a value");
             let tensor = SharedTensor::new(backend.allocate(&graph.tensor_desc(value))?);
-            if graph.value(value).kind == ValueKind::Input {
+            if fills_operands && graph.value(value).kind == ValueKind::Input {
                 fill_activations(&tensor);
             }
             tensors.push((tensor, segment.writes(value)));
@@ -168,10 +169,12 @@ fn layouts(op: &Op) -> Vec<WeightLayout> {
     }
 }
 
-fn filled_matrix(backend: &dyn Backend, layout: WeightLayout) -> Result<Arc<WeightMatrix>, BackendError> {
+fn matrix(backend: &dyn Backend, layout: WeightLayout, is_filled: bool) -> Result<Arc<WeightMatrix>, BackendError> {
     let tensor = backend.allocate(&TensorDesc { rows: 1, columns: layout.bytes(), dtype: DType::U8 })?;
     WeightMatrix::build("probe", layout, tensor, |bytes| {
-        bytes.fill(FILLING);
+        if is_filled {
+            bytes.fill(FILLING);
+        }
         Ok(())
     })
 }
