@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use hetero_core::{Backend, DeviceInfo};
+use hetero_core::{Backend, DeviceInfo, DeviceKind};
 use hetero_sched::cost::{DeviceSet, MAX_DEVICES, ProfiledCosts, ProfiledOptions};
 use hetero_sched::profile::{MeasureOptions, Progress, measure};
 use hetero_sched::solver::SolveOptions;
-use hetero_sched::sync::SystemClock;
+use hetero_sched::sync::{SystemClock, WaitPolicy};
 use hetero_sched::{ExecutorOptions, SchedError, Team, TeamOptions};
 
 use crate::LlamaError;
@@ -35,8 +35,12 @@ pub(crate) fn team(
     options: &TogetherOptions,
     progress: &mut dyn FnMut(&Progress),
 ) -> Result<Arc<Team>, LlamaError> {
-    let executor = ExecutorOptions::default();
+    let mut executor = ExecutorOptions::default();
     if let [device] = &devices[..] {
+        // Looking would take a core from the threads that compute, and nothing else waits for them.
+        if device.info().kind == DeviceKind::Cpu {
+            executor.wait.policy = WaitPolicy::Block;
+        }
         return Ok(Team::single(Arc::clone(device), executor));
     }
     if devices.len() > MAX_DEVICES {
