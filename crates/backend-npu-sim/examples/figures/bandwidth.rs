@@ -7,7 +7,7 @@ use hetero_core::DeviceKind;
 use plotters::prelude::*;
 
 use crate::Source;
-use crate::chart::{self, CPU, GPU, GRID, INK, MARGINS, Mark, NPU, PALE};
+use crate::chart::{self, CPU, GPU, INK, Mark, NPU, PALE};
 use crate::streams::{Load, bytes_per_second};
 
 const MOST: f64 = 75.0;
@@ -23,26 +23,14 @@ pub(crate) fn draw(source: &Source, path: &Path) -> Result<()> {
         "Memory bandwidth on the simulated Snapdragon 8 Gen 3: vectors being added (pale), 4-bit products of one row (full)",
     )?;
     let soc = &source.phone.soc;
-    let (left, right, top, bottom) = MARGINS;
-    let mut axes = ChartBuilder::on(&page)
-        .margin_left(left)
-        .margin_right(right)
-        .margin_top(top)
-        .margin_bottom(bottom)
-        .x_label_area_size(34)
-        .y_label_area_size(54)
-        .build_cartesian_2d(-0.55..5.25, 0.0..MOST)?;
-    axes.configure_mesh()
+    let mut axes = chart::sheet(&page, [34, 54]).build_cartesian_2d(-0.55..5.25, 0.0..MOST)?;
+    let mut mesh = axes.configure_mesh();
+    chart::style(&mut mesh)
         .disable_x_mesh()
         .disable_x_axis()
         .y_desc("GB/s")
         .y_labels(8)
         .y_label_formatter(&|gb| format!("{gb:.0}"))
-        .axis_desc_style(chart::font(15).color(&INK))
-        .label_style(chart::font(13).color(&INK))
-        .bold_line_style(GRID)
-        .light_line_style(TRANSPARENT)
-        .axis_style(INK)
         .draw()?;
     for (value, text) in
         [(soc.bus.peak_bytes_per_second / 1e9, "in theory"), (soc.bus.combined_bytes_per_second / 1e9, "attainable")]

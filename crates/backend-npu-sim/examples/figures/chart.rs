@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use plotters::coord::Shift;
+use plotters::chart::MeshStyle;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
@@ -11,7 +12,7 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 pub(crate) const SIZE: (u32, u32) = (880, 520);
 
 /// Where the axes are: margins on the left, right, top and bottom, in pixels.
-pub(crate) const MARGINS: (u32, u32, u32, u32) = (16, 28, 78, 14);
+const MARGINS: (u32, u32, u32, u32) = (16, 28, 78, 14);
 
 /// The NPU's colour.
 pub(crate) const NPU: RGBColor = RGBColor(0, 98, 178);
@@ -38,6 +39,26 @@ pub(crate) fn page<'a>(path: &'a Path, title: &str, subtitle: &str) -> Result<Ar
     area.draw(&Text::new(title.to_owned(), (24, 16), font(21).style(FontStyle::Bold).color(&INK)))?;
     area.draw(&Text::new(subtitle.to_owned(), (24, 46), font(14).color(&PALE)))?;
     Ok(area)
+}
+
+/// The part of a page that holds the axes, with so much room for the labels of x and y, in pixels.
+pub(crate) fn sheet<'a, 'b>(page: &'b Area<'a>, [x_room, y_room]: [u32; 2]) -> ChartBuilder<'b, 'b, SVGBackend<'a>> {
+    let (left, right, top, bottom) = MARGINS;
+    let mut sheet = ChartBuilder::on(page);
+    sheet.margin_left(left).margin_right(right).margin_top(top).margin_bottom(bottom);
+    sheet.x_label_area_size(x_room).y_label_area_size(y_room);
+    sheet
+}
+
+/// How axes and grid look on every figure.
+pub(crate) fn style<'m, 'a, 'b, X: Ranged, Y: Ranged, Backend: DrawingBackend>(
+    mesh: &'m mut MeshStyle<'a, 'b, X, Y, Backend>,
+) -> &'m mut MeshStyle<'a, 'b, X, Y, Backend> {
+    mesh.axis_desc_style(font(15).color(&INK))
+        .label_style(font(13).color(&INK))
+        .bold_line_style(GRID)
+        .light_line_style(TRANSPARENT)
+        .axis_style(INK)
 }
 
 /// The font of all text.

@@ -7,7 +7,7 @@ use hetero_core::{DeviceKind, OperandOrder};
 use plotters::prelude::*;
 
 use crate::Source;
-use crate::chart::{self, GPU, GRID, INK, MARGINS, Mark, NPU, THIRD};
+use crate::chart::{self, GPU, INK, Mark, NPU, THIRD};
 use crate::paper::Shape;
 
 const ROWS: std::ops::RangeInclusive<usize> = 32..=1024;
@@ -19,27 +19,15 @@ pub(crate) fn draw(source: &Source, path: &Path) -> Result<()> {
         "Which operand stays in the array decides",
         "FFN-up, [14336, 4096] x [4096, rows], on the simulated Snapdragon 8 Gen 3",
     )?;
-    let (left, right, top, bottom) = MARGINS;
-    let mut axes = ChartBuilder::on(&page)
-        .margin_left(left)
-        .margin_right(right)
-        .margin_top(top)
-        .margin_bottom(bottom)
-        .x_label_area_size(46)
-        .y_label_area_size(54)
-        .build_cartesian_2d(0.0..1024.0, (1.0..256.0).log_scale().base(2.0))?;
-    axes.configure_mesh()
+    let mut axes = chart::sheet(&page, [46, 54]).build_cartesian_2d(0.0..1024.0, (1.0..256.0).log_scale().base(2.0))?;
+    let mut mesh = axes.configure_mesh();
+    chart::style(&mut mesh)
         .x_desc("rows of activations")
         .y_desc("time, ms")
         .disable_x_mesh()
         .x_labels(0)
         .y_labels(12)
         .y_label_formatter(&|ms| format!("{ms:.0}"))
-        .axis_desc_style(chart::font(15).color(&INK))
-        .label_style(chart::font(13).color(&INK))
-        .bold_line_style(GRID)
-        .light_line_style(TRANSPARENT)
-        .axis_style(INK)
         .draw()?;
     for rows in (0..=1024).step_by(128) {
         let [floor, ceiling] = [1.0, 256.0].map(|ms| axes.backend_coord(&(f64::from(rows), ms)));

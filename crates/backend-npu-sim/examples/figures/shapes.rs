@@ -7,7 +7,7 @@ use hetero_core::DeviceKind;
 use plotters::prelude::*;
 
 use crate::Source;
-use crate::chart::{self, CPU, GRID, INK, MARGINS, Mark, NPU, THIRD};
+use crate::chart::{self, CPU, INK, Mark, NPU, THIRD};
 use crate::paper::Shape;
 
 const MOST_ROWS: usize = 1024;
@@ -19,27 +19,16 @@ pub(crate) fn draw(source: &Source, path: &Path) -> Result<()> {
         "Where the NPU is ahead depends on shape and rows",
         "Speed of the NPU over that of the GPU, operators measured one by one, simulated Snapdragon 8 Gen 3",
     )?;
-    let (left, right, top, bottom) = MARGINS;
-    let mut axes = ChartBuilder::on(&page)
-        .margin_left(left)
-        .margin_right(right)
-        .margin_top(top)
-        .margin_bottom(bottom)
-        .x_label_area_size(46)
-        .y_label_area_size(62)
+    let mut axes = chart::sheet(&page, [46, 62])
         .build_cartesian_2d((0.9..1100.0).log_scale().base(2.0), (0.125..16.0).log_scale().base(2.0))?;
-    axes.configure_mesh()
+    let mut mesh = axes.configure_mesh();
+    chart::style(&mut mesh)
         .x_desc("rows of activations")
         .y_desc("NPU's speed over the GPU's")
         .x_labels(11)
         .y_labels(8)
         .x_label_formatter(&|rows| format!("{rows:.0}"))
         .y_label_formatter(&|ratio| if *ratio < 1.0 { format!("1/{:.0}", 1.0 / ratio) } else { format!("{ratio:.0}") })
-        .axis_desc_style(chart::font(15).color(&INK))
-        .label_style(chart::font(13).color(&INK))
-        .bold_line_style(GRID)
-        .light_line_style(TRANSPARENT)
-        .axis_style(INK)
         .draw()?;
     axes.draw_series([PathElement::new([(0.9, 1.0), (1100.0, 1.0)], INK.stroke_width(1))])?;
 

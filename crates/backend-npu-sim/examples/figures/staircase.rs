@@ -7,7 +7,7 @@ use hetero_core::DeviceKind;
 use plotters::prelude::*;
 
 use crate::Source;
-use crate::chart::{self, GRID, INK, MARGINS, Mark, NPU};
+use crate::chart::{self, INK, Mark, NPU};
 use crate::paper::Shape;
 
 const MOST_ROWS: usize = 384;
@@ -20,27 +20,15 @@ pub(crate) fn draw(source: &Source, path: &Path) -> Result<()> {
         "The NPU's latency is a staircase",
         "Attention projection 4096 x 4096 with 4-bit weights on the simulated Snapdragon 8 Gen 3",
     )?;
-    let (left, right, top, bottom) = MARGINS;
-    let mut axes = ChartBuilder::on(&page)
-        .margin_left(left)
-        .margin_right(right)
-        .margin_top(top)
-        .margin_bottom(bottom)
-        .x_label_area_size(46)
-        .y_label_area_size(54)
-        .build_cartesian_2d(0.0..MOST_ROWS as f64, 0.0..MOST_MS)?;
-    axes.configure_mesh()
+    let mut axes = chart::sheet(&page, [46, 54]).build_cartesian_2d(0.0..MOST_ROWS as f64, 0.0..MOST_MS)?;
+    let mut mesh = axes.configure_mesh();
+    chart::style(&mut mesh)
         .x_desc("rows of activations")
         .y_desc("latency, ms")
         .disable_x_mesh()
         .x_labels(0)
         .y_labels(9)
         .y_label_formatter(&|ms| format!("{ms:.1}"))
-        .axis_desc_style(chart::font(15).color(&INK))
-        .label_style(chart::font(13).color(&INK))
-        .bold_line_style(GRID)
-        .light_line_style(TRANSPARENT)
-        .axis_style(INK)
         .draw()?;
     for rows in (0..=MOST_ROWS).step_by(32) {
         let [floor, ceiling] = [0.0, MOST_MS].map(|ms| axes.backend_coord(&(rows as f64, ms)));

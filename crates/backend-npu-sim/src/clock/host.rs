@@ -161,7 +161,9 @@ impl VirtualClock {
         match self.real {
             Some(real) => {
                 drop(state);
-                std::thread::sleep(Duration::from_secs_f64(seconds * real.scale));
+                // In real time the host's own work and sleep take real time: that is what the caller asked for. A scale
+                // may be absurd, but not make this panic.
+                std::thread::sleep(Duration::try_from_secs_f64(seconds * real.scale).unwrap_or(Duration::MAX));
             }
             None => state.act(action, seconds),
         }

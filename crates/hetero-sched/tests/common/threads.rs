@@ -102,6 +102,7 @@ fn serve(incoming: &Receiver<Job>, shared: &Shared, habits: &Habits, name: &str)
             continue;
         }
         if habits.late_us > 0 {
+            // Devices of random speed are what these tests are about; nothing is asserted of the time itself.
             std::thread::sleep(Duration::from_micros(choice.below(habits.late_us) as u64));
         }
         let error = if habits.hangs_at == Some(value) {
