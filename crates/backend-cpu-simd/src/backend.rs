@@ -70,6 +70,7 @@ impl CpuBackend {
             description: format!("{}, {}, {threads_text}", processor_name(), kernels.name),
             version: format!("{} {}", env!("CARGO_PKG_VERSION"), kernels.name),
             weight_row_alignment: 32,
+            is_host_visible: true,
             max_tensor_bytes: None,
             max_segment_weight_bytes: None,
         };

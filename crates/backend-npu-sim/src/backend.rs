@@ -63,6 +63,7 @@ impl Device {
             description: format!("{} of {}, simulated", soc.processor_description(kind), soc.name),
             version: format!("{} {}", env!("CARGO_PKG_VERSION"), soc.name),
             weight_row_alignment: if kind == DeviceKind::Npu { soc.npu_limits.tile } else { 32 },
+            is_host_visible: true,
             max_tensor_bytes: None,
             max_segment_weight_bytes: (kind == DeviceKind::Npu).then_some(soc.npu_limits.max_graph_bytes),
         }

@@ -53,9 +53,6 @@ impl<'a> Bench<'a> {
         check_support(backend, case)?;
         let allocate = |desc: &TensorDesc| -> Result<Arc<SharedTensor>, Trouble> {
             let tensor = backend.allocate(desc)?;
-            if tensor.host_ptr().is_none() {
-                return Err(Trouble::Unsupported("no host access".to_owned()));
-            }
             if tensor.desc() != desc {
                 return Err(Trouble::Failed(format!("allocated {:?} instead of {desc:?}", tensor.desc())));
             }

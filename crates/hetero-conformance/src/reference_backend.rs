@@ -37,6 +37,7 @@ impl ReferenceBackend {
                 description: "plain loops".to_owned(),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 weight_row_alignment: 32,
+                is_host_visible: true,
                 max_tensor_bytes: None,
                 max_segment_weight_bytes: None,
             },

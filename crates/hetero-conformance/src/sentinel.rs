@@ -14,38 +14,29 @@ pub(crate) struct Image {
 }
 
 impl Image {
-    /// Reads a host-visible tensor that nobody writes.
+    /// Reads a tensor that nobody writes, wherever it lives.
+    ///
+    /// # Panics
+    /// When the device fails to copy it.
     pub(crate) fn read(tensor: &Arc<SharedTensor>) -> Image {
         let desc = *tensor.desc();
-        let view = tensor.view();
-        let mut bits = Vec::with_capacity(desc.rows * desc.columns);
-        for row in 0..desc.rows {
-            match desc.dtype {
-                DType::U8 => bits.extend(view.row::<u8>(row).iter().map(|&x| u32::from(x))),
-                DType::U32 => bits.extend_from_slice(view.row::<u32>(row)),
-                DType::F16 => bits.extend(view.row::<f16>(row).iter().map(|x| u32::from(x.to_bits()))),
-                DType::BF16 => bits.extend(view.row::<bf16>(row).iter().map(|x| u32::from(x.to_bits()))),
-                DType::F32 => bits.extend(view.row::<f32>(row).iter().map(|x| x.to_bits())),
-            }
-        }
-        Image { desc, bits }
+        let mut bytes = vec![0; desc.bytes()];
+        let read = tensor.view().read_bytes(&Part::whole(desc.rows, desc.columns), &mut bytes);
+        read.unwrap_or_else(|error| panic!("a tensor {desc:?} cannot be read: {error}"));
+        let word = |element: &[u8]| element.iter().rev().fold(0, |bits, &byte| bits << 8 | u32::from(byte));
+        Image { desc, bits: bytes.chunks_exact(desc.dtype.size()).map(word).collect() }
     }
 
-    /// Writes a host-visible tensor that nobody uses.
+    /// Writes a tensor that nobody uses, wherever it lives.
+    ///
+    /// # Panics
+    /// When the device fails to copy it.
     pub(crate) fn write(&self, tensor: &Arc<SharedTensor>) {
-        let mut slot = tensor.slot();
-        if self.bits.is_empty() {
-            return;
-        }
-        for (row, bits) in self.bits.chunks_exact(self.desc.columns).enumerate() {
-            match self.desc.dtype {
-                DType::U8 => copy(bits, slot.row_mut::<u8>(row), |b| b as u8),
-                DType::U32 => slot.row_mut::<u32>(row).copy_from_slice(bits),
-                DType::F16 => copy(bits, slot.row_mut(row), |b| f16::from_bits(b as u16)),
-                DType::BF16 => copy(bits, slot.row_mut(row), |b| bf16::from_bits(b as u16)),
-                DType::F32 => copy(bits, slot.row_mut(row), f32::from_bits),
-            }
-        }
+        let desc = self.desc;
+        let size = desc.dtype.size();
+        let bytes: Vec<u8> = self.bits.iter().flat_map(|bits| bits.to_le_bytes().into_iter().take(size)).collect();
+        let written = tensor.slot().write_bytes(&Part::whole(desc.rows, desc.columns), &bytes);
+        written.unwrap_or_else(|error| panic!("a tensor {desc:?} cannot be written: {error}"));
     }
 
     /// An image whose elements are all made by `f` from row and column.
@@ -118,11 +109,5 @@ fn sentinel(dtype: DType, idx: u32) -> u32 {
         DType::F16 => 0x7E00 | idx & 0xFF,
         DType::BF16 => 0x7FC0 | idx & 0x1F,
         DType::F32 => 0x7FC0_0000 | idx & 0xFFFF,
-    }
-}
-
-fn copy<B>(from: &[u32], to: &mut [B], f: impl Fn(u32) -> B) {
-    for (to, from) in to.iter_mut().zip(from) {
-        *to = f(*from);
     }
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use half::{bf16, f16};
 use hetero_core::{
-    Arrangement, Backend, BackendError, DType, Op, Rows, StepParams, StoredBytes, TensorDesc, ValueId, ValueKind,
-    WeightFormat, WeightId, WeightLayout, WeightMatrix, quantize,
+    Arrangement, Backend, BackendError, Op, Rows, StepParams, StoredBytes, ValueId, ValueKind, WeightFormat, WeightId,
+    WeightLayout, WeightMatrix, quantize,
 };
 
 use crate::case::{Case, Cut, Fill, WeightPlace};
@@ -21,11 +21,6 @@ pub(crate) fn images(case: &Case, step_idx: usize) -> Vec<Image> {
 /// The weights of a case's graph, in order, in memory of `backend`.
 pub(crate) fn weights(case: &Case, backend: &dyn Backend) -> Result<Vec<Arc<WeightMatrix>>, BackendError> {
     (0..case.graph.weights().len()).map(|idx| weight(case, backend, WeightId(idx))).collect()
-}
-
-/// Memory of a backend for `bytes` bytes.
-pub(crate) fn byte_tensor(bytes: usize) -> TensorDesc {
-    TensorDesc { rows: 1, columns: bytes, dtype: DType::U8 }
 }
 
 fn image(case: &Case, step_idx: usize, id: ValueId) -> Image {
@@ -105,7 +100,7 @@ fn weight(case: &Case, backend: &dyn Backend, id: WeightId) -> Result<Arc<Weight
     };
     Ok(match case.weight_memory {
         WeightPlace::Backend => {
-            let tensor = backend.allocate(&byte_tensor(layout.bytes()))?;
+            let tensor = WeightMatrix::allocate(&layout, backend)?;
             let built = WeightMatrix::build(&desc.name, layout, tensor, |bytes| {
                 fill(bytes);
                 Ok::<(), Infallible>(())

@@ -104,6 +104,8 @@ pub struct DeviceInfo {
     pub version: String,
     /// Cuts of weight rows on multiples of this run at full speed.
     pub weight_row_alignment: usize,
+    /// Whether the host reaches the tensors that the processor allocates by a pointer, rather than by copies.
+    pub is_host_visible: bool,
     /// The largest tensor in bytes, where there is a limit.
     pub max_tensor_bytes: Option<u64>,
     /// The most bytes of weights, as they are stored, that one segment may use, where there is a limit.

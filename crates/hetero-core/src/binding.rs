@@ -1,6 +1,6 @@
 //! The tensors of a submission, with the rights to them.
 
-use crate::{Claim, DType, DeviceId, Element, SharedTensor, Slot, View};
+use crate::{BackendError, Claim, DType, DeviceId, Element, Part, SharedTensor, Slot, View};
 
 /// One tensor as a submission uses it.
 #[derive(Debug)]
@@ -49,6 +49,17 @@ impl Binding {
         match self {
             Binding::Read(view) => view.columns(row, first_column, n_columns),
             Binding::Write(slot) => slot.columns(row, first_column, n_columns),
+        }
+    }
+
+    /// Copies a rectangle into `out`, its rows one after the other, wherever the tensor lives.
+    ///
+    /// # Panics
+    /// As [`View::read_bytes`].
+    pub fn read_bytes(&self, part: &Part, out: &mut [u8]) -> Result<(), BackendError> {
+        match self {
+            Binding::Read(view) => view.read_bytes(part, out),
+            Binding::Write(slot) => slot.read_bytes(part, out),
         }
     }
 

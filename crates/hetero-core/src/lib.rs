@@ -23,6 +23,14 @@
 //! submission wrote into host-visible memory is visible to the thread that looked, and to whatever that thread
 //! submits afterwards, on any backend whose [`Access`] to the tensor is [`Access::Direct`].
 //!
+//! **Reach.** A tensor is in the memory of the device that allocated it. Where [`Tensor::host_ptr`] is some, the host
+//! reaches it directly, and so does every device that says [`Access::Direct`] to it. Where it is none, everybody else
+//! reaches it by copies: [`View::read_bytes`] and [`Slot::write_bytes`], which take rectangles and work for tensors of
+//! both kinds. What is written so is seen by every later submission of the tensor's device; reading waits for the
+//! earlier ones. No operator and no submission copies behind the caller's back: whoever places work on a device that
+//! says [`Access::NeedsCopy`] gives it a tensor of its own and copies what is needed, when it is needed.
+//! [`DeviceInfo::is_host_visible`] says it before anything is allocated.
+//!
 //! **Lifetime.** A submission keeps what it reads and writes alive: [`View`]s and [`Slot`]s move into
 //! [`Executable::submit`], live in the [`Ticket`], and come back from [`Ticket::wait`].
 //! Dropping a ticket waits for its submission.

@@ -29,7 +29,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::{Binding, Claim, DeviceId, Element, Part, Partition, Tensor, TensorDesc};
+use crate::{BackendError, Binding, Claim, DeviceId, Element, Part, Partition, Tensor, TensorDesc};
 
 /// A tensor together with the rights to it that are out.
 #[derive(Debug)]
@@ -267,6 +267,39 @@ impl Right {
         unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), n_columns) }
     }
 
+    fn read_bytes(&self, part: &Part, out: &mut [u8]) -> Result<(), BackendError> {
+        assert!(self.claim.may_read(part), "{part:?} is outside the right's part: {:?}", self.claim);
+        self.activate();
+        for (start, run) in runs(self.tensor.desc(), part, out.len()) {
+            let out = &mut out[run];
+            match self.tensor.tensor.host_ptr() {
+                // SAFETY: as in `read`: a run lies within a rectangle that this right claims, whose rows lie one behind
+                // the other where the run has several, and any initialised memory is bytes.
+                Some(pointer) => {
+                    out.copy_from_slice(unsafe { std::slice::from_raw_parts(pointer.add(start).as_ptr(), out.len()) })
+                }
+                None => self.tensor.tensor.download(start, out)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn write_bytes(&mut self, part: &Part, bytes: &[u8]) -> Result<(), BackendError> {
+        assert!(self.claim.may_write(part), "{part:?} is outside the right's part: {:?}", self.claim);
+        self.activate();
+        for (start, run) in runs(self.tensor.desc(), part, bytes.len()) {
+            let bytes = &bytes[run];
+            match self.tensor.tensor.host_ptr() {
+                // SAFETY: as in `read_bytes`, for a rectangle that this right writes, and `&mut self` makes this the
+                // only reference that it lends. All element types are plain data: any bytes are elements.
+                Some(pointer) => unsafe { std::slice::from_raw_parts_mut(pointer.add(start).as_ptr(), bytes.len()) }
+                    .copy_from_slice(bytes),
+                None => self.tensor.tensor.upload(start, bytes)?,
+            }
+        }
+        Ok(())
+    }
+
     fn give_back(&mut self) {
         if std::mem::replace(&mut self.is_held, false) {
             *self.is_active.get_mut() = false;
@@ -275,6 +308,22 @@ impl Right {
             table.lent.swap_remove(idx.expect("a right that is held is in the table"));
         }
     }
+}
+
+/// The bytes of a rectangle that lie one behind the other: where each run begins in the tensor, and which of the
+/// rectangle's `n_bytes` bytes it holds.
+fn runs(desc: &TensorDesc, part: &Part, n_bytes: usize) -> impl Iterator<Item = (usize, std::ops::Range<usize>)> {
+    let size = desc.dtype.size();
+    assert_eq!(n_bytes, part.area() * size, "the bytes of {part:?} of a tensor {desc:?}");
+    let is_whole_rows = part.columns == (0..desc.columns);
+    let run_bytes = if is_whole_rows { n_bytes } else { part.columns.len() * size };
+    let first = (part.rows.start * desc.columns + part.columns.start) * size;
+    let (n_runs, distance) = match (n_bytes, is_whole_rows) {
+        (0, _) => (0, 0),
+        (_, true) => (1, 0),
+        (_, false) => (part.rows.len(), desc.columns * size),
+    };
+    (0..n_runs).map(move |run| (first + run * distance, run * run_bytes..(run + 1) * run_bytes))
 }
 
 impl Drop for Right {
@@ -314,6 +363,14 @@ impl View {
     /// As [`View::row`].
     pub fn columns<T: Element>(&self, row: usize, first_column: usize, n_columns: usize) -> &[T] {
         self.right.read(row, first_column..first_column + n_columns)
+    }
+
+    /// Copies a rectangle into `out`, its rows one after the other, wherever the tensor lives. May wait for the device.
+    ///
+    /// # Panics
+    /// When the rectangle may not be read, or `out` is not as long as it.
+    pub fn read_bytes(&self, part: &Part, out: &mut [u8]) -> Result<(), BackendError> {
+        self.right.read_bytes(part, out)
     }
 
     pub(crate) fn give_back(&mut self) {
@@ -409,6 +466,22 @@ impl Slot {
     /// As [`Slot::row`].
     pub fn columns_mut<T: Element>(&mut self, row: usize, first_column: usize, n_columns: usize) -> &mut [T] {
         self.right.write(row, first_column..first_column + n_columns)
+    }
+
+    /// Copies a rectangle into `out`, its rows one after the other, wherever the tensor lives. May wait for the device.
+    ///
+    /// # Panics
+    /// As [`View::read_bytes`].
+    pub fn read_bytes(&self, part: &Part, out: &mut [u8]) -> Result<(), BackendError> {
+        self.right.read_bytes(part, out)
+    }
+
+    /// Writes a rectangle from `bytes`, its rows one after the other, wherever the tensor lives.
+    ///
+    /// # Panics
+    /// When the rectangle is not owned, or `bytes` is not as long as it.
+    pub fn write_bytes(&mut self, part: &Part, bytes: &[u8]) -> Result<(), BackendError> {
+        self.right.write_bytes(part, bytes)
     }
 
     pub(crate) fn give_back(&mut self) {

@@ -223,3 +223,72 @@ fn a_slot_may_own_an_l() {
     slot.write_f32(2, 0, &[2.0; 6]);
     other.write_f32(1, 0, &[3.0; 4]);
 }
+
+/// Memory that the host has no pointer to.
+#[derive(Debug)]
+struct FarTensor {
+    desc: TensorDesc,
+    bytes: Mutex<Vec<u8>>,
+}
+
+// SAFETY: there is no pointer to what the tensor holds, and the description never changes.
+unsafe impl Tensor for FarTensor {
+    fn desc(&self) -> &TensorDesc {
+        &self.desc
+    }
+
+    fn device(&self) -> DeviceId {
+        DeviceId::next()
+    }
+
+    fn host_ptr(&self) -> Option<NonNull<u8>> {
+        None
+    }
+
+    fn download(&self, start: usize, out: &mut [u8]) -> Result<(), BackendError> {
+        out.copy_from_slice(&self.bytes.lock().unwrap()[start..start + out.len()]);
+        Ok(())
+    }
+
+    fn upload(&self, start: usize, bytes: &[u8]) -> Result<(), BackendError> {
+        self.bytes.lock().unwrap()[start..start + bytes.len()].copy_from_slice(bytes);
+        Ok(())
+    }
+}
+
+#[test]
+fn rectangles_are_copied_the_same_way_wherever_the_tensor_lives() {
+    let desc = TensorDesc { rows: 3, columns: 4, dtype: DType::F16 };
+    let far = SharedTensor::new(Arc::new(FarTensor { desc, bytes: Mutex::new(vec![0; desc.bytes()]) }));
+    let near = SharedTensor::new(Arc::new(HostTensor::new(DeviceId::next(), desc).unwrap()));
+    for tensor in [far, near] {
+        let inner = Part { rows: 1..3, columns: 1..3 };
+        tensor.slot().write_bytes(&inner, &[1, 2, 3, 4, 5, 6, 7, 8]).unwrap();
+        let mut all = [9; 24];
+        tensor.view().read_bytes(&Part::whole(3, 4), &mut all).unwrap();
+        assert_eq!(all, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4, 0, 0, 0, 0, 5, 6, 7, 8, 0, 0]);
+        tensor.view().read_bytes(&Part { rows: 1..1, columns: 0..4 }, &mut []).unwrap();
+        let mut column = [0; 4];
+        Binding::Read(tensor.view()).read_bytes(&Part { rows: 1..3, columns: 2..3 }, &mut column).unwrap();
+        assert_eq!(column, [3, 4, 7, 8]);
+    }
+}
+
+#[test]
+#[should_panic(expected = "outside the right's part")]
+fn a_rectangle_outside_the_part_is_not_copied() {
+    let tensor = shared(4, 2);
+    let parts = vec![Part { rows: 0..2, columns: 0..2 }, Part { rows: 2..4, columns: 0..2 }];
+    let mut slots = Vec::new();
+    tensor.split(&Partition::new(4, 2, parts).unwrap(), &mut slots);
+    let _ = slots[0].write_bytes(&Part { rows: 1..3, columns: 0..2 }, &[0; 16]);
+}
+
+#[test]
+#[should_panic(expected = "used after it was given back")]
+fn a_right_that_a_processor_has_copies_nothing() {
+    let tensor = shared(1, 1);
+    let mut bindings = Bindings { tensors: vec![Binding::Write(tensor.slot())] };
+    bindings.hand_over(DeviceId::next());
+    let _ = bindings.tensors[0].read_bytes(&Part::whole(1, 1), &mut [0; 4]);
+}

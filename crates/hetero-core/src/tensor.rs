@@ -40,6 +40,10 @@ impl TensorDesc {
 ///
 /// A tensor says nothing about who may touch it now: that is [`crate::SharedTensor`].
 ///
+/// Where [`Tensor::host_ptr`] is none, the host reaches the elements by copies, with [`Tensor::download`] and
+/// [`Tensor::upload`]. Nobody calls these but [`crate::Slot`] and [`crate::View`], which know who may: their
+/// `read_bytes` and `write_bytes` serve both kinds of tensor.
+///
 /// # Safety
 ///
 /// An implementor promises, because [`crate::Slot`] and [`crate::View`] make references from it:
@@ -58,6 +62,21 @@ pub unsafe trait Tensor: Any + Debug + Send + Sync {
 
     /// Where the host finds the elements; `None` when only the device can reach them.
     fn host_ptr(&self) -> Option<NonNull<u8>>;
+
+    /// Copies the bytes from `start` on into `out`, where the host has no pointer to them. Waits until the device has
+    /// finished what was submitted to it before. Any start and length within the tensor will do.
+    fn download(&self, start: usize, out: &mut [u8]) -> Result<(), BackendError> {
+        let _ = (start, out);
+        panic!("a tensor {:?} is host-visible or has no way to be read", self.desc());
+    }
+
+    /// Copies `bytes` to where the tensor's bytes from `start` on lie, where the host has no pointer to them: after
+    /// what was submitted to the device before and before what is submitted afterwards. Returns when `bytes` is not
+    /// needed any more, which may be before they have arrived.
+    fn upload(&self, start: usize, bytes: &[u8]) -> Result<(), BackendError> {
+        let _ = (start, bytes);
+        panic!("a tensor {:?} is host-visible or has no way to be written", self.desc());
+    }
 }
 
 /// Alignment in bytes of every host-visible tensor: a cache line, which is also the widest vector.

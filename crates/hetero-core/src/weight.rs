@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::quantize::{dequantize_panel_row, table_elements, table_row};
-use crate::{Arrangement, DeviceId, Tensor, WeightLayout};
+use crate::{Arrangement, Backend, BackendError, DType, DeviceId, HostTensor, Tensor, TensorDesc, WeightLayout};
 
 /// How much of a stored table's row is read at once; a multiple of every element's size.
 const PIECE_BYTES: usize = 4096;
@@ -45,6 +45,16 @@ pub trait StoredBytes: Send + Sync {
 }
 
 impl WeightMatrix {
+    /// Memory to build a matrix in: of `backend` where the host reaches that, so that it is used in place, else ordinary
+    /// memory, from which [`Backend::load_weight`] copies.
+    pub fn allocate(layout: &WeightLayout, backend: &dyn Backend) -> Result<Arc<dyn Tensor>, BackendError> {
+        let desc = TensorDesc { rows: 1, columns: layout.bytes(), dtype: DType::U8 };
+        match backend.info().is_host_visible {
+            true => backend.allocate(&desc),
+            false => Ok(Arc::new(HostTensor::new(DeviceId::next(), desc)?)),
+        }
+    }
+
     /// Fills a fresh tensor and freezes it. `fill` gets exactly `layout.bytes()` bytes, all zero.
     ///
     /// # Panics

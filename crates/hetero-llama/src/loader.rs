@@ -9,9 +9,7 @@ use std::sync::Arc;
 
 use hetero_core::graph::WeightDesc;
 use hetero_core::quantize::pack_panel;
-use hetero_core::{
-    Arrangement, Backend, DType, StoredBytes, Tensor, TensorDesc, WeightFormat, WeightLayout, WeightMatrix,
-};
+use hetero_core::{Arrangement, Backend, DType, StoredBytes, Tensor, WeightFormat, WeightLayout, WeightMatrix};
 use hetero_sched::SchedError;
 
 use crate::LlamaError;
@@ -215,8 +213,7 @@ fn bias(linear: &Linear) -> Source {
 }
 
 fn allocate(layout: WeightLayout, allocator: &dyn Backend) -> Result<Arc<dyn Tensor>, LlamaError> {
-    let desc = TensorDesc { rows: 1, columns: layout.bytes(), dtype: DType::U8 };
-    Ok(allocator.allocate(&desc).map_err(SchedError::from)?)
+    Ok(WeightMatrix::allocate(&layout, allocator).map_err(SchedError::from)?)
 }
 
 /// Fills whole panels, of which `first_panel` is the first, and gives the file's pages back while going on: the largest

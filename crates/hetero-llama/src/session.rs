@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use hetero_core::{RowSelection, Rows, SharedTensor, StepParams};
+use hetero_core::{Part, RowSelection, Rows, SharedTensor, StepParams};
 use hetero_sched::{Runner, SchedError};
 
 use crate::LlamaError;
@@ -176,27 +176,29 @@ impl Session {
                 Some(decode) if chunk.len() == 1 => decode,
                 _ => &mut self.prefill,
             };
-            {
-                let mut slot = step.runner.tensor(step.graph.tokens).slot();
-                for (row, &token) in chunk.iter().enumerate() {
-                    slot.row_mut::<u32>(row)[0] = token;
-                }
-            }
+            let written = Part::whole(chunk.len(), 1);
+            let tokens = bytemuck::cast_slice(chunk);
+            step.runner.tensor(step.graph.tokens).slot().write_bytes(&written, tokens).map_err(SchedError::from)?;
             let params = StepParams { past, rows: chunk.len() };
             step.runner.step(params, &|| cancel.is_cancelled()).map_err(|error| match error {
                 SchedError::Cancelled => LlamaError::Cancelled,
                 error => error.into(),
             })?;
             let logits = step.runner.tensor(step.graph.logits).view();
-            let last_row = match step.graph.graph.value(step.graph.logits).rows {
-                Rows::Fixed(_) => 0,
-                Rows::Positions => {
-                    (0..chunk.len()).for_each(|row| visit(past + row, logits.row(row)));
-                    chunk.len() - 1
-                }
+            let n_rows = match step.graph.graph.value(step.graph.logits).rows {
+                Rows::Fixed(n_rows) => n_rows,
+                Rows::Positions => chunk.len(),
             };
-            self.logits.clear();
-            self.logits.extend_from_slice(logits.row(last_row));
+            // Row by row into the same memory, so that the last is what stays.
+            self.logits.resize(vocabulary, 0.0);
+            for row in 0..n_rows {
+                let part = Part { rows: row..row + 1, columns: 0..vocabulary };
+                let row_bytes = bytemuck::cast_slice_mut(&mut self.logits);
+                logits.read_bytes(&part, row_bytes).map_err(SchedError::from)?;
+                if step.graph.graph.value(step.graph.logits).rows == Rows::Positions {
+                    visit(past + row, &self.logits);
+                }
+            }
             self.tokens.extend_from_slice(chunk);
         }
         Ok(())

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use hetero_core::{
-    Access, BackendError, DType, Op, OpSpec, SharedTensor, Support, TensorDesc, WeightFormat, WeightRows,
+    Access, BackendError, DType, Op, OpSpec, Part, SharedTensor, Support, TENSOR_ALIGNMENT, TensorDesc, WeightFormat,
+    WeightRows,
 };
 
 use super::{Probe, require};
@@ -25,12 +26,40 @@ pub(super) fn allocation(probe: &Probe<'_>) -> Result<(), Trouble> {
         require(*tensor.desc() == desc, "a tensor of another shape or type")?;
         require(tensor.device() == info.id, "a tensor of another device")?;
         require(probe.backend.access(&*tensor) == Access::Direct, "a backend does not reach its own tensor directly")?;
-        let Some(start) = tensor.host_ptr() else {
-            return Err(Trouble::Unsupported("no host access".to_owned()));
-        };
-        require(start.addr().get().is_multiple_of(hetero_core::TENSOR_ALIGNMENT), "a tensor is not aligned")?;
+        let start = tensor.host_ptr();
+        require(start.is_some() == info.is_host_visible, "the host reaches tensors otherwise than the info says")?;
+        let is_aligned = |start: std::ptr::NonNull<u8>| start.addr().get().is_multiple_of(TENSOR_ALIGNMENT);
+        require(start.is_none_or(is_aligned), "a tensor is not aligned")?;
         let image = Image::read(&SharedTensor::new(tensor));
         require(image.bits.iter().all(|&bits| bits == 0), "a tensor is not zeroed")?;
+    }
+    Ok(())
+}
+
+/// Rectangles that begin and end anywhere go in and come out again, and nothing beside them changes.
+pub(super) fn copies(probe: &Probe<'_>) -> Result<(), Trouble> {
+    for dtype in [DType::F32, DType::F16, DType::U8] {
+        let desc = TensorDesc { rows: 5, columns: 13, dtype };
+        let tensor = SharedTensor::new(probe.backend.allocate(&desc)?);
+        let mut expected = vec![0; desc.bytes()];
+        for (rows, columns) in [(0..5, 0..13), (1..4, 3..8), (4..5, 12..13), (2..2, 0..13), (0..5, 5..5), (2..5, 0..13)]
+        {
+            let part = Part { rows, columns };
+            let bytes: Vec<u8> = (0..part.area() * dtype.size()).map(|i| (i * 7 + part.columns.end) as u8).collect();
+            tensor.slot().write_bytes(&part, &bytes)?;
+            let mut back = vec![0; bytes.len()];
+            tensor.view().read_bytes(&part, &mut back)?;
+            require(back == bytes, "a rectangle reads back otherwise than it was written")?;
+            if !bytes.is_empty() {
+                for (row, bytes) in part.rows.clone().zip(bytes.chunks_exact(part.columns.len() * dtype.size())) {
+                    let start = (row * desc.columns + part.columns.start) * dtype.size();
+                    expected[start..start + bytes.len()].copy_from_slice(bytes);
+                }
+            }
+            let mut all = vec![0; desc.bytes()];
+            tensor.view().read_bytes(&Part::whole(desc.rows, desc.columns), &mut all)?;
+            require(all == expected, "writing a rectangle changes what lies beside it")?;
+        }
     }
     Ok(())
 }

@@ -23,8 +23,9 @@ use crate::runner::{caught, panic_message};
 type Check = fn(&Probe<'_>) -> Result<(), Trouble>;
 
 /// All checks by name.
-const CHECKS: [(&str, Check); 17] = [
+const CHECKS: [(&str, Check); 18] = [
     ("allocations are zeroed, aligned and reached directly", memory::allocation),
+    ("rectangles are copied in and out", memory::copies),
     ("an allocation that cannot be is an error", memory::impossible_allocation),
     ("weights say what and whose they are", memory::weights),
     ("the timeline counts submissions in order", order::order),

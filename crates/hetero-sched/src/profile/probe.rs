@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use hetero_core::{
-    Backend, BackendError, Binding, Bindings, DType, Executable, GraphBuilder, NodeId, Op, OpSpec, OperandOrder, Part,
-    Segment, SegmentNode, SharedTensor, StepParams, TensorDesc, Ticket, ValueId, ValueKind, WeightFormat, WeightId,
-    WeightLayout, WeightMatrix, WeightRows,
+    Backend, BackendError, Binding, Bindings, Executable, GraphBuilder, NodeId, Op, OpSpec, OperandOrder, Part,
+    Segment, SegmentNode, SharedTensor, StepParams, Ticket, ValueId, ValueKind, WeightFormat, WeightId, WeightLayout,
+    WeightMatrix, WeightRows,
 };
 
 use crate::sync::Clock;
@@ -170,7 +170,7 @@ fn layouts(op: &Op) -> Vec<WeightLayout> {
 }
 
 fn matrix(backend: &dyn Backend, layout: WeightLayout, is_filled: bool) -> Result<Arc<WeightMatrix>, BackendError> {
-    let tensor = backend.allocate(&TensorDesc { rows: 1, columns: layout.bytes(), dtype: DType::U8 })?;
+    let tensor = WeightMatrix::allocate(&layout, backend)?;
     WeightMatrix::build("probe", layout, tensor, |bytes| {
         if is_filled {
             bytes.fill(FILLING);
