@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use hetero_core::WeightFormat;
+use hetero_llama::loader::LoadStage;
 use hetero_llama::team::TogetherOptions;
 use hetero_llama::{Activations, DeviceOptions, DeviceSelection, Model, ModelOptions, ModelSource};
 
@@ -71,11 +72,20 @@ impl ModelArgs {
         let together = TogetherOptions { is_strict: self.strict, ..TogetherOptions::default() };
         let options = ModelOptions { devices: self.device_options(), together, weights: self.weights.0, context };
         let bar = progress::bytes("loading");
+        let mut measuring = None;
         let result = Model::load(source, &options, &mut |progress| {
-            bar.set_length(progress.total_bytes);
-            bar.set_position(progress.done_bytes);
+            let bar = match progress.stage {
+                LoadStage::Weights => &bar,
+                LoadStage::Measuring => measuring.get_or_insert_with(|| {
+                    bar.finish_and_clear();
+                    progress::count("measuring", progress.total as usize, "operators")
+                }),
+            };
+            bar.set_length(progress.total);
+            bar.set_position(progress.done);
         });
         bar.finish_and_clear();
+        measuring.into_iter().for_each(|bar| bar.finish_and_clear());
         Ok(result?)
     }
 

@@ -41,8 +41,8 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     let threads = DeviceOptions { threads: args.threads.map(usize::from), ..DeviceOptions::default() };
     let bar = progress::bytes("writing");
     let result = packed::quantize(&source, args.weights, &args.out, threads.n_threads().max(1), &mut |progress| {
-        bar.set_length(progress.total_bytes);
-        bar.set_position(progress.done_bytes);
+        bar.set_length(progress.total);
+        bar.set_position(progress.done);
     });
     bar.finish_and_clear();
     let facts = result?;

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use hetero_core::{Backend, DeviceKind};
+use hetero_core::{Backend, DeviceInfo, DeviceKind};
 
 use crate::LlamaError;
 
@@ -167,6 +167,28 @@ pub fn list(options: &DeviceOptions) -> Result<Vec<DeviceStatus>, LlamaError> {
         devices.push(DeviceStatus { name, kind: known.kind, is_simulated, availability });
     }
     Ok(devices)
+}
+
+/// What a processor takes, in watts.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Power {
+    /// While it works, besides what it takes anyway.
+    pub(crate) active_watts: f64,
+    /// All the time.
+    pub(crate) idle_watts: f64,
+}
+
+/// What a processor takes, where that is known: a simulated one's SoC says it.
+pub(crate) fn power(options: &DeviceOptions, info: &DeviceInfo) -> Result<Option<Power>, LlamaError> {
+    let _ = options;
+    #[cfg(feature = "npu-sim")]
+    if KNOWN.iter().any(|known| known.name == info.name && !known.is_real) {
+        let soc = backend_npu_sim::Soc::load(options.soc.as_deref().unwrap_or(DEFAULT_SOC))?;
+        let power = soc.power(info.kind);
+        return Ok(Some(Power { active_watts: power.active_watts, idle_watts: power.idle_watts }));
+    }
+    let _ = info;
+    Ok(None)
 }
 
 /// Opens processors, of which some belong together.

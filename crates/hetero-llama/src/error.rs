@@ -4,6 +4,7 @@
 //! the user can do about it, and [`LlamaError::is_bad_input`] tells a wrong input from a failure while running.
 
 mod fix;
+mod team;
 mod text;
 
 use std::path::PathBuf;
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 use hetero_core::WeightFormat;
 use thiserror::Error;
 
+pub use self::team::TeamError;
 use self::text::nearest_text;
 pub(crate) use self::text::shorten;
 
@@ -326,14 +328,9 @@ pub enum LlamaError {
         name: String,
     },
 
-    /// More devices than a plan can use.
-    #[error("{n_devices} devices: expected at most {most}")]
-    TooManyDevices {
-        /// How many were chosen.
-        n_devices: usize,
-        /// How many there may be.
-        most: usize,
-    },
+    /// Devices that cannot share the work in the way that was asked for.
+    #[error(transparent)]
+    Team(#[from] TeamError),
 
     /// A device that is there and cannot be used.
     #[error("device `{name}` cannot be used: {reason}")]

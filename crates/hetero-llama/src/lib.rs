@@ -4,7 +4,8 @@
 //!
 //! 1. [`source`] and [`weights`]: a model's files, mapped and checked; [`config`]: what the model is made of.
 //! 2. [`graph`]: the forward pass as a graph of operators; [`loader`]: weights into the layout that processors share.
-//! 3. [`backends`]: the processors of this build; [`model`]: all of it together, ready to be shared by sessions.
+//! 3. [`backends`]: the processors of this build; [`profiling`], [`mode`] and [`team`]: how several of them share the work;
+//!    [`model`]: all of it together, ready to be shared by sessions.
 //! 4. [`session`]: a KV cache and its extension; [`sampler`], [`text_stream`] and [`generate`]: logits into text.
 //!
 //! ```no_run
@@ -34,9 +35,11 @@ pub mod generation_config;
 pub mod graph;
 pub mod loader;
 pub mod memory;
+pub mod mode;
 pub mod model;
 pub mod packed;
 pub mod perplexity;
+pub mod profiling;
 pub mod sampler;
 pub mod session;
 #[cfg(feature = "npu-sim")]
@@ -52,6 +55,7 @@ mod files;
 pub use backends::{Activations, DeviceOptions, DeviceSelection};
 pub use error::LlamaError;
 pub use generate::{FinishReason, GenerateOptions, Generation, GenerationStats, Piece};
+pub use mode::Mode;
 pub use model::{Model, ModelFacts, ModelOptions};
 pub use session::{CancelToken, Session};
 pub use source::{EmbeddedModel, ModelSource};

@@ -21,12 +21,23 @@ use crate::weights::{Linear, Matrix, ModelTensors, RawTensor, SourceRows, Tensor
 /// How far loading has come.
 #[derive(Clone, Copy, Debug)]
 pub struct LoadProgress<'a> {
-    /// The weight that has just been loaded.
+    /// What is being done.
+    pub stage: LoadStage,
+    /// The weight that has just been loaded, or the operator that has been measured.
     pub name: &'a str,
-    /// Bytes of the checkpoint that have been read.
-    pub done_bytes: u64,
-    /// Bytes of the checkpoint that have to be read.
-    pub total_bytes: u64,
+    /// Bytes of the checkpoint that have been read, or measurements that have been made.
+    pub done: u64,
+    /// Bytes of the checkpoint that have to be read, or measurements that have to be made.
+    pub total: u64,
+}
+
+/// The parts of loading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoadStage {
+    /// Weights come into memory.
+    Weights,
+    /// Processors are measured.
+    Measuring,
 }
 
 /// The weights of a model, by what they are.
@@ -111,7 +122,7 @@ pub(crate) fn load(
             }
         };
         matrices.insert(key, matrix);
-        progress(LoadProgress { name, done_bytes, total_bytes });
+        progress(LoadProgress { stage: LoadStage::Weights, name, done: done_bytes, total: total_bytes });
     }
     Ok(LoadedWeights { matrices })
 }

@@ -12,10 +12,12 @@ use crate::backends::{self, Activations, DeviceOptions};
 use crate::chat_template::ChatTemplate;
 use crate::config::ModelConfig;
 use crate::generation_config::GenerationConfig;
-use crate::graph::{self, GraphOptions};
-use crate::loader::{self, LoadProgress, LoadedWeights, StoredWeights};
+use crate::graph::{self, GraphOptions, ModelGraph};
+use crate::loader::{self, LoadProgress, LoadStage, LoadedWeights, StoredWeights};
 use crate::memory::{self, Fit};
+use crate::mode::Mode;
 use crate::packed::PackedCheckpoint;
+use crate::profiling::ProfilingFacts;
 use crate::session::PREFILL_CHUNK;
 use crate::source::ModelSource;
 use crate::team::{self, TogetherOptions};
@@ -67,8 +69,10 @@ pub struct ModelFacts {
     pub weight_bytes: u64,
     /// Bytes of the KV cache of one session.
     pub cache_bytes: u64,
-    /// Time to open and load.
+    /// Time to open and load, without measuring processors.
     pub load: Duration,
+    /// What was measured of the processors; `None` where there is one alone.
+    pub profiling: Option<ProfilingFacts>,
 }
 
 impl Model {
@@ -81,24 +85,15 @@ impl Model {
         let start = Instant::now();
         let config = source.config()?;
         let generation = source.generation_config(&config)?;
-        let devices = backends::open(&options.devices)?;
+        let devices = open(options)?;
         let checkpoint = source.checkpoint()?;
         let stored = match config.packed_weights {
             Some(_) => StoredWeights::Packed(PackedCheckpoint::new(checkpoint)),
             None => StoredWeights::Tensors(Box::new(ModelTensors::resolve(&checkpoint, &config)?)),
         };
         let parameters = config.parameter_count();
-        let weights = choose_weights(&source, &config, options.weights)?;
-        let float = options.devices.activations == Activations::Float || weights == WeightFormat::F32;
-        let mut graph_options = GraphOptions {
-            capacity: 1,
-            context: config.max_positions,
-            weights,
-            embedding: loader::format_of(stored.embedding_dtype(&config)?),
-            // Halves suffice for keys and values beside narrow weights; who asks for floats gets them here too.
-            cache: if float { DType::F32 } else { DType::F16 },
-            logits: RowSelection::Last,
-        };
+        let embedding = loader::format_of(stored.embedding_dtype(&config)?);
+        let mut graph_options = graph_options(&source.name(), &config, options, embedding)?;
         let graph = graph::build(&config, &graph_options);
         let fit = Fit::of(&graph, graph_options.cache, memory::available_bytes());
         graph_options.context = fit.context(options.context, config.max_positions)?;
@@ -107,18 +102,26 @@ impl Model {
 
         let n_threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let weights_loaded = loader::load(&stored, &graph, &*devices[0], n_threads, progress)?;
+        let load = start.elapsed();
+        let prefill = prefill_graph(&config, graph_options);
+        let (team, profiling) = team::team(devices, &prefill.graph, options, &mut |measured| {
+            progress(LoadProgress {
+                stage: LoadStage::Measuring,
+                name: measured.operator,
+                done: measured.n_done as u64,
+                total: measured.n_all as u64,
+            });
+        })?;
         let facts = ModelFacts {
             parameters,
-            weights,
+            weights: graph_options.weights,
             context: graph_options.context,
             context_lowered_from,
             weight_bytes: weights_loaded.resident_bytes(),
             cache_bytes: fit.cache_bytes(graph_options.context),
-            load: start.elapsed(),
+            load,
+            profiling,
         };
-        let capacity = PREFILL_CHUNK.min(graph_options.context);
-        let prefill = graph::build(&config, &GraphOptions { capacity, ..graph_options });
-        let team = team::team(devices, &prefill, &options.together, &mut |_| {})?;
         Ok(Arc::new(Model {
             source,
             config,
@@ -129,6 +132,21 @@ impl Model {
             facts,
             graph_options,
         }))
+    }
+
+    /// The same model on other processors, or with other plans. The weights in memory are shared, so the processors must
+    /// reach those that the model was loaded for.
+    pub fn with_team(&self, team: Arc<Team>) -> Arc<Model> {
+        Arc::new(Model {
+            source: self.source.clone(),
+            config: self.config.clone(),
+            generation: self.generation.clone(),
+            team,
+            weights: self.weights.clone(),
+            tokenizer: OnceLock::new(),
+            facts: self.facts.clone(),
+            graph_options: self.graph_options,
+        })
     }
 
     /// What the model is made of.
@@ -189,15 +207,42 @@ impl Model {
     }
 }
 
-/// What linear weights are held in: as asked for, or as they are stored in panels, or by the size of the model.
-fn choose_weights(
-    source: &ModelSource,
+/// Opens the processors that take part.
+pub(crate) fn open(options: &ModelOptions) -> Result<Vec<Arc<dyn Backend>>, LlamaError> {
+    let devices = backends::open(&options.devices)?;
+    options.together.mode.map_or(Ok(devices.clone()), |mode| Mode::select(mode, devices))
+}
+
+/// The graph with whose operators processors are measured: that of a full prefill step.
+pub(crate) fn prefill_graph(config: &ModelConfig, options: GraphOptions) -> ModelGraph {
+    graph::build(config, &GraphOptions { capacity: PREFILL_CHUNK.min(options.context), ..options })
+}
+
+/// The graphs' options for a context as long as the model allows.
+pub(crate) fn graph_options(
+    name: &str,
     config: &ModelConfig,
-    asked: Option<WeightFormat>,
-) -> Result<WeightFormat, LlamaError> {
+    options: &ModelOptions,
+    embedding: WeightFormat,
+) -> Result<GraphOptions, LlamaError> {
+    let weights = choose_weights(name, config, options.weights)?;
+    let float = options.devices.activations == Activations::Float || weights == WeightFormat::F32;
+    Ok(GraphOptions {
+        capacity: 1,
+        context: config.max_positions,
+        weights,
+        embedding,
+        // Halves suffice for keys and values beside narrow weights; who asks for floats gets them here too.
+        cache: if float { DType::F32 } else { DType::F16 },
+        logits: RowSelection::Last,
+    })
+}
+
+/// What linear weights are held in: as asked for, or as they are stored in panels, or by the size of the model.
+fn choose_weights(name: &str, config: &ModelConfig, asked: Option<WeightFormat>) -> Result<WeightFormat, LlamaError> {
     match (config.packed_weights, asked) {
         (Some(stored), Some(asked)) if stored != asked => {
-            Err(LlamaError::PackedOtherwise { model: source.name(), stored, asked })
+            Err(LlamaError::PackedOtherwise { model: name.to_owned(), stored, asked })
         }
         (Some(stored), _) => Ok(stored),
         (None, Some(asked)) => Ok(asked),

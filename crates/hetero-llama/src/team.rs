@@ -1,29 +1,61 @@
-//! The processors of a model as a team: one alone, or several with costs that are measured while the model loads.
+//! The processors of a model as a team: one alone, or several whose plans follow from what was measured of them.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use hetero_core::{Backend, DeviceInfo, DeviceKind};
-use hetero_sched::cost::{DeviceSet, MAX_DEVICES, ProfiledCosts, ProfiledOptions};
-use hetero_sched::profile::{MeasureOptions, Progress, measure};
+use hetero_core::{Backend, DeviceKind, Graph};
+use hetero_sched::cost::{DeviceSet, MAX_DEVICES, ProfiledOptions};
+use hetero_sched::profile::{Measured, ProfileFolder, Progress};
 use hetero_sched::solver::SolveOptions;
-use hetero_sched::sync::{SystemClock, WaitPolicy};
-use hetero_sched::{ExecutorOptions, SchedError, Team, TeamOptions};
+pub use hetero_sched::solver::{DynamicLength, Method, Objective};
+use hetero_sched::sync::WaitPolicy;
+use hetero_sched::{ExecutorOptions, Team, TeamOptions};
 
-use crate::LlamaError;
-use crate::graph::ModelGraph;
+use crate::backends::{self, Power};
+use crate::error::{LlamaError, TeamError};
+use crate::mode::Mode;
+use crate::model::ModelOptions;
+use crate::profiling::{self, ProfilingFacts, Thoroughness};
 
 /// How processors work together.
 #[derive(Clone, Debug)]
 pub struct TogetherOptions {
-    /// Seconds after which no further measurement is begun.
-    pub budget_seconds: f64,
+    /// Who computes; `None` for all processors that may be used, with operators cut between them.
+    pub mode: Option<Mode>,
+    /// By what plans are found.
+    pub method: Method,
+    /// What a processor with graphs of fixed length does with a prompt of another one.
+    pub dynamic_length: DynamicLength,
+    /// What plans make small.
+    pub objective: Objective,
+    /// Whether the host waits by prediction and polling; otherwise through the drivers.
+    pub fast_sync: bool,
     /// Whether the failure of a processor ends a run; otherwise the others go on without it.
     pub is_strict: bool,
+    /// Where measurements are kept from one run to the next; `None` for nowhere.
+    pub profiles: Option<ProfileFolder>,
+    /// Whether what is kept there is measured again.
+    pub measures_anew: bool,
+    /// Seconds after which no further measurement is begun.
+    pub budget_seconds: f64,
+    /// The most submissions of each graph whose times are kept for a trace.
+    pub n_traced: usize,
 }
 
 impl Default for TogetherOptions {
     fn default() -> Self {
-        TogetherOptions { budget_seconds: 30.0, is_strict: false }
+        TogetherOptions {
+            mode: None,
+            method: Method::default(),
+            dynamic_length: DynamicLength::default(),
+            objective: Objective::default(),
+            fast_sync: true,
+            is_strict: false,
+            profiles: None,
+            measures_anew: false,
+            budget_seconds: 30.0,
+            n_traced: 0,
+        }
     }
 }
 
@@ -31,39 +63,89 @@ impl Default for TogetherOptions {
 /// devices are measured with.
 pub(crate) fn team(
     devices: Vec<Arc<dyn Backend>>,
-    prefill: &ModelGraph,
-    options: &TogetherOptions,
-    progress: &mut dyn FnMut(&Progress),
-) -> Result<Arc<Team>, LlamaError> {
-    let mut executor = ExecutorOptions::default();
+    prefill: &Graph,
+    options: &ModelOptions,
+    watch: &mut dyn FnMut(&Progress<'_>),
+) -> Result<(Arc<Team>, Option<ProfilingFacts>), LlamaError> {
+    let together = &options.together;
+    let mut executor = ExecutorOptions { n_traced: together.n_traced, ..ExecutorOptions::default() };
+    if !together.fast_sync {
+        executor.wait.policy = WaitPolicy::Block;
+    }
     if let [device] = &devices[..] {
         // Looking would take a core from the threads that compute, and nothing else waits for them.
         if device.info().kind == DeviceKind::Cpu {
             executor.wait.policy = WaitPolicy::Block;
         }
-        return Ok(Team::single(Arc::clone(device), executor));
+        return Ok((Team::single(Arc::clone(device), executor), None));
     }
     if devices.len() > MAX_DEVICES {
-        return Err(LlamaError::TooManyDevices { n_devices: devices.len(), most: MAX_DEVICES });
+        return Err(TeamError::TooManyDevices { n_devices: devices.len(), most: MAX_DEVICES }.into());
     }
-    let measuring = MeasureOptions {
-        budget_seconds: options.budget_seconds,
-        // The ends of the range, and a tile: a start is not the time to be thorough.
-        rows: vec![1, 32, prefill.graph.capacity()],
-        past: vec![512],
-        n_repeats: 1,
-        ..MeasureOptions::default()
+    let mut go_on = |progress: &Progress<'_>| {
+        watch(progress);
+        ControlFlow::Continue(())
     };
-    let clock = SystemClock::new();
-    let (profile, is_complete) =
-        measure(&devices, &prefill.graph, &clock, &measuring, None, progress).map_err(SchedError::from)?;
-    if !is_complete {
-        tracing::warn!(seconds = options.budget_seconds, "the devices were not measured completely; plans may be poor");
+    let (measured, facts) = profiling::known_and_missing(&devices, prefill, options, Thoroughness::Quick, &mut go_on)?;
+    let unusable = unusable(&devices, &measured, options)?;
+    let solve = SolveOptions {
+        granularity: together.mode.map_or_else(Default::default, Mode::granularity),
+        method: together.method,
+        dynamic_length: together.dynamic_length,
+        objective: together.objective,
+        ..SolveOptions::new(DeviceSet::first(devices.len()))
+    };
+    let power = power(&devices, options)?;
+    let known = ProfiledOptions {
+        is_polling: together.fast_sync,
+        active_watts: power.iter().map(|power| power.active_watts).collect(),
+        idle_watts: power.iter().map(|power| power.idle_watts).sum(),
+    };
+    let costs = profiling::costs(&measured.profile, &devices, prefill, &known);
+    let team = TeamOptions { solve, executor, is_strict: together.is_strict };
+    let team = Team::new(devices, Arc::new(costs), team);
+    for (device_idx, reason) in unusable {
+        team.leave_out(device_idx, &reason);
     }
-    let infos: Vec<DeviceInfo> = devices.iter().map(|device| device.info().clone()).collect();
-    let costs = ProfiledOptions { is_polling: true, ..ProfiledOptions::default() };
-    let costs = ProfiledCosts::new(&profile, &infos, &prefill.graph, &costs);
-    let solve = SolveOptions::new(DeviceSet::first(devices.len()));
-    let options = TeamOptions { solve, executor, is_strict: options.is_strict };
-    Ok(Team::new(devices, Arc::new(costs), options))
+    Ok((team, Some(facts)))
+}
+
+/// What each device takes. It must be known when energy counts, and counts as nothing otherwise.
+fn power(devices: &[Arc<dyn Backend>], options: &ModelOptions) -> Result<Vec<Power>, LlamaError> {
+    let objective = options.together.objective;
+    let power = |device: &Arc<dyn Backend>| match (backends::power(&options.devices, device.info())?, objective) {
+        (Some(power), _) => Ok(power),
+        (None, Objective::Time) => Ok(Power::default()),
+        (None, objective) => {
+            let objective = if objective == Objective::Energy { "energy" } else { "time and energy" };
+            Err(TeamError::UnknownPower { objective: objective.to_owned(), device: device.info().name.clone() }.into())
+        }
+    };
+    devices.iter().map(power).collect()
+}
+
+/// The devices of which plans cannot be made, and why.
+fn unusable(
+    devices: &[Arc<dyn Backend>],
+    measured: &Measured,
+    options: &ModelOptions,
+) -> Result<Vec<(usize, String)>, LlamaError> {
+    let mut unusable = Vec::new();
+    for (device_idx, device) in devices.iter().enumerate().filter(|(idx, _)| !measured.is_covered[*idx]) {
+        let failure = measured.failures.iter().find(|failure| failure.device_idx == device_idx);
+        let error = match failure {
+            Some(failure) => profiling::failed(failure),
+            None => TeamError::NotMeasured {
+                device: device.info().name.clone(),
+                budget_seconds: options.together.budget_seconds,
+            }
+            .into(),
+        };
+        // When none is left there is no plan, and the run ends with what was the matter.
+        if options.together.is_strict || unusable.len() + 1 == devices.len() {
+            return Err(error);
+        }
+        unusable.push((device_idx, error.to_string()));
+    }
+    Ok(unusable)
 }

@@ -17,7 +17,7 @@ fn packed_checkpoints_load_to_the_same_model() {
             let out = tempfile::tempdir().expect("a folder");
             let source = ModelSource::Folder(folder.clone());
             let mut done = 0;
-            let mut progress = |progress: hetero_llama::loader::LoadProgress<'_>| done = progress.done_bytes;
+            let mut progress = |progress: hetero_llama::loader::LoadProgress<'_>| done = progress.done;
             let facts = quantize(&source, format, out.path(), 2, &mut progress).expect("a packed checkpoint");
             assert_eq!(done, facts.written_bytes);
             let packed = logits(&load(out.path(), None), &tokens);

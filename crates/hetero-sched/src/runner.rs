@@ -108,23 +108,28 @@ impl Team {
         Ok((solution, explanation))
     }
 
+    /// Leaves a device out from now on, as if it had failed. The last one stays.
+    pub fn leave_out(&self, device_idx: usize, reason: &str) {
+        let mut state = self.state();
+        let rest = state.usable.without(device_idx);
+        // Another graph's runner may have said so already.
+        if state.usable.contains(device_idx) && !rest.is_empty() {
+            let device = self.devices[device_idx].info().name.clone();
+            tracing::warn!(%device, reason, "going on without a device");
+            state.losses.push(Loss { device, reason: reason.to_owned() });
+            state.usable = rest;
+        }
+    }
+
     /// Leaves the device out that an error names; gives the error back when the team cannot go on.
     fn go_on_after(&self, error: SchedError) -> Result<(), SchedError> {
         let Some(device_idx) = error.device_idx().filter(|_| !self.options.is_strict) else {
             return Err(error);
         };
-        let mut state = self.state();
-        let rest = state.usable.without(device_idx);
-        if rest.is_empty() {
+        if self.usable().without(device_idx).is_empty() {
             return Err(error);
         }
-        // Another graph's runner may have said so already.
-        if state.usable.contains(device_idx) {
-            let device = self.devices[device_idx].info().name.clone();
-            tracing::warn!(%device, %error, "going on without a device");
-            state.losses.push(Loss { device, reason: error.to_string() });
-            state.usable = rest;
-        }
+        self.leave_out(device_idx, &error.to_string());
         Ok(())
     }
 

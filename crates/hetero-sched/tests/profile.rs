@@ -1,14 +1,20 @@
 //! Profiles: measuring in pieces, keeping, refusing, predicting.
 
+mod common;
+
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
+use common::threads::{Habits, ThreadBackend};
 use hetero_conformance::ReferenceBackend;
 use hetero_core::{Backend, DType, DeviceKind, Graph, GraphBuilder, Op, StepParams, WeightFormat, WeightLayout};
 use hetero_sched::cost::{CostModel, DeviceSet, ProfiledCosts, ProfiledOptions};
 use hetero_sched::profile::predict::{Model, Predictor};
-use hetero_sched::profile::{Identity, MeasureOptions, Profile, ProfileError, Sample, measure};
+use hetero_sched::profile::{
+    Identity, MeasureOptions, Measured, Profile, ProfileError, Progress, Sample, measure, measure_all,
+};
 use hetero_sched::sync::SystemClock;
 use hetero_sched::{SolveOptions, solve};
 
@@ -48,45 +54,99 @@ fn options() -> MeasureOptions {
     MeasureOptions { rows: vec![1, 2, 4, 8], n_repeats: 1, kernel_version: "1".to_owned(), ..MeasureOptions::default() }
 }
 
-fn measure_all(backends: &[Arc<dyn Backend>], known: Option<Profile>, budget_seconds: f64) -> (Profile, bool) {
-    let clock = SystemClock::new();
-    let options = MeasureOptions { budget_seconds, ..options() };
-    measure(backends, &graph(), &clock, &options, known, &mut |_| {}).unwrap()
+fn go_on(_: &Progress<'_>) -> ControlFlow<()> {
+    ControlFlow::Continue(())
 }
 
-fn n_samples(profile: &Profile) -> usize {
-    profile.devices.iter().flat_map(|device| &device.operators).map(|operator| operator.samples.len()).sum()
+fn measure_within(backends: &[Arc<dyn Backend>], known: Option<Profile>, budget_seconds: f64) -> Measured {
+    let options = MeasureOptions { budget_seconds, ..options() };
+    measure(backends, &graph(), &SystemClock::new(), &options, known, &mut go_on)
+}
+
+fn measured(backends: &[Arc<dyn Backend>]) -> Profile {
+    measure_all(backends, &graph(), &SystemClock::new(), &options()).expect("nothing fails")
 }
 
 #[test]
 fn measuring_goes_on_where_it_was_stopped() {
     let backends = backends();
-    let (begun, is_complete) = measure_all(&backends, None, 0.0);
-    assert!(!is_complete);
-    let (whole, is_complete) = measure_all(&backends, Some(begun), 1e9);
-    assert!(is_complete);
+    let begun = measure_within(&backends, None, 0.0);
+    assert!(!begun.is_complete && begun.n_new == 0);
+    assert_eq!(begun.is_covered, [false, false], "nothing is known of any operator");
+    let whole = measure_within(&backends, Some(begun.profile), 1e9);
+    assert!(whole.is_complete && whole.failures.is_empty());
+    assert_eq!(whole.is_covered, [true, true]);
     // Norm, SwiGLU and addition with 4 numbers of rows, two linear operators with those and a quarter of the columns.
-    assert_eq!(n_samples(&whole), 2 * (3 * 4 + 2 * 4 * 2));
-    let (again, is_complete) = measure_all(&backends, Some(whole.clone()), 0.0);
-    assert!(is_complete, "there is nothing left to measure");
-    assert_eq!(again, whole);
-    assert!(whole.devices.iter().all(|device| device.overheads.submit_seconds > 0.0));
-    assert!(whole.together.iter().flat_map(|together| &together.slowdowns).all(|&slowdown| slowdown >= 1.0));
+    assert_eq!(whole.profile.n_samples(), 2 * (3 * 4 + 2 * 4 * 2));
+    let again = measure_within(&backends, Some(whole.profile.clone()), 0.0);
+    assert!(again.is_complete && again.n_new == 0, "there is nothing left to measure");
+    assert_eq!(again.profile, whole.profile);
+    let overheads = whole.profile.devices.iter().map(|device| device.overheads);
+    assert!(overheads.clone().all(|overheads| overheads.submit_seconds > 0.0));
+    assert!(overheads.clone().all(|overheads| overheads.copy_seconds_per_byte > 0.0));
+    assert_eq!(whole.profile.together.len(), 2, "one row and many");
+    assert!(whole.profile.together.iter().flat_map(|together| &together.slowdowns).all(|&slowdown| slowdown >= 1.0));
 }
 
 #[test]
 fn progress_counts_up_to_all() {
-    let mut seen = Vec::new();
-    let clock = SystemClock::new();
-    measure(&backends(), &graph(), &clock, &options(), None, &mut |progress| seen.push(progress.clone())).unwrap();
-    let n_all = seen[0].n_all;
-    assert_eq!(seen.iter().map(|progress| progress.n_done).collect::<Vec<_>>(), (1..=n_all).collect::<Vec<_>>());
+    let (mut seen, mut known) = (Vec::new(), Vec::new());
+    let mut watch = |progress: &Progress<'_>| {
+        seen.push((progress.n_done, progress.n_all, progress.is_new));
+        known.push(progress.profile.n_samples());
+        go_on(progress)
+    };
+    measure(&backends(), &graph(), &SystemClock::new(), &options(), None, &mut watch);
+    let n_all = seen[0].1;
+    assert_eq!(seen, (1..=n_all).map(|n_done| (n_done, n_all, true)).collect::<Vec<_>>());
+    let n_pairings = 2;
+    assert_eq!(known[..n_all - n_pairings], (1..=n_all - n_pairings).collect::<Vec<_>>(), "each is there to be kept");
+}
+
+#[test]
+fn who_watches_may_end_it_and_go_on_later() {
+    let backends = backends();
+    let mut n_seen = 0;
+    let mut watch = |_: &Progress<'_>| {
+        n_seen += 1;
+        if n_seen == 5 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    let begun = measure(&backends, &graph(), &SystemClock::new(), &options(), None, &mut watch);
+    assert!(!begun.is_complete);
+    assert_eq!((n_seen, begun.profile.n_samples()), (5, 5));
+    let whole = measure_within(&backends, Some(begun.profile), 1e9);
+    assert!(whole.is_complete);
+    assert_eq!(whole.n_new + 5, whole.profile.n_samples() + whole.profile.together.len());
+}
+
+/// Fails at its nth submission, and at all later ones.
+fn failing(nth: u64) -> Arc<dyn Backend> {
+    ThreadBackend::new("faulty", Habits { fails_at: Some(nth), ..Habits::default() })
+}
+
+#[test]
+fn a_device_that_fails_is_left_out_of_the_rest() {
+    for nth in [1, 4, 30, 100] {
+        let backends = vec![failing(nth), Arc::new(ReferenceBackend::new()) as Arc<dyn Backend>];
+        let measured = measure_within(&backends, None, 1e9);
+        let failed: Vec<usize> = measured.failures.iter().map(|failure| failure.device_idx).collect();
+        assert_eq!(failed, [0], "at submission {nth}");
+        assert_eq!(measured.is_covered, [false, true], "at submission {nth}");
+        let n_samples = |device_idx: usize| -> usize {
+            measured.profile.devices[device_idx].operators.iter().map(|operator| operator.samples.len()).sum()
+        };
+        assert_eq!(n_samples(1), 3 * 4 + 2 * 4 * 2);
+        assert!(n_samples(0) < n_samples(1));
+        assert!(measured.profile.together.is_empty());
+        let error = measure_all(&[failing(nth)], &graph(), &SystemClock::new(), &options()).unwrap_err();
+        assert_eq!(error.device_idx(), Some(0));
+    }
 }
 
 #[test]
 fn a_measured_profile_is_enough_to_solve() {
     let backends = backends();
-    let (profile, _) = measure_all(&backends, None, 1e9);
+    let profile = measured(&backends);
     let infos: Vec<_> = backends.iter().map(|backend| backend.info().clone()).collect();
     let graph = graph();
     let costs = ProfiledCosts::new(&profile, &infos, &graph, &ProfiledOptions::default());
@@ -99,7 +159,7 @@ fn a_measured_profile_is_enough_to_solve() {
 /// Saves a profile, changes the text and loads it for these devices.
 fn reload(change: impl Fn(String) -> String, kernel_version: &str) -> Result<Profile, ProfileError> {
     let backends = backends();
-    let (profile, _) = measure_all(&backends, None, 1e9);
+    let profile = measured(&backends);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("profile.json");
     profile.save(&path).unwrap();
@@ -121,7 +181,7 @@ fn what_does_not_fit_is_refused_with_the_reason() {
     };
     check(&|text| text, "2", "kernels 1, and version");
     check(&|text| text[..text.len() / 2].to_owned(), "1", "is damaged");
-    check(&|text| text.replace("\"format\": 1", "\"format\": 99"), "1", "has format 99, and format 1 is needed");
+    check(&|text| text.replace("\"format\": 2", "\"format\": 99"), "1", "has format 99, and format 2 is needed");
     check(&|text| text.replacen("\"name\": \"reference\"", "\"name\": \"gpu\"", 1), "1", "is of the devices");
     check(&|text| text.replacen("\"seconds\": ", "\"seconds\": -", 1), "1", "impossible value for seconds of");
     check(&|text| text.replacen("\"samples\"", "\"simples\"", 1), "1", "is damaged");

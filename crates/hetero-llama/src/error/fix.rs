@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::LlamaError;
+use super::{LlamaError, TeamError};
 
 impl LlamaError {
     /// Whether a file or an argument is at fault (exit code 2) and not the run itself (exit code 1).
@@ -13,6 +13,7 @@ impl LlamaError {
             | Self::Cancelled
             | Self::FileChanged { .. }
             | Self::Run(_)
+            | Self::Team(TeamError::NotMeasured { .. })
             | Self::Tokenize { .. } => false,
             // A path that cannot be written to is the user's; a full disk is not.
             Self::Write { source, .. } => {
@@ -58,7 +59,7 @@ impl LlamaError {
             #[cfg(feature = "npu-sim")]
             Self::Faults(_) => "write faults as `npu:late=10x@3; gpu:lost@5`; docs/simulator.md has all forms".into(),
             Self::DeviceNotBuilt { name } => format!("build with the cargo feature for `{name}`, or choose another device"),
-            Self::TooManyDevices { .. } => "leave some out with `--devices`".into(),
+            Self::Team(error) => error.fix(),
             Self::DeviceUnusable { fix, .. } => fix.clone(),
             Self::NoDevice => "build with at least one backend's cargo feature, such as `cpu-simd`".into(),
             Self::BadContext { limit, .. } => format!("give a context of at most {limit} tokens"),

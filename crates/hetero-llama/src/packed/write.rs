@@ -13,7 +13,7 @@ use super::stored_shape;
 use crate::LlamaError;
 use crate::config::{PACKED_METHOD, PACKED_VERSION};
 use crate::graph::{self, GraphOptions};
-use crate::loader::{LoadProgress, Source, StoredWeights, fill_panels, format_of};
+use crate::loader::{LoadProgress, LoadStage, Source, StoredWeights, fill_panels, format_of};
 use crate::source::ModelSource;
 use crate::weights::ModelTensors;
 
@@ -147,7 +147,7 @@ impl View for WeightView<'_, '_> {
         let mut written = self.written.borrow_mut();
         written.done_bytes += bytes.len() as u64;
         let Written { done_bytes, total_bytes, ref mut progress } = *written;
-        progress(LoadProgress { name: self.name, done_bytes, total_bytes });
+        progress(LoadProgress { stage: LoadStage::Weights, name: self.name, done: done_bytes, total: total_bytes });
         bytes
     }
 

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use backend_npu_sim::SimulatedSoc;
 use hetero_core::{Backend, DeviceInfo};
 use hetero_sched::cost::{DeviceSet, ProfiledCosts, ProfiledOptions};
-use hetero_sched::profile::{MeasureOptions, measure};
+use hetero_sched::profile::{MeasureOptions, measure_all};
 use hetero_sched::solver::{Granularity, SolveOptions};
 use hetero_sched::sync::{Clock, WaitOptions, WaitPolicy};
-use hetero_sched::{ExecutorOptions, SchedError, Team, TeamOptions};
+use hetero_sched::{ExecutorOptions, Team, TeamOptions};
 
 use super::{SimulateMode, SimulateOptions};
 use crate::LlamaError;
@@ -43,8 +43,7 @@ pub(super) fn team(
         fills_operands: false,
         ..MeasureOptions::default()
     };
-    let (profile, _) =
-        measure(&devices_of(bench), &prefill.graph, &clock, &measuring, None, &mut |_| {}).map_err(SchedError::from)?;
+    let profile = measure_all(&devices_of(bench), &prefill.graph, &clock, &measuring)?;
     let infos: Vec<DeviceInfo> = devices.iter().map(|device| device.info().clone()).collect();
     let phone = soc.soc();
     let costs = ProfiledOptions {

@@ -4,20 +4,25 @@
 //! submission costs is not in it. Coarse measurements come first, and what a profile has already is not measured again:
 //! a run that was cut short goes on where it stopped.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use hetero_core::{Backend, BackendError, DeviceKind, Graph, NodeId, Op, OpSpec, OperandOrder, Support};
+use hetero_core::{Backend, BackendError, DType, Graph, Op, OpSpec, OperandOrder, SharedTensor, Support, TensorDesc};
 
+use super::points::{Point, Wanted, distinct_operators, points};
 use super::probe::{Probe, ProbeShape};
-use super::{
-    DeviceProfile, FORMAT, Identity, MeasuredOverheads, OperatorProfile, Profile, Sample, Together, operator_key,
-};
+use super::{DeviceProfile, FORMAT, Identity, MeasuredOverheads, Profile, Sample, Together, operator_key};
+use crate::SchedError;
 use crate::sync::Clock;
 
 /// The part of a column of measurements that repeats a node: larger ones would take more memory than a phone has.
 const MOST_WEIGHT_BYTES: usize = 64 << 20;
 /// Work that takes longer than this many seconds is measured once.
 const LONG_SECONDS: f64 = 0.05;
+/// Devices run together at no more rows than this.
+const MOST_ROWS_TOGETHER: usize = 256;
+/// What copying is measured with: more than caches near a core hold.
+const COPY_BYTES: usize = 8 << 20;
 /// Equal nodes of the longer submission.
 const N_NODES: usize = 3;
 
@@ -45,7 +50,7 @@ impl Default for MeasureOptions {
     fn default() -> MeasureOptions {
         MeasureOptions {
             budget_seconds: 60.0,
-            rows: vec![1, 32, 64, 128, 256, 512, 1024],
+            rows: vec![1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024],
             past: vec![256, 1024],
             column_shares: vec![1, 4],
             n_repeats: 3,
@@ -56,8 +61,8 @@ impl Default for MeasureOptions {
 }
 
 /// How far measuring has come.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Progress {
+#[derive(Clone, Copy, Debug)]
+pub struct Progress<'p> {
     /// Measurements that are done, among them those that were there before.
     pub n_done: usize,
     /// All of them.
@@ -65,12 +70,41 @@ pub struct Progress {
     /// Seconds since this run began.
     pub seconds: f64,
     /// What was measured last.
-    pub operator: String,
+    pub operator: &'p str,
     /// On which device.
-    pub device: String,
+    pub device: &'p str,
+    /// Whether it was measured now, and not known from before.
+    pub is_new: bool,
+    /// Everything that is known by now, to be kept in case that the program does not come to an end.
+    pub profile: &'p Profile,
 }
 
-/// Measures what the graph needs on all devices, on top of what `known` has, and says whether all is done.
+/// What measuring has come to.
+#[derive(Clone, Debug)]
+pub struct Measured {
+    /// What was measured, now and before.
+    pub profile: Profile,
+    /// Whether that is everything, but for what devices have failed at or are too small for.
+    pub is_complete: bool,
+    /// Measurements that were made now.
+    pub n_new: usize,
+    /// For each device, whether there is something to predict every operator from that it computes.
+    pub is_covered: Vec<bool>,
+    /// Devices that failed. They were left alone from then on.
+    pub failures: Vec<Failure>,
+}
+
+/// A device that failed while it was measured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Which.
+    pub device_idx: usize,
+    /// What happened.
+    pub error: BackendError,
+}
+
+/// Measures what the graph needs on all devices, on top of what `known` has. `watch` sees each measurement and may end
+/// it; a device that fails is left out of the rest.
 ///
 /// # Panics
 /// When `known` is of other devices.
@@ -80,56 +114,166 @@ pub fn measure(
     clock: &dyn Clock,
     options: &MeasureOptions,
     known: Option<Profile>,
-    progress: &mut dyn FnMut(&Progress),
-) -> Result<(Profile, bool), BackendError> {
-    let begin = clock.now();
-    let is_over = || clock.now() - begin > options.budget_seconds;
+    watch: &mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>,
+) -> Measured {
     let identities: Vec<Identity> =
         backends.iter().map(|backend| Identity::of(backend.info(), &options.kernel_version)).collect();
-    let mut profile = known.unwrap_or_else(|| empty(&identities));
+    let profile = known.unwrap_or_else(|| empty(&identities));
     let known_identities = profile.devices.iter().map(|device| &device.identity);
     assert!(known_identities.eq(&identities), "a profile of other devices cannot be continued");
 
-    let specs = distinct_operators(graph);
-    let points = points(backends, &specs, graph, options);
-    let n_all = points.len();
-    let mut n_done = 0;
-    for (device_idx, backend) in backends.iter().enumerate() {
-        if profile.devices[device_idx].overheads == MeasuredOverheads::default() {
-            profile.devices[device_idx].overheads = measure_overheads(&**backend, &specs, clock, options)?;
+    let wanted = distinct_operators(graph);
+    let points = points(backends, &wanted, graph, options);
+    let pairings = pairings(backends, &wanted, options);
+    let mut run = Run {
+        backends,
+        clock,
+        options,
+        begin: clock.now(),
+        n_all: points.len() + pairings.len(),
+        n_done: 0,
+        measured: Measured {
+            profile,
+            is_complete: true,
+            n_new: 0,
+            is_covered: vec![true; backends.len()],
+            failures: Vec::new(),
+        },
+        watch,
+    };
+    run.measure_overheads(&wanted);
+    for point in points {
+        run.measure_point(point);
+    }
+    for pairing in pairings {
+        run.measure_pairing(pairing);
+    }
+    run.measured
+}
+
+/// Measures everything that the graph needs, on devices none of which may fail.
+///
+/// # Errors
+/// The failure of a device.
+pub fn measure_all(
+    backends: &[Arc<dyn Backend>],
+    graph: &Graph,
+    clock: &dyn Clock,
+    options: &MeasureOptions,
+) -> Result<Profile, SchedError> {
+    let measured = measure(backends, graph, clock, options, None, &mut |_| ControlFlow::Continue(()));
+    match measured.failures.into_iter().next() {
+        None => Ok(measured.profile),
+        Some(Failure { device_idx, error }) => Err(SchedError::Device { device_idx, error }),
+    }
+}
+
+/// A run of measurements.
+struct Run<'r> {
+    backends: &'r [Arc<dyn Backend>],
+    clock: &'r dyn Clock,
+    options: &'r MeasureOptions,
+    begin: f64,
+    n_all: usize,
+    n_done: usize,
+    measured: Measured,
+    watch: &'r mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>,
+}
+
+/// Devices that run an operator at the same time.
+struct Pairing {
+    devices: Vec<usize>,
+    shape: ProbeShape,
+}
+
+impl Run<'_> {
+    /// Whether a device can be measured, and there is still time for it.
+    fn may_go_on(&mut self, device_idx: usize) -> bool {
+        let has_failed = self.measured.failures.iter().any(|failure| failure.device_idx == device_idx);
+        let is_over = self.clock.now() - self.begin > self.options.budget_seconds;
+        if is_over && !has_failed {
+            self.measured.is_complete = false;
+        }
+        // After the watcher has ended it, everything counts as over.
+        !has_failed && !is_over && self.measured.is_complete
+    }
+
+    fn fail(&mut self, device_idx: usize, error: BackendError) {
+        self.measured.is_covered[device_idx] = false;
+        self.measured.failures.push(Failure { device_idx, error });
+    }
+
+    fn tell(&mut self, device: &str, operator: &str, is_new: bool) {
+        self.n_done += 1;
+        self.measured.n_new += usize::from(is_new);
+        let progress = Progress {
+            n_done: self.n_done,
+            n_all: self.n_all,
+            seconds: self.clock.now() - self.begin,
+            operator,
+            device,
+            is_new,
+            profile: &self.measured.profile,
+        };
+        if (self.watch)(&progress).is_break() {
+            self.measured.is_complete = false;
         }
     }
-    for (device_idx, shape) in points {
+
+    fn measure_overheads(&mut self, wanted: &[Wanted]) {
+        for (device_idx, backend) in self.backends.iter().enumerate() {
+            if self.measured.profile.devices[device_idx].overheads == MeasuredOverheads::default() {
+                match measure_overheads(&**backend, wanted, self.clock, self.options) {
+                    Ok(overheads) => self.measured.profile.devices[device_idx].overheads = overheads,
+                    Err(error) => self.fail(device_idx, error),
+                }
+            }
+        }
+    }
+
+    fn measure_point(&mut self, Point { device_idx, shape, is_essential }: Point) {
         let key = operator_key(&shape.spec);
-        if !has_sample(&profile.devices[device_idx], &key, &shape) {
-            if is_over() {
-                return Ok((profile, false));
+        let device = &self.measured.profile.devices[device_idx];
+        let is_known = has_sample(device, &key, &shape);
+        if !is_known {
+            let overheads = device.overheads;
+            if !self.may_go_on(device_idx) {
+                self.measured.is_covered[device_idx] &= !is_essential;
+                return;
             }
-            let backend = &*backends[device_idx];
-            let (sample, own_bytes) =
-                measure_point(backend, clock, &shape, &profile.devices[device_idx].overheads, options)?;
-            let per_column = own_bytes as f64 / shape.columns as f64;
-            let operators = &mut profile.devices[device_idx].operators;
-            match operators.iter_mut().find(|operator| operator.operator == key) {
-                Some(operator) => operator.samples.push(sample),
-                None => operators.push(OperatorProfile {
-                    operator: key.clone(),
-                    own_bytes_per_column: per_column,
-                    samples: vec![sample],
-                }),
+            match measure_point(&*self.backends[device_idx], self.clock, &shape, &overheads, self.options) {
+                Ok((sample, own_bytes)) => {
+                    let per_column = own_bytes as f64 / shape.columns as f64;
+                    self.measured.profile.devices[device_idx].add(&key, sample, per_column);
+                }
+                // It is too small for this, and may do others.
+                Err(BackendError::LimitReached { .. }) => {}
+                Err(error) => return self.fail(device_idx, error),
             }
         }
-        n_done += 1;
-        let device = backends[device_idx].info().name.clone();
-        progress(&Progress { n_done, n_all, seconds: clock.now() - begin, operator: key, device });
+        let device = self.backends[device_idx].info().name.clone();
+        self.tell(&device, &key, !is_known);
     }
-    if profile.together.is_empty() && backends.len() > 1 {
-        if is_over() {
-            return Ok((profile, false));
+
+    fn measure_pairing(&mut self, Pairing { devices, shape }: Pairing) {
+        let is_same = |known: &Together| known.devices == devices && known.rows == shape.rows;
+        let is_known = self.measured.profile.together.iter().any(is_same);
+        if !is_known {
+            if !devices.iter().all(|&device_idx| self.may_go_on(device_idx)) {
+                return;
+            }
+            match measure_slowdowns(self.backends, &devices, &shape, self.clock, self.options) {
+                Ok(slowdowns) => {
+                    let rows = shape.rows;
+                    self.measured.profile.together.push(Together { devices: devices.clone(), rows, slowdowns });
+                }
+                Err(Failure { error: BackendError::LimitReached { .. }, .. }) => {}
+                Err(Failure { device_idx, error }) => return self.fail(device_idx, error),
+            }
         }
-        profile.together = measure_together(backends, &specs, clock, options)?;
+        let names: Vec<&str> = devices.iter().map(|&idx| self.backends[idx].info().name.as_str()).collect();
+        self.tell(&names.join(" and "), &operator_key(&shape.spec), !is_known);
     }
-    Ok((profile, true))
 }
 
 fn empty(identities: &[Identity]) -> Profile {
@@ -139,63 +283,6 @@ fn empty(identities: &[Identity]) -> Profile {
         operators: Vec::new(),
     };
     Profile { format: FORMAT, devices: identities.iter().map(device).collect(), together: Vec::new() }
-}
-
-/// The operators of a graph, those with the same key once: of linear operators the one with most columns.
-fn distinct_operators(graph: &Graph) -> Vec<OpSpec> {
-    let mut specs: Vec<OpSpec> = Vec::new();
-    for idx in 0..graph.nodes().len() {
-        let spec = graph.op_spec(NodeId(idx));
-        match specs.iter_mut().find(|known| operator_key(known) == operator_key(&spec)) {
-            Some(known) if known.op.output_columns() < spec.op.output_columns() => *known = spec,
-            Some(_) => {}
-            None => specs.push(spec),
-        }
-    }
-    specs
-}
-
-/// Everything to measure: whole operators with the fewest and most rows first, then what lies between.
-fn points(
-    backends: &[Arc<dyn Backend>],
-    specs: &[OpSpec],
-    graph: &Graph,
-    options: &MeasureOptions,
-) -> Vec<(usize, ProbeShape)> {
-    let mut points = Vec::new();
-    let mut rows: Vec<usize> = options.rows.iter().copied().filter(|&rows| rows <= graph.capacity()).collect();
-    rows.push(graph.capacity().min(options.rows.iter().copied().max().unwrap_or(1)));
-    rows.sort_unstable();
-    rows.dedup();
-    let ends = [rows[0], rows[rows.len() - 1]];
-    for (device_idx, backend) in backends.iter().enumerate() {
-        for spec in specs.iter().filter(|spec| backend.support(spec) == Support::Yes) {
-            let whole = spec.op.output_columns();
-            let is_linear = matches!(spec.op, Op::Linear { .. });
-            let mut add = |importance: usize, rows, past, columns, order| {
-                let shape = ProbeShape { spec: spec.clone(), rows, past, columns, order };
-                points.push((importance, device_idx, shape));
-            };
-            for &rows in &rows {
-                let inner = usize::from(!ends.contains(&rows));
-                add(inner, rows, 0, whole, OperandOrder::default());
-                if is_linear && backend.info().kind == DeviceKind::Npu {
-                    add(inner + 1, rows, 0, whole, OperandOrder::WeightStationary);
-                }
-                let shares = options.column_shares.iter().filter(|&&share| is_linear && share > 1);
-                for columns in shares.map(|share| (whole / share).next_multiple_of(32)).filter(|&part| part < whole) {
-                    add(inner + 2, rows, 0, columns, OperandOrder::default());
-                }
-            }
-            if let Op::Attention { context, .. } = spec.op {
-                for &past in options.past.iter().filter(|&&past| past < context) {
-                    add(1, 1, past, whole, OperandOrder::default());
-                }
-            }
-        }
-    }
-    points.sort_by_key(|(importance, ..)| *importance);
-    points.into_iter().map(|(_, device_idx, shape)| (device_idx, shape)).collect()
 }
 
 fn has_sample(device: &DeviceProfile, key: &str, shape: &ProbeShape) -> bool {
@@ -251,12 +338,12 @@ fn fastest(probe: &mut Probe, clock: &dyn Clock, n: usize) -> Result<f64, Backen
 /// Submission and waiting, by the smallest operator that the device computes.
 fn measure_overheads(
     backend: &dyn Backend,
-    specs: &[OpSpec],
+    wanted: &[Wanted],
     clock: &dyn Clock,
     options: &MeasureOptions,
 ) -> Result<MeasuredOverheads, BackendError> {
     let size = |spec: &&OpSpec| spec.op.operations(1, 0) + spec.op.output_columns() as u64;
-    let supported = specs.iter().filter(|spec| backend.support(spec) == Support::Yes);
+    let supported = wanted.iter().map(|wanted| &wanted.spec).filter(|spec| backend.support(spec) == Support::Yes);
     let Some(spec) = supported.min_by_key(size) else { return Ok(MeasuredOverheads::default()) };
     let columns = spec.op.output_columns();
     let shape = ProbeShape { spec: spec.clone(), rows: 1, past: 0, columns, order: OperandOrder::default() };
@@ -276,22 +363,38 @@ fn measure_overheads(
         poll = poll.min(clock.now() - begin);
         one.collect(ticket)?;
     }
+    let copy_seconds_per_byte = measure_copy(backend, clock, options)?;
     // A polling host sees the end half a look late, on average; what remains is the start of an idle device.
     Ok(MeasuredOverheads {
         submit_seconds: submit,
         submit_idle_seconds: (polled - submit - work - poll).max(0.0),
         poll_sync_seconds: poll,
         block_sync_seconds: (blocked - polled).max(0.0) + poll,
+        copy_seconds_per_byte,
     })
 }
 
-/// Runs pairs, and all, of the devices at the same time: the largest linear operator that all of them compute.
-fn measure_together(
-    backends: &[Arc<dyn Backend>],
-    specs: &[OpSpec],
-    clock: &dyn Clock,
-    options: &MeasureOptions,
-) -> Result<Vec<Together>, BackendError> {
+/// Seconds of the host for each byte that it reads out of a tensor of the device and writes back.
+fn measure_copy(backend: &dyn Backend, clock: &dyn Clock, options: &MeasureOptions) -> Result<f64, BackendError> {
+    let columns = COPY_BYTES;
+    let tensor = SharedTensor::new(backend.allocate(&TensorDesc { rows: 1, columns, dtype: DType::U8 })?);
+    if tensor.tensor().host_ptr().is_none() {
+        return Ok(0.0);
+    }
+    let mut copy = vec![0; columns];
+    let mut least = f64::INFINITY;
+    // The first run maps the memory.
+    for _ in 0..=options.n_repeats.max(1) {
+        let begin = clock.now();
+        copy.copy_from_slice(tensor.view().row::<u8>(0));
+        tensor.slot().row_mut::<u8>(0).copy_from_slice(&copy);
+        least = least.min(clock.now() - begin);
+    }
+    Ok(least / (2 * columns) as f64)
+}
+
+/// Pairs, and all, of the devices, with the largest linear operator that all of them compute.
+fn pairings(backends: &[Arc<dyn Backend>], wanted: &[Wanted], options: &MeasureOptions) -> Vec<Pairing> {
     let mut sets: Vec<Vec<usize>> = Vec::new();
     for a in 0..backends.len() {
         sets.extend((a + 1..backends.len()).map(|b| vec![a, b]));
@@ -299,7 +402,13 @@ fn measure_together(
     if backends.len() > 2 {
         sets.push((0..backends.len()).collect());
     }
-    let mut together = Vec::new();
+    let mut rows: Vec<usize> = [options.rows.iter().min(), options.rows.iter().max()]
+        .into_iter()
+        .flatten()
+        .map(|&rows| rows.min(MOST_ROWS_TOGETHER))
+        .collect();
+    rows.dedup();
+    let mut pairings = Vec::new();
     for devices in sets {
         let is_common = |spec: &&OpSpec| {
             let is_linear = matches!(spec.op, Op::Linear { .. });
@@ -308,16 +417,15 @@ fn measure_together(
         let size = |spec: &&OpSpec| spec.op.operations(1, 0);
         // One that is not too large for several copies.
         let fits = |spec: &&OpSpec| spec.op.operations(1, 0) < (MOST_WEIGHT_BYTES / 2) as u64;
-        let Some(spec) = specs.iter().filter(is_common).filter(fits).max_by_key(size) else { continue };
-        for rows in [options.rows.iter().copied().min(), options.rows.iter().copied().max()].into_iter().flatten() {
-            let rows = rows.min(256);
+        let specs = wanted.iter().map(|wanted| &wanted.spec);
+        let Some(spec) = specs.filter(is_common).filter(fits).max_by_key(size) else { continue };
+        for &rows in &rows {
             let columns = spec.op.output_columns();
             let shape = ProbeShape { spec: spec.clone(), rows, past: 0, columns, order: OperandOrder::default() };
-            let slowdowns = measure_slowdowns(backends, &devices, &shape, clock, options)?;
-            together.push(Together { devices: devices.clone(), rows, slowdowns });
+            pairings.push(Pairing { devices: devices.clone(), shape });
         }
     }
-    Ok(together)
+    pairings
 }
 
 fn measure_slowdowns(
@@ -326,27 +434,30 @@ fn measure_slowdowns(
     shape: &ProbeShape,
     clock: &dyn Clock,
     options: &MeasureOptions,
-) -> Result<Vec<f64>, BackendError> {
+) -> Result<Vec<f64>, Failure> {
+    let failed = |device_idx: usize| move |error| Failure { device_idx, error };
     let mut alone = Vec::new();
     for &device in devices {
-        let mut probe = Probe::new(&*backends[device], clock, shape, 1, options.fills_operands)?;
-        alone.push(fastest(&mut probe, clock, options.n_repeats)?);
+        let mut probe =
+            Probe::new(&*backends[device], clock, shape, 1, options.fills_operands).map_err(failed(device))?;
+        alone.push(fastest(&mut probe, clock, options.n_repeats).map_err(failed(device))?);
     }
     let longest = alone.iter().copied().fold(0.0, f64::max);
     // Equally long work for all, so that they run side by side from begin to end.
     let mut probes = Vec::new();
     for (&device, seconds) in devices.iter().zip(&mut alone) {
         let n_nodes = ((longest / *seconds).round() as usize).clamp(1, 8);
-        let mut probe = Probe::new(&*backends[device], clock, shape, n_nodes, options.fills_operands)?;
-        *seconds = fastest(&mut probe, clock, options.n_repeats)?;
+        let mut probe =
+            Probe::new(&*backends[device], clock, shape, n_nodes, options.fills_operands).map_err(failed(device))?;
+        *seconds = fastest(&mut probe, clock, options.n_repeats).map_err(failed(device))?;
         probes.push(probe);
     }
     let mut slowdowns = vec![f64::INFINITY; devices.len()];
     for _ in 0..options.n_repeats.max(1) {
         let mut running = Vec::new();
-        for probe in &mut probes {
+        for (probe, &device) in probes.iter_mut().zip(devices) {
             let begin = clock.now();
-            running.push((begin, probe.submit()?, None));
+            running.push((begin, probe.submit().map_err(failed(device))?, None));
         }
         while running.iter().any(|(_, _, end)| end.is_none()) {
             for (_, ticket, end) in running.iter_mut().filter(|(_, _, end)| end.is_none()) {
@@ -356,7 +467,7 @@ fn measure_slowdowns(
         for (idx, (begin, ticket, end)) in running.into_iter().enumerate() {
             let seconds = end.expect("all have ended") - begin;
             slowdowns[idx] = slowdowns[idx].min((seconds / alone[idx]).max(1.0));
-            probes[idx].collect(ticket)?;
+            probes[idx].collect(ticket).map_err(failed(devices[idx]))?;
         }
     }
     Ok(slowdowns)

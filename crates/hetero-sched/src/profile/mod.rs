@@ -1,27 +1,31 @@
 //! What was measured of the devices, how it is kept, and what is predicted from it.
 //!
 //! - [`mod@measure`]: runs the operators of a model on every device through the `Backend` trait.
-//! - [`store`]: keeps a [`Profile`] as JSON and refuses one that does not fit the devices at hand.
+//! - [`store`]: keeps a [`Profile`] as JSON and refuses one that does not fit the devices at hand; [`folder`]: which file
+//!   is whose.
 //! - [`predict`]: seconds of what was not measured, with the error on points that were held out.
 //! - [`online`]: corrects predictions by what runs measure, and says when they drift.
 //!
 //! All times are in seconds. [`crate::cost::ProfiledCosts`] answers the solver from a profile.
 
+pub mod folder;
 pub mod measure;
 pub mod online;
 pub mod predict;
 pub mod store;
 
+mod points;
 mod probe;
 
-pub use measure::{MeasureOptions, Progress, measure};
+pub use folder::ProfileFolder;
+pub use measure::{Failure, MeasureOptions, Measured, Progress, measure, measure_all};
 pub use store::ProfileError;
 
 use hetero_core::{DeviceInfo, DeviceKind, Op, OpSpec};
 use serde::{Deserialize, Serialize};
 
 /// The version of the file format; a profile in another one is not read.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// The measurements of devices that work together.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -75,6 +79,8 @@ pub struct MeasuredOverheads {
     pub poll_sync_seconds: f64,
     /// From completion until the host knows it, when it blocks.
     pub block_sync_seconds: f64,
+    /// Of the host, for each byte that it copies out of the device's memory and back; zero where it cannot reach it.
+    pub copy_seconds_per_byte: f64,
 }
 
 /// The measurements of one operator on a device.
@@ -137,15 +143,34 @@ impl Identity {
     }
 }
 
+impl Profile {
+    /// Measurements of single operators, of all devices.
+    pub fn n_samples(&self) -> usize {
+        self.devices.iter().flat_map(|device| &device.operators).map(|operator| operator.samples.len()).sum()
+    }
+}
+
 impl DeviceProfile {
     /// The measurements of an operator.
     pub fn operator(&self, key: &str) -> Option<&OperatorProfile> {
         self.operators.iter().find(|operator| operator.operator == key)
     }
+
+    /// Adds a measurement of an operator.
+    fn add(&mut self, key: &str, sample: Sample, own_bytes_per_column: f64) {
+        match self.operators.iter_mut().find(|operator| operator.operator == key) {
+            Some(operator) => operator.samples.push(sample),
+            None => {
+                let samples = vec![sample];
+                self.operators.push(OperatorProfile { operator: key.to_owned(), own_bytes_per_column, samples });
+            }
+        }
+    }
 }
 
 /// A text that is the same for operators that cost the same: kind, sizes and element types, but not the number of
-/// columns of a linear operator's output, which measurements vary.
+/// columns of a linear operator's output, which measurements vary, and not the room in a cache, of which a step uses
+/// what it has.
 pub fn operator_key(spec: &OpSpec) -> String {
     let sizes = match &spec.op {
         Op::Linear { in_features, format, bias, .. } => {
@@ -153,10 +178,8 @@ pub fn operator_key(spec: &OpSpec) -> String {
         }
         Op::Embed { features, .. } => format!("{features}"),
         Op::Rope { heads, head_dim, .. } => format!("{heads}x{head_dim}"),
-        Op::CacheWrite { kv_heads, head_dim, context } => format!("{kv_heads}x{head_dim} of {context}"),
-        Op::Attention { heads, kv_heads, head_dim, context, .. } => {
-            format!("{heads}/{kv_heads}x{head_dim} of {context}")
-        }
+        Op::CacheWrite { kv_heads, head_dim, .. } => format!("{kv_heads}x{head_dim}"),
+        Op::Attention { heads, kv_heads, head_dim, .. } => format!("{heads}/{kv_heads}x{head_dim}"),
         op => op.output_columns().to_string(),
     };
     let inputs: Vec<String> = spec.inputs.iter().map(ToString::to_string).collect();

@@ -17,6 +17,9 @@ const FILLING: u8 = 0x11;
 /// The most rows of an embedding table: a step reads few of them.
 const TABLE_ROWS: usize = 1024;
 
+/// Caches have room for a multiple of so many positions.
+const CACHE_POSITIONS: usize = 1024;
+
 /// What is measured.
 #[derive(Clone, Debug)]
 pub(super) struct ProbeShape {
@@ -57,8 +60,19 @@ impl ProbeShape {
                 Op::Linear { in_features, out_features: self.columns, format, bias }
             }
             Op::Embed { vocabulary, features } => Op::Embed { vocabulary: vocabulary.min(TABLE_ROWS), features },
+            Op::CacheWrite { kv_heads, head_dim, context } => {
+                Op::CacheWrite { kv_heads, head_dim, context: self.context(context) }
+            }
+            Op::Attention { heads, kv_heads, head_dim, context, scale } => {
+                Op::Attention { heads, kv_heads, head_dim, context: self.context(context), scale }
+            }
             op => op,
         }
+    }
+
+    /// Positions of a cache: no more than the step needs, because a cache for a long context takes gigabytes.
+    fn context(&self, context: usize) -> usize {
+        context.min((self.past + self.rows).next_multiple_of(CACHE_POSITIONS))
     }
 }
 

@@ -70,11 +70,19 @@ pub enum ProfileError {
     },
 }
 
+impl ProfileError {
+    /// Whether there is simply no such file.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, ProfileError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+}
+
 impl Profile {
     /// Writes the profile, replacing an older one in a single step.
     pub fn save(&self, path: &Path) -> Result<(), ProfileError> {
         let failed = |source| ProfileError::Io { path: path.to_owned(), source };
-        let beside = path.with_extension("json.new");
+        // Several programs may save at once, and the last one counts.
+        let beside = path.with_extension(format!("{}.new", std::process::id()));
         let text = serde_json::to_vec_pretty(self).expect("a profile is plain data");
         let write = || -> io::Result<()> {
             let mut file = fs::File::create(&beside)?;
@@ -82,7 +90,11 @@ impl Profile {
             file.sync_all()?;
             fs::rename(&beside, path)
         };
-        write().map_err(failed)
+        write().map_err(|error| {
+            // Half a file is of no use; when it cannot be removed either, its name says what it is.
+            let _ = fs::remove_file(&beside);
+            failed(error)
+        })
     }
 
     /// Reads a profile of these devices.
@@ -137,6 +149,7 @@ impl Profile {
                 ("submit_idle_seconds", overheads.submit_idle_seconds),
                 ("poll_sync_seconds", overheads.poll_sync_seconds),
                 ("block_sync_seconds", overheads.block_sync_seconds),
+                ("copy_seconds_per_byte", overheads.copy_seconds_per_byte),
             ] {
                 check(&|| format!("{what} of {name}"), value, 0.0)?;
             }

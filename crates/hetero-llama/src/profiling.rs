@@ -1,0 +1,209 @@
+//! Measuring the processors for a model: what a stored profile has is not measured again, and what is measured is kept.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hetero_core::{Backend, DeviceInfo, DeviceKind, Graph, WeightFormat};
+use hetero_sched::cost::{ProfiledCosts, ProfiledOptions};
+use hetero_sched::profile::predict::{Errors, Predictor};
+use hetero_sched::profile::{Failure, Identity, MeasureOptions, Measured, OperatorProfile, Profile, Progress, measure};
+use hetero_sched::sync::SystemClock;
+
+use crate::LlamaError;
+use crate::backends::Activations;
+use crate::config::ModelConfig;
+use crate::model::{self, ModelOptions};
+
+/// Measurements are kept at least this often, so that little is lost when the program does not come to an end.
+const KEEP_EVERY: Duration = Duration::from_secs(2);
+
+/// How much is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Thoroughness {
+    /// What plans need at least: a start is not the time for more.
+    Quick,
+    /// Enough to tell how good predictions are.
+    Thorough,
+}
+
+/// Where measurements come from and go to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProfilingFacts {
+    /// The file in which the profile is kept, when it is.
+    pub file: Option<PathBuf>,
+    /// Why a stored profile was not used, or the profile could not be kept.
+    pub trouble: Option<String>,
+    /// Measurements that the stored profile had.
+    pub n_known: usize,
+    /// Measurements that were made now.
+    pub n_new: usize,
+    /// Seconds that these took.
+    pub seconds: f64,
+    /// Whether everything was measured.
+    pub is_complete: bool,
+}
+
+/// Processors that were measured for a model.
+#[derive(Clone, Debug)]
+pub struct Profiling {
+    /// The processors, those that failed among them.
+    pub devices: Vec<Arc<dyn Backend>>,
+    /// What was measured.
+    pub profile: Profile,
+    /// Processors that failed.
+    pub failures: Vec<Failure>,
+    /// For each processor and each of its operators in the profile, how far predictions are off on measurements that
+    /// were held out.
+    pub errors: Vec<Vec<Errors>>,
+    /// Where it comes from and goes to.
+    pub facts: ProfilingFacts,
+}
+
+/// Measures the processors that the options choose for a model, without its weights. `watch` sees each measurement and
+/// may end it: what was measured until then is kept.
+///
+/// # Errors
+/// Processors that cannot be opened or, with [`crate::team::TogetherOptions::is_strict`], fail.
+pub fn profile(
+    config: &ModelConfig,
+    options: &ModelOptions,
+    thoroughness: Thoroughness,
+    watch: &mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>,
+) -> Result<Profiling, LlamaError> {
+    let devices = model::open(options)?;
+    // What a table is stored in does not change what it costs to read some of its rows.
+    let mut graph_options = model::graph_options("the model", config, options, WeightFormat::Bf16)?;
+    graph_options.context = options.context.unwrap_or(config.max_positions).clamp(1, config.max_positions);
+    let graph = model::prefill_graph(config, graph_options).graph;
+    let (measured, facts) = known_and_missing(&devices, &graph, options, thoroughness, watch)?;
+    let error_of = |operator: &OperatorProfile, kind: DeviceKind| {
+        Predictor::fit(&operator.samples, kind).map_or_else(Errors::default, |predictor| predictor.errors())
+    };
+    let errors = measured.profile.devices.iter().zip(&devices).map(|(profile, device)| {
+        profile.operators.iter().map(|operator| error_of(operator, device.info().kind)).collect()
+    });
+    let errors = errors.collect();
+    Ok(Profiling { devices, errors, profile: measured.profile, failures: measured.failures, facts })
+}
+
+/// Costs of the operators of a graph.
+pub(crate) fn costs(
+    profile: &Profile,
+    devices: &[Arc<dyn Backend>],
+    graph: &Graph,
+    options: &ProfiledOptions,
+) -> ProfiledCosts {
+    let infos: Vec<DeviceInfo> = devices.iter().map(|device| device.info().clone()).collect();
+    ProfiledCosts::new(profile, &infos, graph, options)
+}
+
+/// What the stored profile has, and what had to be measured besides.
+pub(crate) fn known_and_missing(
+    devices: &[Arc<dyn Backend>],
+    graph: &Graph,
+    options: &ModelOptions,
+    thoroughness: Thoroughness,
+    watch: &mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>,
+) -> Result<(Measured, ProfilingFacts), LlamaError> {
+    let begin = Instant::now();
+    let measuring = measuring(graph.capacity(), options, thoroughness);
+    let identities: Vec<Identity> =
+        devices.iter().map(|device| Identity::of(device.info(), &measuring.kernel_version)).collect();
+    let folder = options.together.profiles.as_ref();
+    let mut trouble = None;
+    let known = match folder.filter(|_| !options.together.measures_anew).map(|folder| folder.load(&identities)) {
+        None => None,
+        Some(Ok(known)) => known,
+        Some(Err(error)) => {
+            tracing::warn!(%error, "a stored profile is not used");
+            trouble = Some(format!("{}, so everything is measured anew", with_causes(&error)));
+            None
+        }
+    };
+    // Processors that were told to fail are not worth remembering.
+    let folder = folder.filter(|_| options.devices.faults.is_none());
+    let n_known = known.as_ref().map_or(0, |known| known.n_samples() + known.together.len());
+    let mut kept = Instant::now();
+    let mut keep_and_watch = |progress: &Progress<'_>| {
+        if let Some(folder) = folder.filter(|_| progress.is_new && kept.elapsed() > KEEP_EVERY) {
+            // Whether it can be kept at all is told at the end.
+            let _ = folder.save(progress.profile);
+            kept = Instant::now();
+        }
+        watch(progress)
+    };
+    let measured = measure(devices, graph, &SystemClock::new(), &measuring, known, &mut keep_and_watch);
+    for failure in &measured.failures {
+        let device = &devices[failure.device_idx].info().name;
+        tracing::warn!(device, error = %failure.error, "a device failed while it was measured");
+    }
+    let mut file = folder.map(|folder| folder.file_of(&identities));
+    if let Some(folder) = folder.filter(|_| measured.n_new > 0) {
+        if let Err(error) = folder.save(&measured.profile) {
+            tracing::warn!(%error, "the profile is not kept");
+            trouble = Some(format!("{}, so the profile is not kept", with_causes(&error)));
+            file = None;
+        }
+    }
+    let facts = ProfilingFacts {
+        file,
+        trouble,
+        n_known,
+        n_new: measured.n_new,
+        seconds: begin.elapsed().as_secs_f64(),
+        is_complete: measured.is_complete,
+    };
+    if let Some(failure) = measured.failures.first().filter(|_| options.together.is_strict) {
+        return Err(failed(failure));
+    }
+    Ok((measured, facts))
+}
+
+/// A processor's failure as an error.
+pub(crate) fn failed(failure: &Failure) -> LlamaError {
+    let Failure { device_idx, error } = failure.clone();
+    LlamaError::Run(hetero_sched::SchedError::Device { device_idx, error })
+}
+
+fn measuring(capacity: usize, options: &ModelOptions, thoroughness: Thoroughness) -> MeasureOptions {
+    let least = MeasureOptions {
+        budget_seconds: options.together.budget_seconds,
+        // The ends of the range, and a tile.
+        rows: vec![1, 32, capacity],
+        past: vec![512],
+        column_shares: vec![1],
+        n_repeats: 1,
+        fills_operands: true,
+        kernel_version: kernel_version(options.devices.activations),
+    };
+    match thoroughness {
+        Thoroughness::Quick => least,
+        Thoroughness::Thorough => MeasureOptions {
+            rows: vec![1, 2, 4, 8, 16, 32, 64, 128, 256, capacity],
+            past: vec![512, 2048],
+            column_shares: vec![1, 4],
+            n_repeats: 3,
+            ..least
+        },
+    }
+}
+
+/// What computes: this version of the program, how it keeps activations, and the system's kernel.
+fn kernel_version(activations: Activations) -> String {
+    // Other systems than Linux do not say it in a file, and their drivers have versions of their own.
+    let system = std::fs::read_to_string("/proc/sys/kernel/osrelease");
+    let system = system.map_or_else(|_| std::env::consts::OS.to_owned(), |release| release.trim().to_owned());
+    format!("{}, activations {activations}, {system}", env!("CARGO_PKG_VERSION"))
+}
+
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
+}
