@@ -273,10 +273,11 @@ impl Right {
         for (start, run) in runs(self.tensor.desc(), part, out.len()) {
             let out = &mut out[run];
             match self.tensor.tensor.host_ptr() {
-                // SAFETY: as in `read`: a run lies within a rectangle that this right claims, whose rows lie one behind
-                // the other where the run has several, and any initialised memory is bytes.
                 Some(pointer) => {
-                    out.copy_from_slice(unsafe { std::slice::from_raw_parts(pointer.add(start).as_ptr(), out.len()) })
+                    // SAFETY: as in `read`: a run lies within a rectangle that this right claims, whose rows lie one
+                    // behind the other where the run has several, and any initialised memory is bytes.
+                    let bytes = unsafe { std::slice::from_raw_parts(pointer.add(start).as_ptr(), out.len()) };
+                    out.copy_from_slice(bytes);
                 }
                 None => self.tensor.tensor.download(start, out)?,
             }
@@ -290,10 +291,12 @@ impl Right {
         for (start, run) in runs(self.tensor.desc(), part, bytes.len()) {
             let bytes = &bytes[run];
             match self.tensor.tensor.host_ptr() {
-                // SAFETY: as in `read_bytes`, for a rectangle that this right writes, and `&mut self` makes this the
-                // only reference that it lends. All element types are plain data: any bytes are elements.
-                Some(pointer) => unsafe { std::slice::from_raw_parts_mut(pointer.add(start).as_ptr(), bytes.len()) }
-                    .copy_from_slice(bytes),
+                Some(pointer) => {
+                    // SAFETY: as in `read_bytes`, for a rectangle that this right writes, and `&mut self` makes this the
+                    // only reference that it lends. All element types are plain data: any bytes are elements.
+                    let out = unsafe { std::slice::from_raw_parts_mut(pointer.add(start).as_ptr(), bytes.len()) };
+                    out.copy_from_slice(bytes);
+                }
                 None => self.tensor.tensor.upload(start, bytes)?,
             }
         }
@@ -318,11 +321,8 @@ fn runs(desc: &TensorDesc, part: &Part, n_bytes: usize) -> impl Iterator<Item = 
     let is_whole_rows = part.columns == (0..desc.columns);
     let run_bytes = if is_whole_rows { n_bytes } else { part.columns.len() * size };
     let first = (part.rows.start * desc.columns + part.columns.start) * size;
-    let (n_runs, distance) = match (n_bytes, is_whole_rows) {
-        (0, _) => (0, 0),
-        (_, true) => (1, 0),
-        (_, false) => (part.rows.len(), desc.columns * size),
-    };
+    let n_runs = n_bytes.checked_div(run_bytes).unwrap_or(0);
+    let distance = desc.columns * size;
     (0..n_runs).map(move |run| (first + run * distance, run * run_bytes..(run + 1) * run_bytes))
 }
 

@@ -1,0 +1,53 @@
+//! What a dispatch is told, as the shaders see it. The order of the fields is that of `wgsl/common.wgsl`.
+
+use bytemuck::{Pod, Zeroable};
+
+/// What changes from step to step; one for all dispatches of a submission.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Step {
+    /// Positions that are in the KV cache already.
+    pub past: u32,
+    /// Rows in use.
+    pub rows: u32,
+    /// Uniform blocks are multiples of 16 bytes.
+    pub unused: [u32; 2],
+}
+
+/// Shapes and the rectangle to compute, set once. A kernel looks at those that it needs.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Pod, Zeroable)]
+pub struct Params {
+    /// First row of the rectangle.
+    pub first_row: u32,
+    /// One past the last row of the rectangle; a step computes those of its rows that are in use.
+    pub end_row: u32,
+    /// So many rows are always in use: the output's rows where they do not count positions, else 0.
+    pub fixed_rows: u32,
+    /// First column of the rectangle. For linear kernels, the output column of the first weight row bound.
+    pub first_column: u32,
+    /// Columns of the rectangle; weight rows bound, for linear kernels.
+    pub n_columns: u32,
+    /// Columns of the first input; `in_features` of linear kernels.
+    pub input_columns: u32,
+    /// Columns of the output tensor.
+    pub output_columns: u32,
+    /// Query heads that share a head of keys and values.
+    pub group_heads: u32,
+    /// Features of a head.
+    pub head_dim: u32,
+    /// Positions that a cache has room for.
+    pub context: u32,
+    /// First row of the table that is bound; for tables in several pieces.
+    pub first_table_row: u32,
+    /// Rows of the table that are bound.
+    pub n_table_rows: u32,
+    /// Size of a weight panel in lines of 16 bytes.
+    pub panel_lines: u32,
+    /// 1 when only the last row in use is copied, into row 0.
+    pub last_row_only: u32,
+    /// What attention multiplies scores with.
+    pub scale: f32,
+    /// Keeps the root of a norm away from zero.
+    pub epsilon: f32,
+}

@@ -1,0 +1,41 @@
+//! Kernels as SPIR-V words, translated by naga when they are asked for: a fraction of a millisecond each.
+
+use naga::back::spv;
+use naga::valid::{Capabilities, ValidationFlags, Validator};
+
+use crate::{Features, Kernel};
+
+/// A kernel that naga refuses, which is a mistake in this crate.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{kernel} is no valid shader: {reason}")]
+pub struct InvalidShader {
+    /// The kernel.
+    pub kernel: String,
+    /// What naga said.
+    pub reason: String,
+}
+
+/// The SPIR-V words of a kernel, version 1.3, entry point `main`.
+///
+/// Without the checks that naga adds for untrusted shaders: these are ours, their loops end and their indices are bounded
+/// by [`crate::Params`].
+pub fn words(kernel: Kernel, features: Features) -> Result<Vec<u32>, InvalidShader> {
+    let refused = |reason: String| InvalidShader { kernel: kernel.to_string(), reason };
+    let source = kernel.shader(features).wgsl;
+    let module = naga::front::wgsl::parse_str(&source).map_err(|error| refused(error.emit_to_string(&source)))?;
+    let capabilities = Capabilities::SHADER_FLOAT16 | Capabilities::SHADER_FLOAT16_IN_FLOAT32 | Capabilities::SUBGROUP;
+    let info = Validator::new(ValidationFlags::all(), capabilities)
+        .validate(&module)
+        .map_err(|error| refused(error.emit_to_string(&source)))?;
+    let options = spv::Options {
+        lang_version: (1, 3),
+        flags: spv::WriterFlags::empty(),
+        force_loop_bounding: false,
+        emit_int_div_checks: false,
+        zero_initialize_workgroup_memory: spv::ZeroInitializeWorkgroupMemoryMode::None,
+        use_storage_input_output_16: false,
+        ..spv::Options::default()
+    };
+    let pipeline = spv::PipelineOptions { entry_point: "main".to_owned(), shader_stage: naga::ShaderStage::Compute };
+    spv::write_vec(&module, &info, &options, Some(&pipeline)).map_err(|error| refused(error.to_string()))
+}

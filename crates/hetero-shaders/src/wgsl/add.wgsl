@@ -1,0 +1,4 @@
+fn compute(row: u32, column: u32) {
+    let i = row * params.output_columns + params.first_column + column;
+    store(i, load_a(i) + load_b(i));
+}
