@@ -138,6 +138,7 @@ pub fn npu_product(array: &NpuArray, product: &Product, order: OperandOrder) -> 
     } else {
         matrix_seconds.max(unpack_seconds)
     };
-    let bytes = n * k * product.weight_bits / 8.0 + m * (k * product.activation_bytes + n * product.output_bytes);
+    // Weights lie in memory as the compiler has laid them out, in whole tiles; activations are filled up on the chip.
+    let bytes = n * k * product.weight_bits / 8.0 + product.activation_and_output_bytes();
     Demand::streaming(compute_seconds, bytes, array.bytes_per_second, 2.0 * m * n * k)
 }

@@ -39,7 +39,8 @@ impl NodeWork {
                 (before + rows as f64, before + (rows as f64 + 1.0) / 2.0)
             }
         };
-        let bytes = bytes(graph, node, computed_rows as f64, kv_read);
+        // What fills a tile up is computed, but never comes from memory.
+        let bytes = bytes(graph, node, rows as f64, kv_read);
         NodeWork { rows, bytes, operations: operations(graph, node, computed_rows as f64, kv_seen) }
     }
 
