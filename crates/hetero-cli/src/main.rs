@@ -18,6 +18,7 @@ mod output;
 mod perplexity;
 #[cfg(feature = "npu-sim")]
 mod plan;
+mod profile;
 mod progress;
 mod quantize;
 mod run;
@@ -27,6 +28,7 @@ mod simulate;
 #[cfg(feature = "npu-sim")]
 mod simulated;
 mod stream;
+mod together;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -55,6 +57,7 @@ enum Command {
     Perplexity(perplexity::Args),
     Bench(bench::Args),
     Devices(devices::Args),
+    Profile(profile::Args),
     Quantize(quantize::Args),
     #[cfg(feature = "npu-sim")]
     Plan(plan::Args),
@@ -83,6 +86,7 @@ impl Command {
             Command::Perplexity(args) => perplexity::run(args),
             Command::Bench(args) => bench::run(args),
             Command::Devices(args) => devices::run(args),
+            Command::Profile(args) => profile::run(args),
             Command::Quantize(args) => quantize::run(args),
             #[cfg(feature = "npu-sim")]
             Command::Plan(args) => plan::run(args),
@@ -99,6 +103,7 @@ impl Command {
             Command::Logits(args) => args.model.strict,
             Command::Perplexity(args) => args.model.strict,
             Command::Bench(args) => args.model.strict,
+            Command::Profile(args) => args.model.strict,
             Command::Devices(_) | Command::Quantize(_) => false,
             #[cfg(feature = "npu-sim")]
             Command::Plan(_) => false,

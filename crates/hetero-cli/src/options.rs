@@ -5,14 +5,16 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use hetero_core::WeightFormat;
+use hetero_llama::config::{ModelConfig, SHAPE_NAMES};
 use hetero_llama::loader::LoadStage;
-use hetero_llama::team::TogetherOptions;
+use hetero_llama::profiling::ProfilingFacts;
 use hetero_llama::{Activations, DeviceOptions, DeviceSelection, Model, ModelOptions, ModelSource};
 
 use crate::demo;
 use crate::error::CliError;
 use crate::output::{bytes_text, note};
 use crate::progress;
+use crate::together::TogetherArgs;
 
 /// Which model, where it runs, and in which precision.
 #[derive(Debug, clap::Args)]
@@ -48,6 +50,8 @@ pub(crate) struct ModelArgs {
     /// Length of the KV cache in tokens [default: what the command needs, up to the model's limit and the memory]
     #[arg(long, value_name = "N")]
     context: Option<usize>,
+    #[command(flatten)]
+    together: TogetherArgs,
 }
 
 impl ModelArgs {
@@ -64,13 +68,22 @@ impl ModelArgs {
     /// Loads the model. `needed` is the context in tokens that is enough for the command, `None` for as much as
     /// possible; `--context` overrides it.
     pub(crate) fn load(&self, needed: Option<usize>) -> Result<Arc<Model>, CliError> {
+        self.load_with(needed, |_| {})
+    }
+
+    /// As [`ModelArgs::load`]; `change` has the last word about the options.
+    pub(crate) fn load_with(
+        &self,
+        needed: Option<usize>,
+        change: impl FnOnce(&mut ModelOptions),
+    ) -> Result<Arc<Model>, CliError> {
         let source = source(self.path.as_deref())?;
-        let context = match (self.context, needed) {
-            (None, Some(needed)) => Some(needed.clamp(1, source.config()?.max_positions)),
-            (asked, _) => asked,
+        let needed = match needed {
+            Some(needed) => Some(needed.clamp(1, source.config()?.max_positions)),
+            None => None,
         };
-        let together = TogetherOptions { is_strict: self.strict, ..TogetherOptions::default() };
-        let options = ModelOptions { devices: self.device_options(), together, weights: self.weights.0, context };
+        let mut options = self.options(needed);
+        change(&mut options);
         let bar = progress::bytes("loading");
         let mut measuring = None;
         let result = Model::load(source, &options, &mut |progress| {
@@ -89,6 +102,45 @@ impl ModelArgs {
         Ok(result?)
     }
 
+    /// How a model is loaded, with this context unless `--context` overrides it.
+    pub(crate) fn options(&self, context: Option<usize>) -> ModelOptions {
+        ModelOptions {
+            devices: self.device_options(),
+            together: self.together.options(self.strict),
+            weights: self.weights.0,
+            context: self.context.or(context),
+        }
+    }
+
+    /// What the model is made of, or a built-in shape.
+    pub(crate) fn config(&self, shape: Option<&str>) -> Result<ModelConfig, CliError> {
+        let Some(name) = shape else { return Ok(source(self.path.as_deref())?.config()?) };
+        ModelConfig::shape(name).ok_or_else(|| CliError::Usage {
+            message: format!("shape {name}: expected one of {}", SHAPE_NAMES.join(", ")),
+            fix: "give the name of a shape, or a model's folder with `--model`".into(),
+        })
+    }
+
+    /// Tells on standard error where the measurements of processors come from.
+    pub(crate) fn tell_profiling(&self, facts: &ProfilingFacts) {
+        let ProfilingFacts { file, trouble, n_known, n_new, seconds, is_complete } = facts;
+        if let Some(trouble) = trouble {
+            note(format_args!("profile  {trouble}"));
+        }
+        let known = match n_known {
+            0 => String::new(),
+            n => format!("{n} measurements known, "),
+        };
+        let new = match n_new {
+            0 => "none made".to_owned(),
+            n => format!("{n} made in {seconds:.1} s"),
+        };
+        let missing = if *is_complete { "" } else { ", others are missing" };
+        let kept =
+            file.as_ref().map_or_else(|| ", not kept".to_owned(), |file| format!(", kept in {}", file.display()));
+        note(format_args!("profile  {known}{new}{missing}{kept}"));
+    }
+
     /// Tells on standard error what was loaded and what it runs on.
     pub(crate) fn tell_facts(&self, model: &Model) {
         let facts = model.facts();
@@ -104,6 +156,9 @@ impl ModelArgs {
         note(format_args!("context  {} tokens{lowered}, cache {}", facts.context, bytes_text(facts.cache_bytes)));
         for device in model.devices() {
             note(format_args!("device   {}: {}", device.info().name, device.info().description));
+        }
+        if let Some(profiling) = &facts.profiling {
+            self.tell_profiling(profiling);
         }
     }
 

@@ -33,6 +33,15 @@ pub(crate) fn bytes_text(bytes: u64) -> String {
     }
 }
 
+/// A time for people.
+pub(crate) fn seconds_text(seconds: f64) -> String {
+    match seconds {
+        s if s >= 1.0 => format!("{s:.3} s"),
+        s if s >= 1e-3 => format!("{:.2} ms", s * 1e3),
+        s => format!("{:.1} us", s * 1e6),
+    }
+}
+
 /// A file that takes its name only when it is complete, so that nobody finds half of it.
 pub(crate) struct OutputFile {
     writer: BufWriter<File>,

@@ -140,12 +140,12 @@ pub(crate) fn known_and_missing(
         tracing::warn!(device, error = %failure.error, "a device failed while it was measured");
     }
     let mut file = folder.map(|folder| folder.file_of(&identities));
-    if let Some(folder) = folder.filter(|_| measured.n_new > 0) {
-        if let Err(error) = folder.save(&measured.profile) {
-            tracing::warn!(%error, "the profile is not kept");
-            trouble = Some(format!("{}, so the profile is not kept", with_causes(&error)));
-            file = None;
-        }
+    let is_changed = measured.n_new > 0 || n_known == 0;
+    let kept = folder.filter(|_| is_changed).map_or(Ok(()), |folder| folder.save(&measured.profile).map(drop));
+    if let Err(error) = kept {
+        tracing::warn!(%error, "the profile is not kept");
+        trouble = Some(format!("{}, so the profile is not kept", with_causes(&error)));
+        file = None;
     }
     let facts = ProfilingFacts {
         file,
@@ -171,20 +171,25 @@ fn measuring(capacity: usize, options: &ModelOptions, thoroughness: Thoroughness
     let least = MeasureOptions {
         budget_seconds: options.together.budget_seconds,
         // The ends of the range, and a tile.
-        rows: vec![1, 32, capacity],
+        rows: vec![1, capacity.min(32), capacity],
         past: vec![512],
         column_shares: vec![1],
-        n_repeats: 1,
+        n_repeats: 2,
+        least_seconds: 2e-3,
+        n_nodes: 16,
         fills_operands: true,
         kernel_version: kernel_version(options.devices.activations),
     };
+    let mut rows = vec![1, 2, 4, 8, 16, 32, 64, 128, 256, capacity];
+    rows.retain(|&rows| rows <= capacity);
     match thoroughness {
         Thoroughness::Quick => least,
         Thoroughness::Thorough => MeasureOptions {
-            rows: vec![1, 2, 4, 8, 16, 32, 64, 128, 256, capacity],
+            rows,
             past: vec![512, 2048],
             column_shares: vec![1, 4],
             n_repeats: 3,
+            least_seconds: 20e-3,
             ..least
         },
     }

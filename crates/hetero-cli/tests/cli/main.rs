@@ -8,6 +8,8 @@ mod chat;
 mod generate;
 #[cfg(all(feature = "cpu-simd", feature = "demo-model"))]
 mod measure;
+#[cfg(all(feature = "cpu-simd", feature = "npu-sim"))]
+mod profile;
 #[cfg(all(feature = "cpu-simd", feature = "demo-model", unix))]
 mod signals;
 

@@ -29,6 +29,8 @@ pub(crate) fn hetero_with_input(arguments: &[&str], input: &str) -> Ran {
 pub(crate) fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hetero"));
     command.args(arguments).env_remove("RUST_LOG");
+    // Tests neither read nor write what the user's runs have measured.
+    command.env("HETERO_PROFILES", concat!(env!("CARGO_TARGET_TMPDIR"), "/profiles"));
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }

@@ -23,8 +23,10 @@ const LONG_SECONDS: f64 = 0.05;
 const MOST_ROWS_TOGETHER: usize = 256;
 /// What copying is measured with: more than caches near a core hold.
 const COPY_BYTES: usize = 8 << 20;
-/// Equal nodes of the longer submission.
+/// Equal nodes of the longer submission, at least.
 const N_NODES: usize = 3;
+/// A measurement is repeated no more often than this.
+const MOST_REPEATS: usize = 200;
 
 /// What is measured, and for how long.
 #[derive(Clone, Debug)]
@@ -37,8 +39,13 @@ pub struct MeasureOptions {
     pub past: Vec<usize>,
     /// Shares of a linear operator's columns: one in so many.
     pub column_shares: Vec<usize>,
-    /// How often each measurement is repeated; the fastest counts.
+    /// How often each measurement is repeated at least; the fastest counts.
     pub n_repeats: usize,
+    /// Seconds for which each is repeated at least: zero where time is simulated and nothing disturbs it.
+    pub least_seconds: f64,
+    /// Equal nodes of the longer submission, at most: the more, the less noise is left in what is over at once. At least
+    /// three.
+    pub n_nodes: usize,
     /// Whether operands hold numbers. A simulated device that only keeps time never looks at them, and filling the
     /// weights of a large model takes seconds.
     pub fills_operands: bool,
@@ -54,6 +61,8 @@ impl Default for MeasureOptions {
             past: vec![256, 1024],
             column_shares: vec![1, 4],
             n_repeats: 3,
+            least_seconds: 0.0,
+            n_nodes: N_NODES,
             fills_operands: true,
             kernel_version: env!("CARGO_PKG_VERSION").to_owned(),
         }
@@ -304,33 +313,60 @@ fn measure_point(
 ) -> Result<(Sample, u64), BackendError> {
     let mut one = Probe::new(backend, clock, shape, 1, options.fills_operands)?;
     let (compile_seconds, own_bytes) = (one.compile_seconds, one.own_bytes);
-    let mut single = fastest(&mut one, clock, options.n_repeats)?;
+    let mut single = one.run(clock)?;
     let fixed = overheads.submit_seconds + overheads.submit_idle_seconds + overheads.poll_sync_seconds;
-    let mut seconds = (single - fixed).max(0.0);
-    if seconds < LONG_SECONDS && shape.weight_bytes() * N_NODES <= MOST_WEIGHT_BYTES {
-        drop(one);
-        let mut several = Probe::new(backend, clock, shape, N_NODES, options.fills_operands)?;
-        let longer = fastest(&mut several, clock, options.n_repeats)?;
-        if longer < single {
-            single = longer;
-        }
-        let difference = (longer - single) / (N_NODES - 1) as f64;
-        // Noise may make the difference vanish where the work itself is next to nothing.
-        seconds = if difference > 0.0 { difference } else { seconds.min(longer / N_NODES as f64) };
-    }
+    let most_nodes = match shape.weight_bytes() {
+        0 => options.n_nodes,
+        bytes => options.n_nodes.min(MOST_WEIGHT_BYTES / bytes),
+    };
+    let seconds = if single > LONG_SECONDS || most_nodes < N_NODES {
+        single = single.min(fastest(&mut one, clock, options)?);
+        (single - fixed).max(0.0)
+    } else {
+        // What takes long shows among a few; what is over at once needs many to be seen beside the noise.
+        let n_nodes = if single > LONG_SECONDS / 10.0 { N_NODES } else { most_nodes };
+        let mut several = Probe::new(backend, clock, shape, n_nodes, options.fills_operands)?;
+        let [shorter, longer] = fastest_of_two([&mut one, &mut several], clock, options)?;
+        let difference = (longer - shorter) / (n_nodes - 1) as f64;
+        // Noise may make the difference vanish where the work itself is next to nothing. A node takes its share of all
+        // at most.
+        let most = longer / n_nodes as f64;
+        if difference > 0.0 { difference.min(most) } else { most }
+    };
     let is_weight_stationary = shape.order == OperandOrder::WeightStationary;
     let ProbeShape { rows, past, columns, .. } = *shape;
     Ok((Sample { rows, past, columns, is_weight_stationary, seconds, compile_seconds }, own_bytes))
 }
 
 /// The fastest of some runs, after one to warm up.
-fn fastest(probe: &mut Probe, clock: &dyn Clock, n: usize) -> Result<f64, BackendError> {
+fn fastest(probe: &mut Probe, clock: &dyn Clock, options: &MeasureOptions) -> Result<f64, BackendError> {
+    let begin = clock.now();
     let mut least = probe.run(clock)?;
     if least > LONG_SECONDS {
         return Ok(least);
     }
-    for _ in 0..n {
+    for n_done in 0..MOST_REPEATS {
+        if n_done >= options.n_repeats && clock.now() - begin >= options.least_seconds {
+            break;
+        }
         least = least.min(probe.run(clock)?);
+    }
+    Ok(least)
+}
+
+/// The fastest runs of two that take turns, so that what disturbs the one disturbs the other.
+fn fastest_of_two(
+    [one, other]: [&mut Probe; 2],
+    clock: &dyn Clock,
+    options: &MeasureOptions,
+) -> Result<[f64; 2], BackendError> {
+    let begin = clock.now();
+    let mut least = [one.run(clock)?, other.run(clock)?];
+    for n_done in 0..MOST_REPEATS {
+        if n_done >= options.n_repeats && clock.now() - begin >= options.least_seconds {
+            break;
+        }
+        least = [least[0].min(one.run(clock)?), least[1].min(other.run(clock)?)];
     }
     Ok(least)
 }
@@ -349,8 +385,8 @@ fn measure_overheads(
     let shape = ProbeShape { spec: spec.clone(), rows: 1, past: 0, columns, order: OperandOrder::default() };
     let mut one = Probe::new(backend, clock, &shape, 1, options.fills_operands)?;
     let mut several = Probe::new(backend, clock, &shape, N_NODES, options.fills_operands)?;
-    let polled = fastest(&mut one, clock, options.n_repeats)?;
-    let work = ((fastest(&mut several, clock, options.n_repeats)? - polled) / (N_NODES - 1) as f64).max(0.0);
+    let polled = fastest(&mut one, clock, options)?;
+    let work = ((fastest(&mut several, clock, options)? - polled) / (N_NODES - 1) as f64).max(0.0);
     let (mut submit, mut poll, mut blocked) = (f64::INFINITY, f64::INFINITY, f64::INFINITY);
     for _ in 0..options.n_repeats.max(1) {
         let begin = clock.now();
@@ -440,7 +476,7 @@ fn measure_slowdowns(
     for &device in devices {
         let mut probe =
             Probe::new(&*backends[device], clock, shape, 1, options.fills_operands).map_err(failed(device))?;
-        alone.push(fastest(&mut probe, clock, options.n_repeats).map_err(failed(device))?);
+        alone.push(fastest(&mut probe, clock, options).map_err(failed(device))?);
     }
     let longest = alone.iter().copied().fold(0.0, f64::max);
     // Equally long work for all, so that they run side by side from begin to end.
@@ -449,7 +485,7 @@ fn measure_slowdowns(
         let n_nodes = ((longest / *seconds).round() as usize).clamp(1, 8);
         let mut probe =
             Probe::new(&*backends[device], clock, shape, n_nodes, options.fills_operands).map_err(failed(device))?;
-        *seconds = fastest(&mut probe, clock, options.n_repeats).map_err(failed(device))?;
+        *seconds = fastest(&mut probe, clock, options).map_err(failed(device))?;
         probes.push(probe);
     }
     let mut slowdowns = vec![f64::INFINITY; devices.len()];

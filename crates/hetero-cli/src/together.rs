@@ -1,0 +1,129 @@
+//! The options of how several processors share the work.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::ValueEnum;
+use etcetera::{BaseStrategy, choose_base_strategy};
+use hetero_llama::Mode;
+use hetero_llama::team::{Method, Objective, TogetherOptions};
+use hetero_sched::profile::ProfileFolder;
+
+/// The environment variable with the folder of profiles.
+pub(crate) const PROFILES_VARIABLE: &str = "HETERO_PROFILES";
+
+/// How several processors share the work.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Several processors")]
+pub(crate) struct TogetherArgs {
+    /// Who computes: cpu-only, gpu-only, npu-only, layer (whole operators on GPU or NPU), tensor (operators cut between
+    /// both), tensor-3 (the CPU computes too) [default: all that may be used, operators cut between them]
+    #[arg(long, value_name = "MODE")]
+    mode: Option<Mode>,
+    #[command(flatten)]
+    plan: PlanArgs,
+    /// Folder in which measurements are kept from one run to the next [default: $HETERO_PROFILES, or the user's folder
+    /// for caches]
+    #[arg(long, value_name = "FOLDER")]
+    profiles: Option<PathBuf>,
+}
+
+/// What plans are looked for; the same on simulated and on real processors.
+#[derive(Debug, clap::Args)]
+pub(crate) struct PlanArgs {
+    /// How plans are found: `whole-layer`, or `paper` for each operator alone as HeteroLLM does
+    #[arg(long, value_name = "METHOD", default_value = "whole-layer")]
+    method: MethodName,
+    /// What plans make small: `time`, `energy`, or a number for time plus so many seconds for each joule
+    #[arg(long, value_name = "WHAT", default_value = "time")]
+    objective: ObjectiveName,
+    /// Wait through the drivers instead of by prediction and polling
+    #[arg(long)]
+    no_fast_sync: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum MethodName {
+    WholeLayer,
+    Paper,
+}
+
+/// What is to be small, as users write it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct ObjectiveName(Objective);
+
+impl TogetherArgs {
+    /// How the processors of a run work together.
+    pub(crate) fn options(&self, is_strict: bool) -> TogetherOptions {
+        TogetherOptions {
+            mode: self.mode,
+            method: self.plan.method(),
+            objective: self.plan.objective(),
+            fast_sync: self.plan.is_fast_sync(),
+            is_strict,
+            profiles: self.profiles(),
+            ..TogetherOptions::default()
+        }
+    }
+
+    /// Where measurements are kept; `None` where the system has no place for it.
+    fn profiles(&self) -> Option<ProfileFolder> {
+        let given = self.profiles.clone().or_else(|| std::env::var_os(PROFILES_VARIABLE).map(PathBuf::from));
+        let given = given.filter(|folder| !folder.as_os_str().is_empty());
+        let usual = || Some(choose_base_strategy().ok()?.cache_dir().join("hetero").join("profiles"));
+        given.or_else(usual).map(ProfileFolder::new)
+    }
+}
+
+impl PlanArgs {
+    /// By what plans are found.
+    pub(crate) fn method(&self) -> Method {
+        match self.method {
+            MethodName::WholeLayer => Method::WholeLayer,
+            MethodName::Paper => Method::Paper,
+        }
+    }
+
+    /// What they make small.
+    pub(crate) fn objective(&self) -> Objective {
+        self.objective.0
+    }
+
+    /// Whether the host waits by prediction and polling.
+    pub(crate) fn is_fast_sync(&self) -> bool {
+        !self.no_fast_sync
+    }
+}
+
+impl FromStr for ObjectiveName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "time" => Ok(ObjectiveName(Objective::Time)),
+            "energy" => Ok(ObjectiveName(Objective::Energy)),
+            number => match number.parse::<f64>() {
+                Ok(seconds_per_joule) if seconds_per_joule.is_finite() && seconds_per_joule > 0.0 => {
+                    Ok(ObjectiveName(Objective::Mixed { seconds_per_joule }))
+                }
+                _ => Err("expected time, energy, or a number of seconds above 0 that a joule is worth".to_owned()),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn objectives_are_read() {
+        let read = |text: &str| text.parse::<ObjectiveName>().map(|objective| objective.0);
+        assert_eq!(read("time"), Ok(Objective::Time));
+        assert_eq!(read("energy"), Ok(Objective::Energy));
+        assert_eq!(read("0.3"), Ok(Objective::Mixed { seconds_per_joule: 0.3 }));
+        for wrong in ["", "speed", "-1", "0", "NaN", "inf", "0,3"] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
+    }
+}
