@@ -1,0 +1,132 @@
+//! A GPU as the rest of hetero sees it.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use hetero_core::{
+    Access, Backend, BackendError, DeviceId, DeviceInfo, DeviceKind, Executable, OpSpec, Segment, Support, Tensor,
+    TensorDesc, Weight, WeightRows,
+};
+use hetero_shaders::Features;
+
+use crate::WgpuError;
+use crate::adapter::choose;
+use crate::error::ready;
+use crate::executable::GpuExecutable;
+use crate::memory::GpuTensor;
+use crate::program::support;
+use crate::queue::Gpu;
+use crate::weight::GpuWeight;
+
+/// How a GPU is opened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WgpuOptions {
+    /// Which of [`crate::adapters`]; `None` means the first.
+    pub adapter: Option<usize>,
+    /// Features of the device that are left unused, to compare kernels or to go around a driver's mistakes.
+    pub without: Features,
+    /// The most bytes that a kernel is given as one input or output, below the device's own limit.
+    pub max_piece_bytes: Option<u64>,
+}
+
+/// A GPU through wgpu.
+#[derive(Debug)]
+pub struct WgpuBackend {
+    gpu: Arc<Gpu>,
+}
+
+impl WgpuBackend {
+    /// Opens a GPU.
+    pub fn new(options: &WgpuOptions) -> Result<WgpuBackend, WgpuError> {
+        let (adapter, status) = choose(options.adapter)?;
+        let (offered, info) = (adapter.features(), adapter.get_info());
+        let features = Features {
+            f16: offered.contains(wgpu::Features::SHADER_F16) && !options.without.f16,
+            // The kernels count on four invocations that stay together.
+            subgroups: offered.contains(wgpu::Features::SUBGROUP)
+                && info.subgroup_min_size >= 4
+                && !options.without.subgroups,
+        };
+        let mut required = wgpu::Features::empty();
+        required.set(wgpu::Features::SHADER_F16, features.f16);
+        required.set(wgpu::Features::SUBGROUP, features.subgroups);
+        let limits = adapter.limits();
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("hetero"),
+            required_features: required,
+            // Left out, they would be the least that the web guarantees.
+            required_limits: limits.clone(),
+            ..wgpu::DeviceDescriptor::default()
+        };
+        let refused = |reason: String| WgpuError::Refused { adapter: status.name.clone(), reason };
+        let opened = ready(adapter.request_device(&descriptor));
+        let opened = opened.ok_or_else(|| refused("the driver gave no answer".to_owned()))?;
+        let opened = opened.map_err(|error| refused(error.to_string()))?;
+        // Whole lines of 16 bytes, in which kernels read.
+        let own_limit = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size) / 16 * 16;
+        let max_piece_bytes = options.max_piece_bytes.map_or(own_limit, |bytes| own_limit.min(bytes / 16 * 16));
+        let name = options.adapter.map_or_else(|| "wgpu".to_owned(), |index| format!("wgpu:{index}"));
+        let software = if status.is_software { ", software" } else { "" };
+        let info = DeviceInfo {
+            id: DeviceId::next(),
+            name,
+            kind: DeviceKind::Gpu,
+            description: format!("{}{software}, {}", status.name, status.driver),
+            version: format!("{} {} {}", env!("CARGO_PKG_VERSION"), status.name, status.driver),
+            weight_row_alignment: 32,
+            is_host_visible: false,
+            max_tensor_bytes: Some(max_piece_bytes),
+            max_segment_weight_bytes: None,
+        };
+        // A program on the CPU pays for every barrier; a GPU hides memory's latency behind many invocations.
+        let vector_lanes = if status.is_software { 64 } else { 128 };
+        Ok(WgpuBackend { gpu: Arc::new(Gpu::new(info, opened, features, max_piece_bytes, vector_lanes)) })
+    }
+
+    /// How often commands were submitted to the GPU's queue so far: steps, and copies for the host.
+    pub fn n_submissions(&self) -> u64 {
+        self.gpu.n_submissions()
+    }
+}
+
+impl Backend for WgpuBackend {
+    fn info(&self) -> &DeviceInfo {
+        &self.gpu.info
+    }
+
+    fn support(&self, op: &OpSpec) -> Support {
+        support(op)
+    }
+
+    fn access(&self, tensor: &dyn Tensor) -> Access {
+        let tensor: &dyn Any = tensor;
+        match tensor.downcast_ref::<GpuTensor>() {
+            Some(tensor) if tensor.is_of(&self.gpu) => Access::Direct,
+            _ => Access::NeedsCopy,
+        }
+    }
+
+    fn allocate(&self, desc: &TensorDesc) -> Result<Arc<dyn Tensor>, BackendError> {
+        Ok(Arc::new(GpuTensor::new(&self.gpu, *desc)?))
+    }
+
+    fn load_weight(&self, rows: WeightRows) -> Result<Arc<dyn Weight>, BackendError> {
+        Ok(Arc::new(GpuWeight::new(&self.gpu, rows)?))
+    }
+
+    fn compile(&self, segment: &Segment) -> Result<Arc<dyn Executable>, BackendError> {
+        for node in &segment.nodes {
+            let spec = segment.graph.op_spec(node.node);
+            if let Support::No(reason) = support(&spec) {
+                panic!("{spec} was placed on {} although: {reason}", self.gpu.info.name);
+            }
+            for weight in &node.weights {
+                assert_eq!(weight.device(), self.gpu.info.id, "{:?} was loaded by another backend", weight.rows());
+            }
+        }
+        if let Some(error) = self.gpu.timeline.failure() {
+            return Err(error);
+        }
+        Ok(Arc::new(GpuExecutable::new(&self.gpu, segment)?))
+    }
+}

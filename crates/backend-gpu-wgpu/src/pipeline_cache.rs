@@ -1,0 +1,102 @@
+//! Compute pipelines: made once for each kernel, kept for the life of the backend.
+
+use std::collections::HashMap;
+
+use hetero_core::BackendError;
+use hetero_shaders::{Features, Kernel};
+use parking_lot::Mutex;
+use wgpu::{
+    BindGroupLayout, BindGroupLayoutDescriptor, BindGroupLayoutEntry, BindingType, BufferBindingType, ComputePipeline,
+    ComputePipelineDescriptor, PipelineCompilationOptions, PipelineLayout, PipelineLayoutDescriptor,
+    ShaderModuleDescriptor, ShaderSource, ShaderStages,
+};
+
+use crate::error::scoped;
+
+/// The most inputs that a kernel has.
+const MAX_INPUTS: usize = 3;
+
+/// The pipelines of a device.
+#[derive(Debug)]
+pub(crate) struct PipelineCache {
+    device: wgpu::Device,
+    name: String,
+    features: Features,
+    /// For each number of inputs.
+    layouts: Vec<(BindGroupLayout, PipelineLayout)>,
+    pipelines: Mutex<HashMap<Kernel, ComputePipeline>>,
+}
+
+impl PipelineCache {
+    pub(crate) fn new(device: &wgpu::Device, name: &str, features: Features) -> PipelineCache {
+        let layouts = (0..=MAX_INPUTS).map(|n_inputs| layout(device, n_inputs)).collect();
+        let (device, name) = (device.clone(), name.to_owned());
+        PipelineCache { device, name, features, layouts, pipelines: Mutex::default() }
+    }
+
+    /// How the buffers of a kernel are bound.
+    pub(crate) fn layout(&self, kernel: Kernel) -> &BindGroupLayout {
+        &self.layouts[kernel.n_inputs()].0
+    }
+
+    /// The pipeline of a kernel, made when it is asked for the first time.
+    pub(crate) fn pipeline(&self, kernel: Kernel) -> Result<ComputePipeline, BackendError> {
+        let mut pipelines = self.pipelines.lock();
+        if let Some(pipeline) = pipelines.get(&kernel) {
+            return Ok(pipeline.clone());
+        }
+        let pipeline = scoped(&self.device, || self.make(kernel)).map_err(|error| match error {
+            wgpu::Error::OutOfMemory { .. } => BackendError::OutOfMemory { bytes: 0 },
+            error => BackendError::CompileFailed { device: self.name.clone(), reason: format!("{kernel}: {error}") },
+        })?;
+        tracing::debug!(device = %self.name, %kernel, "made a pipeline");
+        pipelines.insert(kernel, pipeline.clone());
+        Ok(pipeline)
+    }
+
+    fn make(&self, kernel: Kernel) -> ComputePipeline {
+        let shader = kernel.shader(self.features);
+        let name = kernel.to_string();
+        let module = self.device.create_shader_module(ShaderModuleDescriptor {
+            label: Some(&name),
+            source: ShaderSource::Wgsl(shader.wgsl.into()),
+        });
+        self.device.create_compute_pipeline(&ComputePipelineDescriptor {
+            label: Some(&name),
+            layout: Some(&self.layouts[shader.n_inputs].1),
+            module: &module,
+            entry_point: Some("main"),
+            // The kernels write workgroup memory before they read it.
+            compilation_options: PipelineCompilationOptions {
+                zero_initialize_workgroup_memory: false,
+                ..PipelineCompilationOptions::default()
+            },
+            cache: None,
+        })
+    }
+}
+
+/// Two uniform blocks, the output, the inputs: see `hetero_shaders`.
+fn layout(device: &wgpu::Device, n_inputs: usize) -> (BindGroupLayout, PipelineLayout) {
+    let entry = |binding: usize| BindGroupLayoutEntry {
+        binding: binding as u32,
+        visibility: ShaderStages::COMPUTE,
+        ty: BindingType::Buffer {
+            ty: match binding {
+                0 | 1 => BufferBindingType::Uniform,
+                _ => BufferBindingType::Storage { read_only: binding > 2 },
+            },
+            has_dynamic_offset: false,
+            min_binding_size: None,
+        },
+        count: None,
+    };
+    let entries: Vec<BindGroupLayoutEntry> = (0..3 + n_inputs).map(entry).collect();
+    let bindings = device.create_bind_group_layout(&BindGroupLayoutDescriptor { label: None, entries: &entries });
+    let pipeline = device.create_pipeline_layout(&PipelineLayoutDescriptor {
+        label: None,
+        bind_group_layouts: &[Some(&bindings)],
+        immediate_size: 0,
+    });
+    (bindings, pipeline)
+}
