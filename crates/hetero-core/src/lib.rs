@@ -10,7 +10,7 @@
 //! 3. [`op`] and [`graph`]: what is to be computed.
 //! 4. [`partition`] and [`segment`]: which part of it one processor computes in one submission.
 //! 5. [`weight`] and [`quantize`]: the layout of weights that all processors share.
-//! 6. [`backend`] and [`ticket`]: how a processor is driven.
+//! 6. [`backend`], [`ticket`] and [`step_check`]: how a processor is driven.
 //! 7. [`mod@reference`]: every operator as a plain loop, which is its meaning.
 //!
 //! # The contract in prose
@@ -60,6 +60,7 @@ pub mod quantize;
 pub mod reference;
 pub mod segment;
 pub mod slot;
+pub mod step_check;
 pub mod tensor;
 pub mod ticket;
 pub mod weight;
@@ -74,6 +75,7 @@ pub use op::{Op, OpSpec, RowSelection, SplitRule};
 pub use partition::{Part, Partition, PartitionError};
 pub use segment::{OperandOrder, Segment, SegmentNode};
 pub use slot::{SharedTensor, Slot, View};
+pub use step_check::StepCheck;
 pub use tensor::{HostTensor, TENSOR_ALIGNMENT, Tensor, TensorDesc};
 pub use ticket::{HandBack, Ticket, Timeline};
 pub use weight::{StoredBytes, Weight, WeightMatrix, WeightRows};

@@ -12,7 +12,7 @@ mod rope;
 
 use std::ops::Range;
 
-use crate::{Binding, Bindings, Op, Part, Segment, SegmentNode, StepParams};
+use crate::{Binding, Bindings, Op, Part, Segment, SegmentNode, StepCheck, StepParams};
 
 /// Computes a segment, node by node.
 ///
@@ -25,35 +25,13 @@ pub fn run_segment(segment: &Segment, bindings: &mut Bindings, step: StepParams)
     }
 }
 
-/// The checks that every backend makes on [`crate::Executable::submit`].
+/// The checks that every backend makes on [`crate::Executable::submit`]; one that runs a segment many times keeps a
+/// [`StepCheck`].
 ///
 /// # Panics
 /// When bindings do not fit the segment or the step does not fit the graph.
 pub fn check_step(segment: &Segment, bindings: &Bindings, step: StepParams) {
-    let capacity = segment.graph.capacity();
-    assert!(step.rows > 0 && step.rows <= capacity, "a step of {} rows in a graph for {capacity}", step.rows);
-    assert_eq!(bindings.tensors.len(), segment.n_bindings(), "the bindings of the segment");
-    for &value in segment.values() {
-        let binding = &bindings.tensors[segment.binding_idx(value)];
-        let expected = segment.graph.tensor_desc(value);
-        assert_eq!(*binding.tensor().desc(), expected, "the tensor for {:?}", segment.graph.value(value).name);
-        let is_slot = matches!(binding, Binding::Write(_));
-        assert!(is_slot || !segment.writes(value), "{:?} is written through a view", segment.graph.value(value).name);
-    }
-    for (idx, binding) in bindings.tensors.iter().enumerate() {
-        let (needed, lent) = (&**segment.claim_of(idx), binding.claim());
-        assert!(
-            std::ptr::eq(needed, lent) || lent.covers(needed),
-            "the segment touches {needed:?} of a tensor {:?} of which the binding allows {lent:?}",
-            binding.tensor().desc(),
-        );
-    }
-    for node in &segment.nodes {
-        if let Op::CacheWrite { context, .. } | Op::Attention { context, .. } = segment.graph.node(node.node).op {
-            let end = step.past + step.rows;
-            assert!(end <= context, "positions up to {end} in a cache for {context}");
-        }
-    }
+    StepCheck::new(segment).check(bindings, step);
 }
 
 /// Computes one node of a segment, after [`check_step`] has seen the bindings.
