@@ -8,12 +8,10 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use hetero_core::{DeviceKind, WeightFormat};
+use hetero_core::DeviceKind;
 use hetero_llama::LlamaError;
 use hetero_llama::config::ModelConfig;
-use hetero_llama::simulate::{
-    DynamicLength, FaultPlan, Method, SimulateMode, SimulateOptions, Simulation, Soc, simulate,
-};
+use hetero_llama::simulate::{DynamicLength, Method, SimulateMode, SimulateOptions, Simulation, Soc, simulate};
 
 const SOC: &str = "snapdragon-8-gen-3";
 const LLAMA_8B: &str = "llama-3-8b";
@@ -60,19 +58,15 @@ All figures are tokens per second in virtual time unless a column says otherwise
 ";
 
 fn options(shape: &str, way: Way, prompt: usize) -> SimulateOptions {
+    let soc = Soc::builtin(SOC).expect("a built-in system");
+    let config = ModelConfig::shape(shape).expect("a built-in shape");
     SimulateOptions {
-        soc: Soc::builtin(SOC).expect("a built-in system"),
-        config: ModelConfig::shape(shape).expect("a built-in shape"),
-        weights: WeightFormat::W4G32,
         prompt,
         decode: DECODE,
         mode: way.mode,
         method: way.method,
-        dynamic_length: DynamicLength::Tensor,
-        fast_sync: true,
-        faults: FaultPlan::default(),
         is_strict: true,
-        trace: false,
+        ..SimulateOptions::new(soc, config)
     }
 }
 

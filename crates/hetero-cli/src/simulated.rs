@@ -63,8 +63,6 @@ impl SimulatedArgs {
     /// What to simulate, without faults and without a trace.
     pub(crate) fn options(&self) -> Result<SimulateOptions, CliError> {
         Ok(SimulateOptions {
-            soc: Soc::load(&self.soc).map_err(LlamaError::from)?,
-            config: shape(&self.shape)?,
             weights: self.weights,
             prompt: self.prompt as usize,
             decode: self.decode as usize,
@@ -80,9 +78,7 @@ impl SimulatedArgs {
                 DynamicName::Pipe => DynamicLength::Pipe,
             },
             fast_sync: !self.no_fast_sync,
-            is_strict: false,
-            faults: FaultPlan::default(),
-            trace: false,
+            ..SimulateOptions::new(Soc::load(&self.soc).map_err(LlamaError::from)?, shape(&self.shape)?)
         })
     }
 }

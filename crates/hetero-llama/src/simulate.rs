@@ -9,11 +9,11 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-pub use backend_npu_sim::{FaultPlan, Soc, SocError, Trace};
-use backend_npu_sim::{Numerics, ProcessorUsage, SimOptions, SimulatedSoc, TimeMode, blank_weight};
-use hetero_core::{DType, DeviceKind, RowSelection, StepParams, WeightFormat};
+pub use backend_npu_sim::{FaultPlan, ProcessorUsage, Soc, SocError, Trace};
+use backend_npu_sim::{Numerics, SimOptions, SimulatedSoc, TimeMode, blank_weight};
+use hetero_core::{DType, DeviceKind, OperandOrder, RowSelection, StepParams, WeightFormat};
 use hetero_sched::explain::Explanation;
-pub use hetero_sched::solver::{DynamicLength, Method, Prediction};
+pub use hetero_sched::solver::{DynamicLength, Granularity, Method, Prediction};
 use hetero_sched::{Loss, Runner, SchedError, Solution, Team};
 
 use crate::LlamaError;
@@ -44,6 +44,10 @@ pub struct SimulateOptions {
     pub method: Method,
     /// What an NPU does with a prompt of a length for which it has no graph.
     pub dynamic_length: DynamicLength,
+    /// Which cuts of operators [`SimulateMode::Tensor`] and [`SimulateMode::Tensor3`] may use.
+    pub cuts: Granularity,
+    /// Which operand stays in the array of an NPU; `None` for the better one of each operator.
+    pub operand_order: Option<OperandOrder>,
     /// Whether the host waits by prediction and polling; otherwise through the drivers.
     pub fast_sync: bool,
     /// Whether the failure of a processor ends the simulation.
@@ -52,8 +56,30 @@ pub struct SimulateOptions {
     pub trace: bool,
 }
 
+impl SimulateOptions {
+    /// Processors that share a prompt of 256 tokens and 32 behind it, in 4 bits, as well as they can.
+    pub fn new(soc: Soc, config: ModelConfig) -> SimulateOptions {
+        SimulateOptions {
+            soc,
+            config,
+            weights: WeightFormat::W4G32,
+            prompt: 256,
+            decode: 32,
+            mode: SimulateMode::Tensor,
+            faults: FaultPlan::default(),
+            method: Method::default(),
+            dynamic_length: DynamicLength::default(),
+            cuts: Granularity::default(),
+            operand_order: None,
+            fast_sync: true,
+            is_strict: false,
+            trace: false,
+        }
+    }
+}
+
 /// Who computes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SimulateMode {
     /// One processor does everything.
     Only(DeviceKind),
@@ -78,6 +104,8 @@ pub struct Simulation {
     pub compile_seconds: f64,
     /// What the plan predicted for the prefill; `None` with one processor.
     pub predicted: Option<Prediction>,
+    /// What the plan predicted for one token of the decode phase; `None` with one processor.
+    pub predicted_decode: Option<Prediction>,
     /// Processors that failed and were left out.
     pub losses: Vec<Loss>,
     /// Every submission, when they were recorded.
@@ -85,7 +113,7 @@ pub struct Simulation {
 }
 
 /// One phase of a simulation.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct SimulatedPhase {
     /// Tokens.
     pub tokens: usize,
@@ -95,6 +123,8 @@ pub struct SimulatedPhase {
     pub bytes: f64,
     /// Energy of all processors, in joules.
     pub joules: f64,
+    /// What each processor did.
+    pub usage: Vec<ProcessorUsage>,
 }
 
 /// One processor's part in a simulation.
@@ -118,6 +148,20 @@ impl SimulatedPhase {
     pub fn bytes_per_second(&self) -> f64 {
         if self.tokens == 0 { 0.0 } else { self.bytes / self.seconds }
     }
+
+    /// One processor's traffic on the memory bus in bytes per second; 0 without tokens.
+    pub fn bytes_per_second_of(&self, kind: DeviceKind) -> f64 {
+        if self.tokens == 0 { 0.0 } else { self.sum_of(kind, |usage| usage.bytes) / self.seconds }
+    }
+
+    /// Share of the phase in which a processor was busy, 0 to 1; 0 without tokens.
+    pub fn busy_share_of(&self, kind: DeviceKind) -> f64 {
+        if self.tokens == 0 { 0.0 } else { self.sum_of(kind, |usage| usage.busy_seconds) / self.seconds }
+    }
+
+    fn sum_of(&self, kind: DeviceKind, figure: fn(&ProcessorUsage) -> f64) -> f64 {
+        self.usage.iter().filter(|usage| usage.kind == kind).map(figure).sum()
+    }
 }
 
 /// Runs a model's prompt and decode steps on a simulated SoC.
@@ -135,19 +179,27 @@ pub fn simulate(options: &SimulateOptions) -> Result<Simulation, LlamaError> {
     let mut runners = graphs.make_ready(options, &team)?;
     let compile_seconds = soc.clock().now();
 
-    let mut measured = Measured { soc: &soc, usage: Vec::new() };
     let never = || false;
-    let prefill = measured
-        .phase(options.prompt, || Ok(runners.prefill.step(StepParams { past: 0, rows: options.prompt }, &never)?))?;
-    let decode = measured.phase(options.decode, || {
+    let prefill = phase(&soc, options.prompt, || {
+        Ok(runners.prefill.step(StepParams { past: 0, rows: options.prompt }, &never)?)
+    })?;
+    let decode = phase(&soc, options.decode, || {
         for past in options.prompt..context {
             runners.decode.step(StepParams { past, rows: 1 }, &never)?;
         }
         Ok(())
     })?;
-    let devices = measured.devices(prefill.seconds + decode.seconds);
-    let predicted = runners.prefill.solution().map(|solution| solution.prediction.clone());
-    Ok(Simulation { prefill, decode, devices, compile_seconds, predicted, losses: team.losses(), trace: soc.trace() })
+    let predicted = |runner: &Runner| runner.solution().map(|solution| solution.prediction.clone());
+    Ok(Simulation {
+        devices: devices(&prefill, &decode),
+        compile_seconds,
+        predicted: predicted(&runners.prefill),
+        predicted_decode: predicted(&runners.decode),
+        losses: team.losses(),
+        trace: soc.trace(),
+        prefill,
+        decode,
+    })
 }
 
 /// A plan for one step on a simulated SoC.
@@ -162,7 +214,7 @@ pub struct SimulatedPlan {
 /// Plans the prompt, or with `is_decode` a single token behind it, without running anything.
 ///
 /// # Panics
-/// When the mode is one of a single processor, which needs no plan.
+/// When the mode is one of a single processor, which needs no plan unless an operand order is asked for.
 pub fn plan(options: &SimulateOptions, is_decode: bool) -> Result<SimulatedPlan, LlamaError> {
     check(options)?;
     let phone = || {
@@ -234,47 +286,38 @@ impl Graphs {
     }
 }
 
-/// Differences of the SoC's counters.
-struct Measured<'a> {
-    soc: &'a SimulatedSoc,
-    /// Sums over the phases so far, one for each processor.
-    usage: Vec<ProcessorUsage>,
+/// Runs a phase and takes what the SoC's counters say of it.
+fn phase(
+    soc: &SimulatedSoc,
+    tokens: usize,
+    run: impl FnOnce() -> Result<(), LlamaError>,
+) -> Result<SimulatedPhase, LlamaError> {
+    let start = soc.clock().now();
+    soc.reset_usage();
+    run()?;
+    let usage = soc.usage();
+    Ok(SimulatedPhase {
+        tokens,
+        seconds: soc.clock().now() - start,
+        bytes: usage.iter().map(|usage| usage.bytes).sum(),
+        joules: usage.iter().map(|usage| usage.joules).sum(),
+        usage,
+    })
 }
 
-impl Measured<'_> {
-    fn phase(
-        &mut self,
-        tokens: usize,
-        run: impl FnOnce() -> Result<(), LlamaError>,
-    ) -> Result<SimulatedPhase, LlamaError> {
-        let start = self.soc.clock().now();
-        self.soc.reset_usage();
-        run()?;
-        let usage = self.soc.usage();
-        let phase = SimulatedPhase {
-            tokens,
-            seconds: self.soc.clock().now() - start,
-            bytes: usage.iter().map(|usage| usage.bytes).sum(),
-            joules: usage.iter().map(|usage| usage.joules).sum(),
-        };
-        self.usage.extend(usage);
-        Ok(phase)
-    }
-
-    /// The processors that have done anything, over `seconds` in all.
-    fn devices(&self, seconds: f64) -> Vec<SimulatedDevice> {
-        let sum = |kind: DeviceKind, figure: fn(&ProcessorUsage) -> f64| -> f64 {
-            self.usage.iter().filter(|usage| usage.kind == kind).map(figure).sum()
-        };
-        let operations: f64 = self.usage.iter().map(|usage| usage.operations).sum();
-        let device = |kind| SimulatedDevice {
-            kind,
-            busy_share: sum(kind, |usage| usage.busy_seconds) / seconds,
-            work_share: sum(kind, |usage| usage.operations) / operations,
-        };
-        let kinds = [DeviceKind::Npu, DeviceKind::Gpu, DeviceKind::Cpu];
-        kinds.into_iter().filter(|&kind| sum(kind, |usage| usage.busy_seconds) > 0.0).map(device).collect()
-    }
+/// The processors that have done anything in two phases.
+fn devices(prefill: &SimulatedPhase, decode: &SimulatedPhase) -> Vec<SimulatedDevice> {
+    let sum = |kind: DeviceKind, figure: fn(&ProcessorUsage) -> f64| {
+        prefill.sum_of(kind, figure) + decode.sum_of(kind, figure)
+    };
+    let kinds = [DeviceKind::Npu, DeviceKind::Gpu, DeviceKind::Cpu];
+    let operations: f64 = kinds.into_iter().map(|kind| sum(kind, |usage| usage.operations)).sum();
+    let device = |kind| SimulatedDevice {
+        kind,
+        busy_share: sum(kind, |usage| usage.busy_seconds) / (prefill.seconds + decode.seconds),
+        work_share: sum(kind, |usage| usage.operations) / operations,
+    };
+    kinds.into_iter().filter(|&kind| sum(kind, |usage| usage.busy_seconds) > 0.0).map(device).collect()
 }
 
 impl SimulateMode {

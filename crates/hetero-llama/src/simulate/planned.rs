@@ -31,7 +31,8 @@ pub(super) fn team(
         clock: Arc::new(PhoneClock(Arc::clone(soc))),
         ..ExecutorOptions::default()
     };
-    if let SimulateMode::Only(_) = options.mode {
+    // The order of operands is a matter of the plan.
+    if matches!(options.mode, SimulateMode::Only(_)) && options.operand_order.is_none() {
         return Ok(Team::single(Arc::clone(&devices[0]), executor));
     }
 
@@ -53,9 +54,10 @@ pub(super) fn team(
     };
     let costs = ProfiledCosts::new(&profile, &infos, &prefill.graph, &costs);
     let solve = SolveOptions {
-        granularity: if options.mode == SimulateMode::Layer { Granularity::Layer } else { Granularity::Tensor },
+        granularity: if options.mode == SimulateMode::Layer { Granularity::Layer } else { options.cuts },
         method: options.method,
         dynamic_length: options.dynamic_length,
+        operand_order: options.operand_order,
         ..SolveOptions::new(DeviceSet::first(devices.len()))
     };
     let options = TeamOptions { solve, executor, is_strict: options.is_strict };

@@ -218,6 +218,16 @@ impl<'a> Pool<'a> {
         if devices.iter().any(|device| !self.devices.contains(&device)) {
             return None;
         }
+        let granularity = self.options.granularity;
+        let may_cut = match cut {
+            Cut::Whole(_) | Cut::Chunks(_) => true,
+            Cut::Columns(..) => granularity.cuts_columns(),
+            Cut::Rows(..) => granularity.cuts_positions(),
+            Cut::Corner(..) => granularity.cuts_columns() && granularity.cuts_positions(),
+        };
+        if !may_cut {
+            return None;
+        }
         let (rows, columns) = (template.rows, template.columns);
         let mut rectangles: Vec<(usize, [usize; 2], [usize; 2])> = Vec::with_capacity(MAX_PARTS);
         let all_columns = [0, columns];

@@ -53,9 +53,26 @@ pub enum Objective {
 pub enum Granularity {
     /// Whole operators only: the paper's Hetero-layer.
     Layer,
-    /// Parts of operators: the paper's Hetero-tensor.
+    /// Parts of operators by positions: the paper's activation-centric partition.
+    Positions,
+    /// Parts of operators by columns of the output: the paper's weight-centric partition, and its hybrid one where a
+    /// device pads the positions.
+    Columns,
+    /// Parts of operators by positions, columns or both: the paper's Hetero-tensor.
     #[default]
     Tensor,
+}
+
+impl Granularity {
+    /// Whether columns of an output may be divided.
+    pub(crate) fn cuts_columns(self) -> bool {
+        matches!(self, Granularity::Columns | Granularity::Tensor)
+    }
+
+    /// Whether positions may be divided.
+    pub(crate) fn cuts_positions(self) -> bool {
+        matches!(self, Granularity::Positions | Granularity::Tensor)
+    }
 }
 
 /// By what a plan is found.

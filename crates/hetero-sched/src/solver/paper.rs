@@ -13,7 +13,6 @@
 
 use hetero_core::DeviceKind;
 
-use super::Granularity;
 use super::search::Search;
 use super::state::{Cut, State};
 use super::steady::Choices;
@@ -44,7 +43,7 @@ impl Search<'_> {
             let is_of_paper =
                 |cut: &Cut| cut.devices().iter().all(pair) && !matches!(cut, Cut::Corner(..) | Cut::Columns(..));
             cuts.extend(self.pool.fixed_cuts(template).iter().map(|&(cut, _)| cut).filter(is_of_paper));
-            if self.pool.options.granularity == Granularity::Tensor && known.column_step > 0 {
+            if self.pool.options.granularity.cuts_columns() && known.column_step > 0 {
                 cuts.extend(self.weight_cuts(template, gpu, npu));
             }
         }
