@@ -97,12 +97,10 @@ fn extremes(group: &[f32; GROUP]) -> (f32, f32) {
 /// One row of a panel as numbers; `out` is `layout.columns` long.
 pub fn dequantize_panel_row(layout: &WeightLayout, panel: &[u8], row: usize, out: &mut [f32]) {
     let (quants, scales) = panel.split_at(layout.panel_quants_bytes());
+    let words = quants.as_chunks::<4>().0;
     let words_per_group = GROUP / layout.format.columns_per_word();
     for (g, values) in out.chunks_mut(GROUP).enumerate() {
-        let word = |w: usize| -> [u8; 4] {
-            let start = ((g * words_per_group + w) * PANEL + row) * 4;
-            [quants[start], quants[start + 1], quants[start + 2], quants[start + 3]]
-        };
+        let word = |w: usize| -> [u8; 4] { words[(g * words_per_group + w) * PANEL + row] };
         let half_word = |k: usize| -> u16 {
             let word = word(k / 2);
             u16::from_le_bytes([word[k % 2 * 2], word[k % 2 * 2 + 1]])
