@@ -48,9 +48,11 @@ pub(crate) fn choose(index: Option<usize>) -> Result<(wgpu::Adapter, AdapterStat
 }
 
 fn found() -> Vec<wgpu::Adapter> {
-    // With validation layers, where installed, in builds with debug assertions.
-    let descriptor =
-        InstanceDescriptor { backends: Backends::VULKAN, ..InstanceDescriptor::new_without_display_handle() };
+    let mut descriptor = InstanceDescriptor::new_without_display_handle();
+    descriptor.backends = Backends::VULKAN;
+    // In builds with debug assertions, with validation layers where they are installed, but without debug information in
+    // the shaders: it names a language that older layers do not know, and they refuse the shader for it.
+    descriptor.flags.remove(InstanceFlags::DEBUG);
     let instance = wgpu::Instance::new(descriptor.with_env());
     let mut adapters = ready(instance.enumerate_adapters(Backends::VULKAN)).unwrap_or_default();
     adapters.sort_by_key(|adapter| match adapter.get_info().device_type {

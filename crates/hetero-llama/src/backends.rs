@@ -101,13 +101,20 @@ struct Known {
     kind: DeviceKind,
     feature: &'static str,
     is_in_build: bool,
-    /// Whether `auto` means it too; a simulated processor has to be asked for.
+    /// Whether it is a processor of this machine rather than a simulated one.
     is_real: bool,
+    /// Whether `auto` means it too; others have to be asked for.
+    is_automatic: bool,
 }
 
+/// The first GPU that wgpu finds; with a colon and a number behind it, one of them.
+const WGPU: &str = "wgpu";
+
 /// Every processor that this version of hetero can drive, the one that allocates shared memory first.
-const KNOWN: [Known; 4] = [
+const KNOWN: [Known; 5] = [
     Known::real("cpu", DeviceKind::Cpu, "cpu-simd", cfg!(feature = "cpu-simd")),
+    // Its tensors are reached by copies, which plans for several processors do not have: it works alone.
+    Known { is_automatic: false, ..Known::real(WGPU, DeviceKind::Gpu, "gpu-wgpu", cfg!(feature = "gpu-wgpu")) },
     Known::simulated("npu-sim", DeviceKind::Npu),
     Known::simulated("gpu-sim", DeviceKind::Gpu),
     Known::simulated("cpu-sim", DeviceKind::Cpu),
@@ -115,20 +122,30 @@ const KNOWN: [Known; 4] = [
 
 impl Known {
     const fn real(name: &'static str, kind: DeviceKind, feature: &'static str, is_in_build: bool) -> Known {
-        Known { name, kind, feature, is_in_build, is_real: true }
+        Known { name, kind, feature, is_in_build, is_real: true, is_automatic: true }
     }
 
     const fn simulated(name: &'static str, kind: DeviceKind) -> Known {
         let feature = "npu-sim";
-        Known { name, kind, feature, is_in_build: cfg!(feature = "npu-sim"), is_real: false }
+        Known { name, kind, feature, is_in_build: cfg!(feature = "npu-sim"), is_real: false, is_automatic: false }
     }
+
+    /// Whether a name means this processor.
+    fn is_called(&self, name: &str) -> bool {
+        name == self.name || self.name == WGPU && wgpu_index(name).is_some()
+    }
+}
+
+/// Which of the GPUs a name such as `wgpu:1` means.
+fn wgpu_index(name: &str) -> Option<usize> {
+    name.strip_prefix(WGPU)?.strip_prefix(':')?.parse().ok()
 }
 
 /// Opens the chosen processors, in the order of the choice.
 pub fn open(options: &DeviceOptions) -> Result<Vec<Arc<dyn Backend>>, LlamaError> {
     let names = match &options.devices {
         DeviceSelection::Auto => {
-            let usable = KNOWN.iter().filter(|known| known.is_in_build && known.is_real);
+            let usable = KNOWN.iter().filter(|known| known.is_in_build && known.is_automatic);
             usable.map(|known| known.name.to_owned()).collect()
         }
         DeviceSelection::Named(names) => names.clone(),
@@ -136,7 +153,7 @@ pub fn open(options: &DeviceOptions) -> Result<Vec<Arc<dyn Backend>>, LlamaError
     let mut opener = Opener::new(options);
     let mut backends = Vec::with_capacity(names.len());
     for name in &names {
-        if !KNOWN.iter().any(|known| known.name == name) {
+        if !KNOWN.iter().any(|known| known.is_called(name)) {
             let known = KNOWN.map(|known| known.name).join(", ");
             return Err(LlamaError::UnknownDevice { name: name.clone(), known });
         }
@@ -153,20 +170,33 @@ pub fn list(options: &DeviceOptions) -> Result<Vec<DeviceStatus>, LlamaError> {
     let mut opener = Opener::new(options);
     let mut devices = Vec::with_capacity(KNOWN.len());
     for known in &KNOWN {
-        let availability = match known.is_in_build.then(|| opener.open(known.name)) {
-            None => Availability::Absent {
-                reason: "this build was made without it".into(),
-                fix: format!("build with the cargo feature `{}`", known.feature),
-            },
-            Some(Ok(backend)) => Availability::Usable { description: backend.info().description.clone() },
-            // The user's input is at fault, and not the processor.
-            Some(Err(error)) if !known.is_real => return Err(error),
-            Some(Err(error)) => Availability::Unusable { reason: error.to_string(), fix: error.fix() },
-        };
-        let (name, is_simulated) = (known.name.to_owned(), !known.is_real);
-        devices.push(DeviceStatus { name, kind: known.kind, is_simulated, availability });
+        for name in names(known) {
+            let availability = match known.is_in_build.then(|| opener.open(&name)) {
+                None => Availability::Absent {
+                    reason: "this build was made without it".into(),
+                    fix: format!("build with the cargo feature `{}`", known.feature),
+                },
+                Some(Ok(backend)) => Availability::Usable { description: backend.info().description.clone() },
+                // The user's input is at fault, and not the processor.
+                Some(Err(error)) if !known.is_real => return Err(error),
+                Some(Err(error)) => Availability::Unusable { reason: error.to_string(), fix: error.fix() },
+            };
+            devices.push(DeviceStatus { name, kind: known.kind, is_simulated: !known.is_real, availability });
+        }
     }
     Ok(devices)
+}
+
+/// The names of the processors of a kind that are there; its own when there is none.
+fn names(known: &Known) -> Vec<String> {
+    #[cfg(feature = "gpu-wgpu")]
+    if known.name == WGPU {
+        let n_adapters = backend_gpu_wgpu::adapters().len();
+        if n_adapters > 0 {
+            return (0..n_adapters).map(|index| format!("{WGPU}:{index}")).collect();
+        }
+    }
+    vec![known.name.to_owned()]
 }
 
 /// What a processor takes, in watts.
@@ -218,6 +248,8 @@ impl<'a> Opener<'a> {
             "gpu-sim" => Ok(self.simulated_soc()?.backend(DeviceKind::Gpu)),
             #[cfg(feature = "npu-sim")]
             "cpu-sim" => Ok(self.simulated_soc()?.backend(DeviceKind::Cpu)),
+            #[cfg(feature = "gpu-wgpu")]
+            name if KNOWN.iter().any(|known| known.name == WGPU && known.is_called(name)) => open_wgpu(name),
             _ => {
                 let _ = self.options;
                 Err(LlamaError::DeviceNotBuilt { name: name.to_owned() })
@@ -256,6 +288,18 @@ fn open_cpu(options: &DeviceOptions) -> Result<Arc<dyn Backend>, LlamaError> {
         Err(error) => {
             let (reason, fix) = (error.to_string(), error.fix());
             Err(LlamaError::DeviceUnusable { name: "cpu".to_owned(), reason, fix })
+        }
+    }
+}
+
+#[cfg(feature = "gpu-wgpu")]
+fn open_wgpu(name: &str) -> Result<Arc<dyn Backend>, LlamaError> {
+    use backend_gpu_wgpu::{WgpuBackend, WgpuOptions};
+    match WgpuBackend::new(&WgpuOptions { adapter: wgpu_index(name), ..WgpuOptions::default() }) {
+        Ok(backend) => Ok(Arc::new(backend)),
+        Err(error) => {
+            let (name, reason, fix) = (name.to_owned(), error.to_string(), error.fix());
+            Err(LlamaError::DeviceUnusable { name, reason, fix })
         }
     }
 }
