@@ -2,6 +2,7 @@
 
 mod arm;
 mod command;
+mod gpu;
 mod needs;
 mod readme;
 mod report;

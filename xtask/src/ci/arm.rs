@@ -18,7 +18,8 @@ pub(super) const ANDROID: &str = "aarch64-linux-android";
 const EMULATED: &[&str] = &["hetero-core", "hetero-sched"];
 
 /// Crates that contain no foreign code, so that they compile for Android without its NDK.
-const PURE_RUST: &[&str] = &["hetero-core", "backend-cpu-simd", "hetero-sched", "hetero-llama"];
+const PURE_RUST: &[&str] =
+    &["hetero-core", "hetero-shaders", "backend-cpu-simd", "backend-gpu-wgpu", "hetero-sched", "hetero-llama"];
 
 /// What the emulated tests need.
 pub(super) const EMULATION_NEEDS: &[Need] = &[
@@ -54,8 +55,9 @@ pub(super) fn emulated_tests(run: &mut Run) -> Result<()> {
     let mut names: Vec<&str> = EMULATED.to_vec();
     names.extend(consumers.iter().map(String::as_str));
     // The model crate brings a tokenizer, 45 s of compiling, and no Arm code of its own. Neither has the simulator,
-    // whose plain loops take minutes under emulation.
+    // whose plain loops take minutes under emulation. A GPU has no emulator here.
     names.retain(|name| !["backend-cpu-simd", "backend-npu-sim", "hetero-llama"].contains(name));
+    names.retain(|name| !super::gpu::BACKENDS.contains(name));
     names.sort_unstable();
     names.dedup();
     let [.., richest] = &MODELS;

@@ -2,7 +2,7 @@
 
 use super::command::Invocation;
 use super::needs::Need;
-use super::{Run, Step, arm, readme};
+use super::{Run, Step, arm, gpu, readme};
 use crate::workspace;
 use anyhow::Result;
 
@@ -35,6 +35,12 @@ pub(super) const ALL: &[Step] = &[
         },
     },
     Step { name: "tests", about: "unit, integration and documentation tests", needs: &[], run: tests },
+    Step {
+        name: "gpu",
+        about: "the GPU backends, their kernels, and models on them, with Mesa's software driver",
+        needs: gpu::NEEDS,
+        run: gpu::tests,
+    },
     Step { name: "isa", about: "the CPU kernels again, held to each narrower instruction set", needs: &[], run: isa },
     Step {
         name: "readme",
@@ -106,15 +112,16 @@ fn tests(run: &mut Run) -> Result<()> {
     let nextest = Need::CargoTool { command: "nextest", package: "cargo-nextest" };
     if nextest.is_met() {
         let line = Invocation::cargo("nextest run --workspace --no-fail-fast --no-tests=pass")
+            .words(&gpu::excluded())
             .words("--config-file .ci/nextest.toml")
             .words("--status-level=all --final-status-level=fail --success-output=immediate");
         run.check_tests(line)?;
     } else {
-        let line = "test --workspace --all-targets --no-fail-fast -- --show-output";
-        run.check_tests(Invocation::cargo(line))?;
+        let line = Invocation::cargo("test --workspace --all-targets --no-fail-fast").words(&gpu::excluded());
+        run.check_tests(line.words("-- --show-output"))?;
     }
-    let line = "test --workspace --doc --no-fail-fast";
-    run.check_tests(Invocation::cargo(line)).map(drop)
+    let line = Invocation::cargo("test --workspace --doc --no-fail-fast").words(&gpu::excluded());
+    run.check_tests(line).map(drop)
 }
 
 /// Instruction sets that `HETERO_CPU_ISA` takes on this machine, and whether the CPU has each.
