@@ -16,14 +16,14 @@ use crate::memory;
 use crate::numerics::Arithmetic;
 use crate::queue::Queue;
 use crate::rules::{GraphMemory, graph_bytes, support};
-use crate::simulated_soc::TimeMode;
+use crate::simulated_soc::{MemoryMode, TimeMode};
 use crate::soc::Soc;
 use crate::timeline::VirtualTimeline;
 use crate::weight::SimWeight;
 
 /// One processor of a [`crate::SimulatedSoc`].
 ///
-/// All processors of a phone reach the same memory, so every host-visible tensor is `Direct`.
+/// All processors of a phone reach the same memory, so every tensor of theirs and of the host is `Direct`.
 #[derive(Debug)]
 pub(crate) struct SimBackend {
     pub(crate) device: Arc<Device>,
@@ -39,6 +39,7 @@ pub(crate) struct Device {
     pub(crate) clock: Arc<VirtualClock>,
     pub(crate) timeline: Arc<VirtualTimeline>,
     pub(crate) time: TimeMode,
+    pub(crate) memory: MemoryMode,
     /// None when nothing is computed.
     pub(crate) arithmetic: Option<Arithmetic>,
     pub(crate) faults: Mutex<FaultState>,
@@ -103,7 +104,11 @@ impl Backend for SimBackend {
     }
 
     fn allocate(&self, desc: &TensorDesc) -> Result<Arc<dyn Tensor>, BackendError> {
-        memory::allocate(self.device.info.id, desc)
+        let Device { info, clock, memory, .. } = &*self.device;
+        match memory {
+            MemoryMode::Shared => memory::allocate(info.id, desc),
+            MemoryMode::Copied => Ok(memory::allocate_copied(info, desc, clock)),
+        }
     }
 
     fn load_weight(&self, rows: WeightRows) -> Result<Arc<dyn Weight>, BackendError> {

@@ -42,7 +42,7 @@
 //! # Ok::<(), BackendError>(())
 //! ```
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod clock;
 pub mod cost;
@@ -64,7 +64,7 @@ mod weight;
 pub use clock::VirtualClock;
 pub use error::FaultPlanError;
 pub use fault::{Fault, FaultPlan, FaultRule, When};
-pub use simulated_soc::{Numerics, ProcessorUsage, SimOptions, SimulatedSoc, TimeMode};
+pub use simulated_soc::{MemoryMode, Numerics, ProcessorUsage, SimOptions, SimulatedSoc, TimeMode};
 pub use soc::{Soc, SocError};
 pub use trace::Trace;
 pub use weight::blank_weight;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hetero_core::{Backend, DeviceKind};
+use hetero_core::{Backend, DeviceInfo, DeviceKind};
 use parking_lot::Mutex;
 
 use crate::backend::{Device, SimBackend};
@@ -30,6 +30,8 @@ pub struct SimOptions {
     pub numerics: Numerics,
     /// What time means.
     pub time: TimeMode,
+    /// How the host reaches activations.
+    pub memory: MemoryMode,
     /// What goes wrong.
     pub faults: FaultPlan,
     /// Whether what happens in virtual time is recorded for [`SimulatedSoc::trace`]: some 50 bytes for each node that
@@ -64,6 +66,18 @@ pub enum TimeMode {
     Free,
 }
 
+/// How the host reaches the tensors that processors allocate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MemoryMode {
+    /// By a pointer: what phones can do, and the paper's pool of shared buffers does.
+    #[default]
+    Shared,
+    /// By calls of a processor's driver, which copy and take the time that the SoC file says: what engines do that
+    /// drive each processor by itself. Processors still reach each other's tensors; it is the engine that does not let
+    /// them. For timing alone, because nothing is kept in such a tensor.
+    Copied,
+}
+
 /// What a processor has done since the phone was switched on or its counts were reset.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ProcessorUsage {
@@ -89,7 +103,8 @@ impl SimulatedSoc {
     /// Switches a phone on, at time zero.
     ///
     /// # Panics
-    /// When the scale of real time is negative or not finite.
+    /// When the scale of real time is negative or not finite, or something is to be computed in memory that keeps
+    /// nothing ([`MemoryMode::Copied`] with [`Numerics::Reference`]).
     pub fn new(soc: Soc, options: SimOptions) -> Arc<SimulatedSoc> {
         let real_scale = match options.time {
             TimeMode::Real { scale } => {
@@ -98,6 +113,8 @@ impl SimulatedSoc {
             }
             TimeMode::Virtual | TimeMode::Free => None,
         };
+        let keeps_tensors = options.memory == MemoryMode::Shared;
+        assert!(keeps_tensors || options.numerics == Numerics::None, "copied memory is for timing alone");
         let overheads = KINDS.map(|kind| match options.time {
             TimeMode::Free => free(),
             _ => soc.overheads(kind).clone(),
@@ -112,7 +129,7 @@ impl SimulatedSoc {
         }));
         let soc = Arc::new(soc);
         let backend = |kind: DeviceKind| {
-            let info = Device::info(&soc, kind);
+            let info = DeviceInfo { is_host_visible: keeps_tensors, ..Device::info(&soc, kind) };
             let timeout = options.faults.timeout;
             let timeline = VirtualTimeline::new(Arc::clone(&clock), index_of(kind), &info.name, timeout);
             let limits = (kind == DeviceKind::Npu).then(|| soc.npu_limits.clone());
@@ -123,6 +140,7 @@ impl SimulatedSoc {
                     clock: Arc::clone(&clock),
                     timeline: Arc::new(timeline),
                     time: options.time,
+                    memory: options.memory,
                     arithmetic: match options.numerics {
                         Numerics::Reference => Some(Arithmetic { kind, tile: soc.npu_limits.tile }),
                         Numerics::None => None,

@@ -3,9 +3,10 @@
 #[allow(dead_code, reason = "each test binary uses a part of it")]
 mod support;
 
-use backend_npu_sim::{SimOptions, TimeMode};
+use backend_npu_sim::{MemoryMode, Numerics, SimOptions, TimeMode};
 use hetero_core::DeviceKind::{Cpu, Gpu, Npu};
 use hetero_core::OperandOrder::{ActivationStationary, WeightStationary};
+use hetero_core::{Access, DType, Part, SharedTensor, TensorDesc};
 use support::{Run, TINY, busy_seconds, linear, llama, phone, product_seconds, soc, timed};
 
 #[test]
@@ -89,6 +90,35 @@ fn energy_is_idle_power_and_what_work_takes() {
         assert_eq!(usage.submissions, if usage.kind == Gpu { 3 } else { 0 });
         assert_eq!(usage.busy_seconds > 0.0, usage.kind == Gpu);
     }
+}
+
+#[test]
+fn a_copied_rectangle_is_one_call_of_the_driver() {
+    let phone = phone(SimOptions { memory: MemoryMode::Copied, numerics: Numerics::None, ..SimOptions::default() });
+    let [gpu, npu] = [Gpu, Npu].map(|kind| phone.backend(kind));
+    let desc = TensorDesc { rows: 4, columns: 32, dtype: DType::F32 };
+    let tensor = SharedTensor::new(gpu.allocate(&desc).expect("no memory is taken"));
+    assert!(!gpu.info().is_host_visible && tensor.tensor().host_ptr().is_none());
+    assert_eq!(npu.access(tensor.tensor()), Access::Direct, "the phone's memory is one, whoever drives it");
+    let part = Part { rows: 1..4, columns: 8..24 };
+    let mut bytes = vec![0; part.area() * 4];
+    let costs = phone.soc().overheads(Gpu);
+    let call = costs.copy_seconds + bytes.len() as f64 / costs.copy_bytes_per_second;
+    for n_calls in 1..4 {
+        // In turns, so that each is a call of its own.
+        match n_calls % 2 {
+            1 => tensor.view().read_bytes(&part, &mut bytes).expect("a copy"),
+            _ => tensor.slot().write_bytes(&part, &bytes).expect("a copy"),
+        }
+        let expected = f64::from(n_calls) * call;
+        assert!((phone.clock().now() - expected).abs() < 1e-9 * expected, "{n_calls} calls: {}", phone.clock().now());
+    }
+}
+
+#[test]
+#[should_panic(expected = "copied memory is for timing alone")]
+fn nothing_is_computed_in_memory_that_keeps_nothing() {
+    phone(SimOptions { memory: MemoryMode::Copied, ..SimOptions::default() });
 }
 
 #[test]

@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use hetero_core::WeightFormat;
 use hetero_llama::LlamaError;
 use hetero_llama::config::{ModelConfig, SHAPE_NAMES};
-use hetero_llama::simulate::{DynamicLength, FaultPlan, Method, SimulateMode, SimulateOptions, Soc};
+use hetero_llama::simulate::{DynamicLength, Method, SimulateMode, SimulateOptions, Soc};
 
 use crate::error::CliError;
 use crate::options;
@@ -37,7 +37,8 @@ pub(crate) struct SimulatedArgs {
     /// `online` to compile one, `pipe` for standard lengths in sequence
     #[arg(long, value_name = "STRATEGY", default_value = "tensor")]
     dynamic: DynamicName,
-    /// Wait through the drivers instead of by prediction and polling
+    /// Run the same plan without fast synchronisation: copy what crosses between processors, and let their drivers finish
+    /// at every crossing
     #[arg(long)]
     no_fast_sync: bool,
     /// What linear weights are held in: f32, f16, bf16, w8g32, w4g32

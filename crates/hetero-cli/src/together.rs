@@ -37,7 +37,8 @@ pub(crate) struct PlanArgs {
     /// What plans make small: `time`, `energy`, or a number for time plus so many seconds for each joule
     #[arg(long, value_name = "WHAT", default_value = "time")]
     objective: ObjectiveName,
-    /// Wait through the drivers instead of by prediction and polling
+    /// Run the same plan without fast synchronisation: copy what crosses between processors, and let their drivers finish
+    /// at every crossing
     #[arg(long)]
     no_fast_sync: bool,
 }
@@ -89,7 +90,7 @@ impl PlanArgs {
         self.objective.0
     }
 
-    /// Whether the host waits by prediction and polling.
+    /// Whether processors share memory and meet fast.
     pub(crate) fn is_fast_sync(&self) -> bool {
         !self.no_fast_sync
     }

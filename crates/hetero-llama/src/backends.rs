@@ -260,7 +260,7 @@ impl<'a> Opener<'a> {
     /// The simulated SoC in real time: its processors compute on threads of their own, as fast as this machine can.
     #[cfg(feature = "npu-sim")]
     fn simulated_soc(&mut self) -> Result<&backend_npu_sim::SimulatedSoc, LlamaError> {
-        use backend_npu_sim::{FaultPlan, Numerics, SimOptions, SimulatedSoc, Soc, TimeMode};
+        use backend_npu_sim::{FaultPlan, SimOptions, SimulatedSoc, Soc, TimeMode};
         if self.soc.is_none() {
             let soc = Soc::load(self.options.soc.as_deref().unwrap_or(DEFAULT_SOC))?;
             let faults = match &self.options.faults {
@@ -269,7 +269,7 @@ impl<'a> Opener<'a> {
             };
             self.soc = Some(SimulatedSoc::new(
                 soc,
-                SimOptions { numerics: Numerics::Reference, time: TimeMode::Real { scale: 0.0 }, faults, trace: false },
+                SimOptions { time: TimeMode::Real { scale: 0.0 }, faults, ..SimOptions::default() },
             ));
         }
         Ok(self.soc.as_ref().expect("set above"))

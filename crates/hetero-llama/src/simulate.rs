@@ -10,7 +10,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 pub use backend_npu_sim::{FaultPlan, ProcessorUsage, Soc, SocError, Trace};
-use backend_npu_sim::{Numerics, SimOptions, SimulatedSoc, TimeMode, blank_weight};
+use backend_npu_sim::{MemoryMode, Numerics, SimOptions, SimulatedSoc, TimeMode, blank_weight};
 use hetero_core::{DType, DeviceKind, OperandOrder, RowSelection, StepParams, WeightFormat};
 use hetero_sched::explain::Explanation;
 pub use hetero_sched::solver::{DynamicLength, Granularity, Method, Prediction};
@@ -48,7 +48,8 @@ pub struct SimulateOptions {
     pub cuts: Granularity,
     /// Which operand stays in the array of an NPU; `None` for the better one of each operator.
     pub operand_order: Option<OperandOrder>,
-    /// Whether the host waits by prediction and polling; otherwise through the drivers.
+    /// Whether processors share memory and meet fast; otherwise the same plans run as
+    /// [`hetero_sched::Synchronisation::PerCrossing`] says.
     pub fast_sync: bool,
     /// Whether the failure of a processor ends the simulation.
     pub is_strict: bool,
@@ -168,14 +169,15 @@ impl SimulatedPhase {
 pub fn simulate(options: &SimulateOptions) -> Result<Simulation, LlamaError> {
     check(options)?;
     let context = options.prompt + options.decode;
-    let phone = |faults, trace| {
+    let phone = |memory, faults, trace| {
         let time = TimeMode::Virtual;
-        SimulatedSoc::new(options.soc.clone(), SimOptions { numerics: Numerics::None, time, faults, trace })
+        SimulatedSoc::new(options.soc.clone(), SimOptions { numerics: Numerics::None, time, memory, faults, trace })
     };
     let graphs = Graphs::new(options, context);
-    let soc = phone(options.faults.clone(), options.trace);
+    let memory = if options.fast_sync { MemoryMode::Shared } else { MemoryMode::Copied };
+    let soc = phone(memory, options.faults.clone(), options.trace);
     // Measured on a phone of its own, so that neither its times nor its faults are those of the run.
-    let team = planned::team(options, &soc, &phone(FaultPlan::default(), false), &graphs.prefill)?;
+    let team = planned::team(options, &soc, &phone(MemoryMode::Shared, FaultPlan::default(), false), &graphs.prefill)?;
     let mut runners = graphs.make_ready(options, &team)?;
     let compile_seconds = soc.clock().now();
 

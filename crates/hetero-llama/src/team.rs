@@ -9,7 +9,7 @@ use hetero_sched::profile::{Measured, ProfileFolder, Progress};
 use hetero_sched::solver::SolveOptions;
 pub use hetero_sched::solver::{DynamicLength, Method, Objective};
 use hetero_sched::sync::WaitPolicy;
-use hetero_sched::{ExecutorOptions, Team, TeamOptions};
+use hetero_sched::{ExecutorOptions, Synchronisation, Team, TeamOptions};
 
 use crate::backends::{self, Power};
 use crate::error::{LlamaError, TeamError};
@@ -28,7 +28,8 @@ pub struct TogetherOptions {
     pub dynamic_length: DynamicLength,
     /// What plans make small.
     pub objective: Objective,
-    /// Whether the host waits by prediction and polling; otherwise through the drivers.
+    /// Whether processors meet fast; otherwise the same plans run as [`Synchronisation::PerCrossing`] says, to show what
+    /// that is worth.
     pub fast_sync: bool,
     /// Whether the failure of a processor ends a run; otherwise the others go on without it.
     pub is_strict: bool,
@@ -70,7 +71,7 @@ pub(crate) fn team(
     let together = &options.together;
     let mut executor = ExecutorOptions { n_traced: together.n_traced, ..ExecutorOptions::default() };
     if !together.fast_sync {
-        executor.wait.policy = WaitPolicy::Block;
+        executor.synchronisation = Synchronisation::PerCrossing;
     }
     if let [device] = &devices[..] {
         // Looking would take a core from the threads that compute, and nothing else waits for them.
@@ -97,7 +98,7 @@ pub(crate) fn team(
     };
     let power = power(&devices, options)?;
     let known = ProfiledOptions {
-        is_polling: together.fast_sync,
+        is_polling: true,
         active_watts: power.iter().map(|power| power.active_watts).collect(),
         idle_watts: power.iter().map(|power| power.idle_watts).sum(),
     };

@@ -32,7 +32,7 @@ pub mod trace;
 mod error;
 
 pub use error::SchedError;
-pub use executor::{Executor, ExecutorOptions};
+pub use executor::{Executor, ExecutorOptions, Synchronisation};
 pub use plan::{PlacedPart, Plan};
 pub use residency::Residency;
 pub use runner::{Loss, Runner, Team, TeamOptions};

@@ -12,6 +12,9 @@
 //! Operators that are cut at the same columns and need only those therefore share a submission on each processor, with
 //! no join between them.
 //!
+//! Where processors do not work ahead ([`crate::Synchronisation::PerCrossing`]) the graph falls into [`stages`], and a
+//! submission ends with its stage as well.
+//!
 //! A part needs what wrote the rectangles that it reads. State is updated in place, so a part that updates it also
 //! needs what has read or written it before. Other values never wait for the readers of what lay in their tensor
 //! before: [`crate::activations`] gives a value only such a tensor that this is so in any plan.
@@ -52,6 +55,38 @@ pub fn submissions(plan: &Plan) -> Vec<Submission> {
 /// As [`submissions`], where the device at each index takes segments with at most so many bytes of weights; `None`, or
 /// no entry, for any number. A part that has more by itself has a submission to itself.
 pub fn submissions_within(plan: &Plan, most_weight_bytes: &[Option<u64>]) -> Vec<Submission> {
+    list_submissions(plan, most_weight_bytes, |_| 0)
+}
+
+/// As [`submissions_within`], for processors that meet whenever the work passes from one to another: no submission
+/// holds nodes of several of the plan's [`stages`].
+pub fn submissions_in_stages(plan: &Plan, most_weight_bytes: &[Option<u64>]) -> Vec<Submission> {
+    let stages = stages(plan);
+    list_submissions(plan, most_weight_bytes, |node| stages[node])
+}
+
+/// For each node of a plan, in which of the stages it is that run one after the other when processors never work
+/// ahead: an operator that is cut between several is a stage, and so are neighbours that are whole on the same one.
+pub fn stages(plan: &Plan) -> Vec<usize> {
+    let mut stage = 0;
+    let mut before: Option<usize> = None;
+    let of_node = |(idx, placed): (usize, &Vec<crate::PlacedPart>)| {
+        let first = placed[0].device_idx;
+        let only = placed.iter().all(|placed| placed.device_idx == first).then_some(first);
+        if idx > 0 && (only.is_none() || only != before) {
+            stage += 1;
+        }
+        before = only;
+        stage
+    };
+    plan.placements().iter().enumerate().map(of_node).collect()
+}
+
+fn list_submissions(
+    plan: &Plan,
+    most_weight_bytes: &[Option<u64>],
+    stage_of: impl Fn(usize) -> usize,
+) -> Vec<Submission> {
     let needs = Needs::of(plan);
     let n_devices = plan.placements().iter().flatten().map(|placed| placed.device_idx + 1).max().unwrap_or(0);
     let mut list: Vec<Submission> = Vec::new();
@@ -83,8 +118,11 @@ pub fn submissions_within(plan: &Plan, most_weight_bytes: &[Option<u64>]) -> Vec
             let bytes = weight_bytes(plan, NodeId(node_idx), &placed.part);
             let most_bytes = most_weight_bytes.get(device_idx).copied().flatten().unwrap_or(u64::MAX);
             let has_room = open_bytes[device_idx] + bytes <= most_bytes;
+            let is_same_stage = |last: usize| stage_of(list[last].parts[0].node.0) == stage_of(node_idx);
             let (idx, until) = match open[device_idx] {
-                Some((last, until)) if node_idx < until && has_room && knows(last) => (last, until),
+                Some((last, until)) if node_idx < until && has_room && is_same_stage(last) && knows(last) => {
+                    (last, until)
+                }
                 last => {
                     open_bytes[device_idx] = 0;
                     match last {

@@ -16,7 +16,7 @@ use hetero_core::{
     TensorDesc, Ticket, Timeline, Weight, WeightRows,
 };
 use hetero_sched::sync::{WaitOptions, WaitPolicy};
-use hetero_sched::{Executor, ExecutorOptions, Residency};
+use hetero_sched::{Executor, ExecutorOptions, Residency, Synchronisation};
 
 /// Counts what this thread allocates.
 struct Counting;
@@ -126,7 +126,13 @@ impl Executable for IdleExecutable {
 
 #[test]
 fn a_step_allocates_nothing() {
-    for policy in [WaitPolicy::Predicted, WaitPolicy::Spin, WaitPolicy::Block] {
+    let ways = [
+        (Synchronisation::Fast, WaitPolicy::Predicted),
+        (Synchronisation::Fast, WaitPolicy::Spin),
+        (Synchronisation::Fast, WaitPolicy::Block),
+        (Synchronisation::PerCrossing, WaitPolicy::Block),
+    ];
+    for (synchronisation, policy) in ways {
         for seed in 0..20 {
             let model = common::decoder(6);
             let devices: Vec<Arc<dyn Backend>> = (0..3)
@@ -134,7 +140,7 @@ fn a_step_allocates_nothing() {
                 .collect();
             let plan = common::any_plan(&model.graph, 3, seed);
             let wait = WaitOptions { policy, ..WaitOptions::default() };
-            let options = ExecutorOptions { wait, n_traced: 64, ..ExecutorOptions::default() };
+            let options = ExecutorOptions { synchronisation, wait, n_traced: 64, ..ExecutorOptions::default() };
             let state = model.state();
             let mut executor =
                 Executor::with_options(plan, &devices, &model.weights, &state, &mut Residency::new(), options)
@@ -148,7 +154,7 @@ fn a_step_allocates_nothing() {
             let before = N_ALLOCATIONS.get();
             assert!(before > 0, "setting up has been counted");
             steps();
-            assert_eq!(N_ALLOCATIONS.get() - before, 0, "plan {seed}, {policy:?}");
+            assert_eq!(N_ALLOCATIONS.get() - before, 0, "plan {seed}, {synchronisation:?}, {policy:?}");
         }
     }
 }

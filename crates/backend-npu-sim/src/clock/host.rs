@@ -142,9 +142,15 @@ impl VirtualClock {
     /// The host copies so many bytes through the driver of a processor and waits for the end. Such a copy takes its
     /// time from the SoC file; it is not simulated on the bus.
     pub fn copy(&self, kind: DeviceKind, bytes: u64) {
+        self.copy_piece(kind, bytes, false);
+    }
+
+    /// As [`VirtualClock::copy`], for one of several pieces that are copied in one call: only the first costs the call.
+    pub(crate) fn copy_piece(&self, kind: DeviceKind, bytes: u64, is_continued: bool) {
         let processor = index_of(kind);
         let overheads = self.state.lock().params.overheads[processor].clone();
-        let seconds = overheads.copy_seconds + bytes as f64 / overheads.copy_bytes_per_second;
+        let call_seconds = if is_continued { 0.0 } else { overheads.copy_seconds };
+        let seconds = call_seconds + bytes as f64 / overheads.copy_bytes_per_second;
         self.spend(HostAction::Copy { processor, bytes }, seconds, |_| {});
     }
 

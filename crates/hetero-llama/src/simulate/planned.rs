@@ -7,8 +7,8 @@ use hetero_core::{Backend, DeviceInfo};
 use hetero_sched::cost::{DeviceSet, ProfiledCosts, ProfiledOptions};
 use hetero_sched::profile::{MeasureOptions, measure_all};
 use hetero_sched::solver::{Granularity, SolveOptions};
-use hetero_sched::sync::{Clock, WaitOptions, WaitPolicy};
-use hetero_sched::{ExecutorOptions, Team, TeamOptions};
+use hetero_sched::sync::Clock;
+use hetero_sched::{ExecutorOptions, Synchronisation, Team, TeamOptions};
 
 use super::{SimulateMode, SimulateOptions};
 use crate::LlamaError;
@@ -25,12 +25,9 @@ pub(super) fn team(
     let devices_of =
         |phone: &SimulatedSoc| -> Vec<Arc<dyn Backend>> { kinds.iter().map(|&kind| phone.backend(kind)).collect() };
     let devices = devices_of(soc);
-    let policy = if options.fast_sync { WaitPolicy::Predicted } else { WaitPolicy::Block };
-    let executor = ExecutorOptions {
-        wait: WaitOptions { policy, ..WaitOptions::default() },
-        clock: Arc::new(PhoneClock(Arc::clone(soc))),
-        ..ExecutorOptions::default()
-    };
+    let synchronisation = if options.fast_sync { Synchronisation::Fast } else { Synchronisation::PerCrossing };
+    let executor =
+        ExecutorOptions { synchronisation, clock: Arc::new(PhoneClock(Arc::clone(soc))), ..ExecutorOptions::default() };
     // The order of operands is a matter of the plan.
     if matches!(options.mode, SimulateMode::Only(_)) && options.operand_order.is_none() {
         return Ok(Team::single(Arc::clone(&devices[0]), executor));
@@ -48,7 +45,8 @@ pub(super) fn team(
     let infos: Vec<DeviceInfo> = devices.iter().map(|device| device.info().clone()).collect();
     let phone = soc.soc();
     let costs = ProfiledOptions {
-        is_polling: options.fast_sync,
+        // Without fast synchronisation the same plans run: it is the mechanism that is taken away.
+        is_polling: true,
         active_watts: kinds.iter().map(|&kind| phone.power(kind).active_watts).collect(),
         idle_watts: kinds.iter().map(|&kind| phone.power(kind).idle_watts).sum(),
     };

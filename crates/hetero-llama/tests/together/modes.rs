@@ -14,7 +14,7 @@ use hetero_sched::cost::{DeviceSet, ProfiledCosts, ProfiledOptions};
 use hetero_sched::profile::{MeasureOptions, measure_all};
 use hetero_sched::solver::Granularity;
 use hetero_sched::sync::{Clock, WaitOptions, WaitPolicy};
-use hetero_sched::{ExecutorOptions, SolveOptions, Team, TeamOptions};
+use hetero_sched::{ExecutorOptions, SolveOptions, Synchronisation, Team, TeamOptions};
 
 use crate::subject::Subject;
 
@@ -27,6 +27,7 @@ pub(crate) struct Mode {
     granularity: Granularity,
     method: Method,
     dynamic_length: DynamicLength,
+    synchronisation: Synchronisation,
     policy: WaitPolicy,
 }
 
@@ -38,6 +39,7 @@ const TENSOR: Mode = Mode {
     granularity: Granularity::Tensor,
     method: Method::WholeLayer,
     dynamic_length: DynamicLength::Tensor,
+    synchronisation: Synchronisation::Fast,
     policy: WaitPolicy::Predicted,
 };
 const PAPER: Mode = Mode { name: "tensor, as the paper", method: Method::Paper, ..TENSOR };
@@ -56,7 +58,7 @@ pub(crate) const MODES: [Mode; 14] = [
     Mode { name: "padding", dynamic_length: DynamicLength::Padding, ..PAPER },
     Mode { name: "online", dynamic_length: DynamicLength::Online, ..PAPER },
     Mode { name: "pipe", dynamic_length: DynamicLength::Pipe, ..PAPER },
-    Mode { name: "without fast sync", policy: WaitPolicy::Block, ..TENSOR },
+    Mode { name: "without fast sync", synchronisation: Synchronisation::PerCrossing, ..TENSOR },
     Mode { name: "polling throughout", policy: WaitPolicy::Spin, devices: &[Gpu, Npu, Cpu], ..TENSOR },
 ];
 
@@ -65,9 +67,9 @@ impl Mode {
     pub(crate) fn team(&self, subject: &Subject, faults: Option<&str>) -> (Arc<Team>, Arc<SimulatedSoc>) {
         let faults = faults.map_or_else(FaultPlan::default, |text| FaultPlan::parse(text).expect("a plan of faults"));
         let time = TimeMode::Real { scale: 0.0 };
-        let phone =
-            SimulatedSoc::new(even_phone(), SimOptions { numerics: Numerics::Reference, time, faults, trace: false });
+        let phone = SimulatedSoc::new(even_phone(), SimOptions { time, faults, ..SimOptions::default() });
         let executor = ExecutorOptions {
+            synchronisation: self.synchronisation,
             wait: WaitOptions { policy: self.policy, ..WaitOptions::default() },
             ..ExecutorOptions::default()
         };

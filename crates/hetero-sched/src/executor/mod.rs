@@ -5,9 +5,12 @@
 //! when nothing can be submitted, by the rules of [`crate::sync`]. So several submissions are under way on every device,
 //! and devices meet only where the plan has them read each other's results.
 //!
+//! That is [`Synchronisation::Fast`]; [`Synchronisation::PerCrossing`] is what engines do without it, for comparison.
+//!
 //! An [`Executor`] holds what the plans of one graph have in common: tensors, and segments compiled for devices. Changing
 //! the plan compiles only what no plan before had.
 
+mod memory;
 mod prepare;
 mod step;
 
@@ -18,9 +21,9 @@ use hetero_core::{
     Backend, Bindings, Claim, Executable, Graph, SharedTensor, StepParams, Ticket, ValueId, WeightMatrix,
 };
 
+use self::memory::{Copies, Memories};
 use self::prepare::{Compiled, SegmentKey};
 use self::step::{Device, StepGuard};
-use crate::activations::Activations;
 use crate::sync::{Awaited, Clock, Estimate, SystemClock, WaitOptions, WaitStats, Waiter};
 use crate::trace::Trace;
 use crate::{Plan, Residency, SchedError, Submission};
@@ -31,13 +34,16 @@ pub struct Executor {
     graph: Arc<Graph>,
     devices: Vec<Device>,
     weights: Vec<Arc<WeightMatrix>>,
-    activations: Activations,
+    memories: Memories,
     compiled: HashMap<SegmentKey, Compiled>,
     /// Counts plans, to know what was compiled for which.
     n_plans: u64,
     plan: Plan,
     /// The submissions of the plan. Empty when the last plan could not be made ready.
     runs: Vec<Run>,
+    /// What the plan copies between memories.
+    copies: Copies,
+    synchronisation: Synchronisation,
     /// Rows of the last step; the time that submissions take depends on them.
     rows: usize,
     waiter: Waiter,
@@ -50,7 +56,9 @@ pub struct Executor {
 /// How an executor works, besides the plan.
 #[derive(Clone, Debug)]
 pub struct ExecutorOptions {
-    /// How to wait for devices.
+    /// How devices meet.
+    pub synchronisation: Synchronisation,
+    /// How to wait for devices, where they meet fast.
     pub wait: WaitOptions,
     /// The time of the devices.
     pub clock: Arc<dyn Clock>,
@@ -60,9 +68,28 @@ pub struct ExecutorOptions {
     pub n_traced: usize,
 }
 
+/// How devices meet that work on one graph.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Synchronisation {
+    /// Devices share memory where they can, work is queued on each of them as early as its inputs allow, and the host
+    /// waits as [`WaitOptions`] say: HeteroLLM's fast synchronisation (arXiv 2501.14794 v2, section 4.3).
+    #[default]
+    Fast,
+    /// What engines do without it, for comparison.
+    ///
+    /// - Every device has tensors of its own (state excepted), and what crosses is copied by the host: the second of
+    ///   the costs that section 3.1 names for GPUs.
+    /// - Nothing works ahead. An operator that is cut between devices, or a run of operators that are whole on one
+    ///   ([`crate::submissions::stages`]), is submitted when all before it has finished, and before the next the host
+    ///   lets the driver of each device that took part finish. That is the first of these costs; and the queues have
+    ///   run empty, so that the next submissions take longer.
+    PerCrossing,
+}
+
 impl Default for ExecutorOptions {
     fn default() -> Self {
         ExecutorOptions {
+            synchronisation: Synchronisation::default(),
             wait: WaitOptions::default(),
             clock: Arc::new(SystemClock::new()),
             allocator_idx: 0,
@@ -80,6 +107,10 @@ struct Run {
     tensors: Arc<[(Arc<SharedTensor>, Arc<Claim>)]>,
     /// Empty between steps; keeps its capacity.
     bindings: Bindings,
+    /// What must have been copied before it is submitted.
+    copies: Vec<usize>,
+    /// Stages run one after the other; all submissions are of one where devices meet fast.
+    stage: usize,
     /// While it is under way.
     ticket: Option<Ticket>,
     /// Seconds that it takes, as predicted before the first step, if it was.
@@ -96,7 +127,7 @@ impl Executor {
     /// Allocates tensors, loads weights and compiles segments.
     ///
     /// `weights` stands in the order of the graph's weights, `state` in the order of its state. Activations are
-    /// allocated by the first device.
+    /// allocated by the first device, and by each that does not reach those.
     ///
     /// # Panics
     /// When the plan names a device that is not in the list, or weights or state do not fit the graph.
@@ -123,18 +154,19 @@ impl Executor {
         options: ExecutorOptions,
     ) -> Result<Executor, SchedError> {
         let graph = Arc::clone(plan.graph());
-        let allocator_idx = options.allocator_idx;
-        let activations = Activations::allocate(&graph, &*devices[allocator_idx], state);
-        let activations = activations.map_err(|error| SchedError::Device { device_idx: allocator_idx, error })?;
+        let synchronisation = options.synchronisation;
+        let memories = Memories::allocate(&graph, devices, options.allocator_idx, state, synchronisation)?;
         let mut executor = Executor {
             graph,
             devices: devices.iter().map(Device::new).collect(),
             weights: weights.to_vec(),
-            activations,
+            memories,
             compiled: HashMap::new(),
             n_plans: 0,
             plan: plan.clone(),
             runs: Vec::new(),
+            copies: Copies::default(),
+            synchronisation,
             rows: 0,
             waiter: Waiter::new(options.clock, options.wait),
             // A wait is for at most one submission on each device for each other device.
@@ -158,7 +190,9 @@ impl Executor {
         // Given up first: a device may hold few compiled segments at a time.
         self.runs.clear();
         self.n_plans += 1;
-        self.runs = self.prepare(&plan, residency)?;
+        let mut runs = self.prepare(&plan, residency)?;
+        self.copies = Copies::plan(&self.memories, &plan, &mut runs);
+        self.runs = runs;
         self.plan = plan;
         self.rows = 0;
         for (device_idx, device) in self.devices.iter_mut().enumerate() {
@@ -208,7 +242,7 @@ impl Executor {
 
     /// The tensor that holds an input or output, for the caller to write before a step or read after it.
     pub fn tensor(&self, value: ValueId) -> &Arc<SharedTensor> {
-        self.activations.tensor(value)
+        self.memories.shared().tensor(value)
     }
 
     /// The plan that is run.
@@ -227,9 +261,9 @@ impl Executor {
         self.runs.iter().map(|run| run.seconds.seconds())
     }
 
-    /// Bytes of activation tensors.
+    /// Bytes of activation tensors, in all memories.
     pub fn activation_bytes(&self) -> u64 {
-        self.activations.bytes(&self.graph)
+        self.memories.bytes(&self.graph)
     }
 
     /// Segments that were compiled and are kept, for this plan and those before.

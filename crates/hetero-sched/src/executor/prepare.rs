@@ -7,8 +7,8 @@ use hetero_core::{
     SharedTensor, Support, Weight,
 };
 
-use super::{Executor, Run};
-use crate::submissions::submissions_within;
+use super::{Executor, Run, Synchronisation};
+use crate::submissions::{stages, submissions_in_stages, submissions_within};
 use crate::sync::Estimate;
 use crate::{Plan, Residency, SchedError};
 
@@ -31,7 +31,11 @@ impl Executor {
         let mut runs = Vec::new();
         let most_weight_bytes: Vec<Option<u64>> =
             self.devices.iter().map(|device| device.backend.info().max_segment_weight_bytes).collect();
-        for submission in submissions_within(plan, &most_weight_bytes) {
+        let (list, stages) = match self.synchronisation {
+            Synchronisation::Fast => (submissions_within(plan, &most_weight_bytes), Vec::new()),
+            Synchronisation::PerCrossing => (submissions_in_stages(plan, &most_weight_bytes), stages(plan)),
+        };
+        for submission in list {
             let placed = |part: &crate::PartId| {
                 let placed = &plan.placements()[part.node.0][part.part_idx];
                 (part.node, placed.part.clone(), placed.operand_order)
@@ -40,9 +44,11 @@ impl Executor {
             let (executable, tensors) = self.compile(key, residency)?;
             runs.push(Run {
                 bindings: Bindings { tensors: Vec::with_capacity(tensors.len()) },
+                stage: stages.get(submission.parts[0].node.0).copied().unwrap_or(0),
                 submission,
                 executable,
                 tensors,
+                copies: Vec::new(),
                 ticket: None,
                 predicted: None,
                 seconds: Estimate::new(),
@@ -86,18 +92,20 @@ impl Executor {
             let weights = self.load_weights(*node, part, &*backend, residency).map_err(failed)?;
             nodes.push(SegmentNode { node: *node, part: part.clone(), weights, operand_order: *operand_order });
         }
-        let tensor_number = |value| self.activations.tensor_number(value);
+        let activations = self.memories.of_device(device_idx);
+        let tensor_number = |value| activations.tensor_number(value);
         let segment = Segment::with_storage(Arc::clone(&self.graph), nodes, tensor_number);
-        self.check_access(&segment, &*backend)?;
+        self.check_access(&segment, device_idx)?;
         let executable = loop {
             match backend.compile(&segment) {
                 Err(BackendError::LimitReached { .. }) if self.forget(device_idx) => {}
                 compiled => break compiled.map_err(failed)?,
             }
         };
+        let activations = self.memories.of_device(device_idx);
         let tensor_of = |binding_idx: usize| {
             let value = segment.values_of(binding_idx).next().expect("a binding holds a value");
-            (Arc::clone(self.activations.tensor(value)), Arc::clone(segment.claim_of(binding_idx)))
+            (Arc::clone(activations.tensor(value)), Arc::clone(segment.claim_of(binding_idx)))
         };
         let tensors: Arc<[_]> = (0..segment.n_bindings()).map(tensor_of).collect();
         let compiled =
@@ -118,9 +126,10 @@ impl Executor {
         true
     }
 
-    fn check_access(&self, segment: &Segment, backend: &dyn Backend) -> Result<(), SchedError> {
+    fn check_access(&self, segment: &Segment, device_idx: usize) -> Result<(), SchedError> {
+        let backend = &self.devices[device_idx].backend;
         for &value in segment.values() {
-            let tensor = self.activations.tensor(value).tensor();
+            let tensor = self.memories.of_device(device_idx).tensor(value).tensor();
             if backend.access(tensor) == Access::NeedsCopy {
                 let owner =
                     self.devices.iter().map(|device| device.backend.info()).find(|info| info.id == tensor.device());

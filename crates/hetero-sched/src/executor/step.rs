@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use hetero_core::{Backend, StepParams, Timeline};
 
-use super::{Executor, Run};
+use super::{Executor, Run, Synchronisation};
 use crate::SchedError;
-use crate::sync::{Awaited, Estimate, Stuck};
+use crate::sync::{Awaited, Estimate, Stuck, Waiter};
 use crate::trace::TraceEvent;
 
 /// A device and how far it has come in a step.
@@ -66,6 +66,7 @@ impl<'e> StepGuard<'e> {
             }
         }
         executor.devices.iter_mut().for_each(Device::reset);
+        executor.copies.reset();
         StepGuard { executor, step }
     }
 
@@ -73,13 +74,15 @@ impl<'e> StepGuard<'e> {
         loop {
             let ready = self.next_ready()?;
             if ready.is_none() && self.is_over() {
-                return Ok(());
+                let Executor { copies, memories, .. } = &mut *self.executor;
+                return copies.make_outputs(memories, self.step);
             }
             if is_cancelled() {
                 return Err(SchedError::Cancelled);
             }
             match ready {
                 Some(idx) => self.submit(idx)?,
+                None if self.executor.synchronisation == Synchronisation::PerCrossing => self.finish_device()?,
                 None => self.wait()?,
             }
         }
@@ -98,6 +101,9 @@ impl<'e> StepGuard<'e> {
 
     /// The first run in the plan's order that can be submitted now.
     fn next_ready(&mut self) -> Result<Option<usize>, SchedError> {
+        if self.executor.synchronisation == Synchronisation::PerCrossing {
+            return Ok(self.next_of_stage());
+        }
         let mut first: Option<usize> = None;
         for device_idx in 0..self.executor.devices.len() {
             let Some(head) = self.executor.devices[device_idx].head() else { continue };
@@ -119,6 +125,26 @@ impl<'e> StepGuard<'e> {
         Ok(first)
     }
 
+    /// The first run that is not submitted, when everything of the stages before its own has finished.
+    fn next_of_stage(&self) -> Option<usize> {
+        let Executor { runs, devices, .. } = &*self.executor;
+        let head = devices.iter().filter_map(Device::head).min()?;
+        let oldest = devices.iter().filter_map(|device| device.under_way().first()).min();
+        oldest.is_none_or(|&oldest| runs[oldest].stage == runs[head].stage).then_some(head)
+    }
+
+    /// Lets the driver of one of the devices that have something to do finish it.
+    fn finish_device(&mut self) -> Result<(), SchedError> {
+        let Executor { runs, devices, waiter, .. } = &mut *self.executor;
+        let under_way = devices.iter().filter_map(|device| device.under_way().last().copied());
+        let Some(idx) = under_way.min() else { return Ok(()) };
+        let Some(awaited) = runs[idx].awaited(waiter) else { return Ok(()) };
+        match waiter.finish(&awaited) {
+            Ok(seen) => self.finish(idx, seen.at, seen.is_sharp),
+            Err(stuck) => Err(self.stuck(idx, stuck.waited_seconds)),
+        }
+    }
+
     /// Looks how far a device has come.
     fn look(&mut self, device_idx: usize) -> Result<(), SchedError> {
         let device = &self.executor.devices[device_idx];
@@ -135,8 +161,9 @@ impl<'e> StepGuard<'e> {
     }
 
     fn submit(&mut self, idx: usize) -> Result<(), SchedError> {
-        let Executor { runs, devices, waiter, .. } = &mut *self.executor;
+        let Executor { runs, devices, waiter, copies, memories, .. } = &mut *self.executor;
         let run = &mut runs[idx];
+        copies.make(&run.copies, memories, self.step)?;
         let device = &mut devices[run.submission.device_idx];
         let queue = device.backend.info().id;
         let mut bindings = std::mem::take(&mut run.bindings);
@@ -177,15 +204,9 @@ impl<'e> StepGuard<'e> {
         awaited.clear();
         awaited_runs.clear();
         let mut add = |idx: usize, runs: &[Run]| {
-            let run = &runs[idx];
-            let Some(ticket) = run.ticket.as_ref().filter(|_| !awaited_runs.contains(&idx)) else { return };
-            let give_up = match (run.end, run.seconds.seconds()) {
-                (Some(end), Some(seconds)) => waiter.give_up(end, seconds),
-                _ => f64::INFINITY,
-            };
+            let Some(run) = runs[idx].awaited(waiter).filter(|_| !awaited_runs.contains(&idx)) else { return };
             awaited_runs.push(idx);
-            let timeline = Arc::clone(ticket.timeline());
-            awaited.push(Awaited { timeline, value: ticket.value(), expected: run.end, give_up });
+            awaited.push(run);
         };
         for head in devices.iter().filter_map(Device::head) {
             runs[head].submission.depends_on.iter().for_each(|&needed| add(needed, runs));
@@ -205,16 +226,21 @@ impl<'e> StepGuard<'e> {
                 self.finish(idx, seen.at, seen.is_sharp)
             }
             Err(Stuck { idx, waited_seconds }) => {
-                let run = &runs[awaited_runs[idx]];
-                let device_idx = run.submission.device_idx;
-                Err(SchedError::Stuck {
-                    device_idx,
-                    device: devices[device_idx].backend.info().name.clone(),
-                    waited: Duration::try_from_secs_f64(waited_seconds).unwrap_or(Duration::MAX),
-                    predicted: Duration::try_from_secs_f64(run.seconds.seconds().unwrap_or(0.0))
-                        .unwrap_or(Duration::MAX),
-                })
+                let idx = awaited_runs[idx];
+                Err(self.stuck(idx, waited_seconds))
             }
+        }
+    }
+
+    fn stuck(&self, idx: usize, waited_seconds: f64) -> SchedError {
+        let run = &self.executor.runs[idx];
+        let device_idx = run.submission.device_idx;
+        let duration = |seconds: f64| Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
+        SchedError::Stuck {
+            device_idx,
+            device: self.executor.devices[device_idx].backend.info().name.clone(),
+            waited: duration(waited_seconds),
+            predicted: duration(run.seconds.seconds().unwrap_or(0.0)),
         }
     }
 
@@ -267,6 +293,17 @@ impl Run {
     /// The count at which it has finished, while it is under way.
     fn value(&self) -> Option<u64> {
         self.ticket.as_ref().map(hetero_core::Ticket::value)
+    }
+
+    /// What a waiter has to know of it, while it is under way.
+    fn awaited(&self, waiter: &Waiter) -> Option<Awaited> {
+        let ticket = self.ticket.as_ref()?;
+        let give_up = match (self.end, self.seconds.seconds()) {
+            (Some(end), Some(seconds)) => waiter.give_up(end, seconds),
+            _ => f64::INFINITY,
+        };
+        let timeline = Arc::clone(ticket.timeline());
+        Some(Awaited { timeline, value: ticket.value(), expected: self.end, give_up })
     }
 }
 

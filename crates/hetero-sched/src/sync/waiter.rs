@@ -50,7 +50,7 @@ pub enum WaitPolicy {
     Predicted,
     /// Look all the time.
     Spin,
-    /// Let the processor's driver wait: what engines without fast synchronisation do.
+    /// Let the processor's driver wait.
     Block,
 }
 
@@ -192,6 +192,14 @@ impl Waiter {
             return result;
         }
         self.block(awaited, start)
+    }
+
+    /// Lets the driver of a processor wait until it has finished, whether it has already or not: a driver's `finish`,
+    /// which takes its time for draining the queue in any case.
+    pub fn finish(&mut self, awaited: &Awaited) -> Result<Seen, Stuck> {
+        self.stats.n_waits += 1;
+        let start = self.clock.now();
+        self.block(std::slice::from_ref(awaited), start)
     }
 
     /// Sleeps, if it is worth while, and returns the time afterwards.
