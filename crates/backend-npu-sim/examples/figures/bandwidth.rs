@@ -85,7 +85,7 @@ pub(crate) fn draw(source: &Source, path: &Path) -> Result<()> {
     }
     chart::legend(
         &page,
-        (625, 290),
+        (616, 290),
         &[(Mark::Point(INK), "paper, in decoding"), (Mark::Range, "paper, 40 to 45 GB/s each")],
     )?;
     chart::finish(&page, path)
