@@ -1,19 +1,24 @@
 //! `hetero run`: one prompt, one text.
 
 use std::io::{self, IsTerminal, Read};
+use std::path::PathBuf;
 
 use hetero_llama::chat_template::Message;
 use hetero_llama::memory::peak_resident_bytes;
 use hetero_llama::{FinishReason, GenerateOptions, LlamaError, Model, Session};
+use hetero_sched::report::StepReport;
 use serde::Serialize;
 
 use crate::error::CliError;
 use crate::interrupt::Interrupt;
 use crate::json::{self, DeviceShare, SCHEMA, Speed};
 use crate::options::ModelArgs;
-use crate::output::note;
+use crate::output::{OutputFile, note};
 use crate::sampling::SamplingArgs;
 use crate::stream::{self, Reply};
+
+/// Submissions of prefill and of decode that are recorded at most: the last ones, in some megabytes.
+const MOST_TRACED: usize = 100_000;
 
 /// Continue a text, or answer a prompt
 ///
@@ -32,6 +37,12 @@ pub(crate) struct Args {
     /// Show on standard error what the model is given, after the chat template
     #[arg(long)]
     show_prompt: bool,
+    /// Tell afterwards what was predicted and what was measured: each step, processor and submission
+    #[arg(long)]
+    explain: bool,
+    /// Write when every submission ran, as a trace for Perfetto or chrome://tracing
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
     /// Print one JSON document in place of the text
     #[arg(long)]
     json: bool,
@@ -51,7 +62,13 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
         return Err(LlamaError::EmptyPrompt.into());
     }
     let interrupt = Interrupt::install();
-    let model = args.model.load(None)?;
+    // Made first, so that a path that cannot be written is known before anything is computed.
+    let trace = args.trace.as_deref().map(OutputFile::create).transpose()?;
+    let model = args.model.load_with(None, |options| {
+        if args.explain || args.trace.is_some() {
+            options.together.n_traced = MOST_TRACED;
+        }
+    })?;
     let input = Input::new(&model, &prompt, args.raw)?;
     let options = GenerateOptions {
         max_tokens: args.max_tokens,
@@ -70,15 +87,26 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
 
     if args.json {
         let reply = stream::generate(&mut session, &input.tokens, &options, "", &interrupt, &mut |_| Ok(()))?;
-        return json::print(&Document::new(&reply, &input, seed, &session));
+        write_trace(trace, &session)?;
+        return json::print(&Document::new(&reply, &input, seed, &session, args.explain));
     }
     let echo = if input.is_continued { prompt.as_str() } else { "" };
     let reply = stream::print(&mut session, &input.tokens, &options, echo, &interrupt)?;
     if reply.finish_reason == FinishReason::ContextFull {
         note(format_args!("the context of {} tokens is full", session.context()));
     }
+    write_trace(trace, &session)?;
+    if args.explain {
+        stream::tell_reports(&session);
+    }
     stream::tell_figures(&reply.stats, &session);
     Ok(())
+}
+
+fn write_trace(file: Option<OutputFile>, session: &Session) -> Result<(), CliError> {
+    let Some(mut file) = file else { return Ok(()) };
+    session.write_trace(&mut file).map_err(|source| file.write_error(source))?;
+    file.finish()
 }
 
 /// Everything on standard input, which must not be a terminal: a user would not know what is waited for.
@@ -141,10 +169,37 @@ struct Document<'a> {
     /// Null where the system does not say.
     peak_resident_bytes: Option<u64>,
     devices: Vec<DeviceShare>,
+    /// With `--explain`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    explain: Option<Explain>,
+}
+
+/// What was predicted and what was measured.
+#[derive(Serialize)]
+struct Explain {
+    phases: Vec<Phase>,
+    /// Plans that were reconsidered because a processor was not as fast as assumed.
+    replans: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Phase {
+    /// `prefill` or `decode`.
+    phase: &'static str,
+    #[serde(flatten)]
+    report: StepReport,
+}
+
+impl Explain {
+    fn of(session: &Session) -> Explain {
+        let phases = session.reports().into_iter().map(|(phase, report)| Phase { phase, report });
+        let replans = session.model().team().replans();
+        Explain { phases: phases.collect(), replans: replans.iter().map(stream::replan_text).collect() }
+    }
 }
 
 impl<'a> Document<'a> {
-    fn new(reply: &'a Reply, input: &Input, seed: u64, session: &Session) -> Document<'a> {
+    fn new(reply: &'a Reply, input: &Input, seed: u64, session: &Session, is_explained: bool) -> Document<'a> {
         Document {
             schema: SCHEMA,
             text: &reply.text,
@@ -157,6 +212,7 @@ impl<'a> Document<'a> {
             time_to_first_token_seconds: reply.stats.time_to_first_token.as_secs_f64(),
             peak_resident_bytes: peak_resident_bytes(),
             devices: DeviceShare::of(session),
+            explain: is_explained.then(|| Explain::of(session)),
         }
     }
 }

@@ -2,11 +2,12 @@
 
 use hetero_llama::memory::peak_resident_bytes;
 use hetero_llama::{CancelToken, FinishReason, GenerateOptions, Generation, GenerationStats, Session};
+use hetero_sched::Replan;
 
 use crate::error::CliError;
 use crate::interrupt::Interrupt;
 use crate::json::{DeviceShare, Speed};
-use crate::output::{bytes_text, note, write_stdout};
+use crate::output::{bytes_text, note, seconds_text, write_stdout};
 
 /// A generation that has ended.
 pub(crate) struct Reply {
@@ -94,6 +95,26 @@ pub(crate) fn reason_name(reason: FinishReason) -> &'static str {
         FinishReason::Cancelled => "cancelled",
         FinishReason::Failed => "failed",
     }
+}
+
+/// Tells on standard error what was predicted and what was measured.
+pub(crate) fn tell_reports(session: &Session) {
+    for (phase, report) in session.reports() {
+        note(format_args!("{phase:8} {}", report.to_string().trim_end()));
+    }
+    for replan in session.model().team().replans() {
+        note(format_args!("replan   {}", replan_text(&replan)));
+    }
+}
+
+/// In words, why a plan was reconsidered and what came of it.
+pub(crate) fn replan_text(replan: &Replan) -> String {
+    let Replan { device, rows, factors: [before, now], seconds: [old, new], is_new } = replan;
+    let what = match is_new {
+        true => format!("a new plan takes {} instead of {}", seconds_text(*new), seconds_text(*old)),
+        false => "the plan stays".to_owned(),
+    };
+    format!("{device} takes {now:.2} times as long as its profile says, not {before:.2}, at {rows} rows: {what}")
 }
 
 /// Tells on standard error how fast a generation was.

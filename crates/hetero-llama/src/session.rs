@@ -1,10 +1,13 @@
 //! One conversation: a KV cache and the means to extend it.
 
+use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use hetero_core::{Part, RowSelection, Rows, SharedTensor, StepParams};
-use hetero_sched::{Runner, SchedError};
+use hetero_sched::report::StepReport;
+use hetero_sched::trace::write_chrome_json;
+use hetero_sched::{Runner, SchedError, plan};
 
 use crate::LlamaError;
 use crate::graph::{self, GraphOptions, ModelGraph};
@@ -126,9 +129,36 @@ impl Session {
         self.cache_bytes
     }
 
-    /// For each of the model's devices, its share of the arithmetic of prefill.
+    /// For each of the model's devices, its share of the arithmetic so far; before the first step, that of a full
+    /// prefill step.
     pub fn device_shares(&self) -> Vec<f64> {
-        self.prefill.runner.executor().plan().shares(self.model.devices().len())
+        let mut operations = vec![0.0; self.model.devices().len()];
+        for (_, step) in self.steps() {
+            operations.iter_mut().zip(step.runner.operations()).for_each(|(sum, of_step)| *sum += of_step);
+        }
+        if operations.iter().all(|&of_device| of_device == 0.0) {
+            return self.prefill.runner.executor().plan().shares(operations.len());
+        }
+        plan::shares(&operations)
+    }
+
+    /// What was predicted for prefill and decode and what was measured, by the name of the phase. Empty unless
+    /// [`crate::team::TogetherOptions::n_traced`] asks for recording.
+    pub fn reports(&self) -> Vec<(&'static str, StepReport)> {
+        self.steps().filter_map(|(name, step)| Some((name, step.runner.report()?))).collect()
+    }
+
+    /// Writes what was recorded for Perfetto or chrome://tracing: a track for the host and one for each device, in real
+    /// time.
+    pub fn write_trace(&self, out: &mut dyn Write) -> io::Result<()> {
+        let names: Vec<String> = self.model.devices().iter().map(|device| device.info().name.clone()).collect();
+        let traces: Vec<_> = self.steps().map(|(name, step)| (name, step.runner.executor().trace())).collect();
+        write_chrome_json(out, &names, &traces)
+    }
+
+    /// The graphs by the names of their phases.
+    fn steps(&self) -> impl Iterator<Item = (&'static str, &Step)> {
+        [("prefill", &self.prefill)].into_iter().chain(self.decode.as_ref().map(|decode| ("decode", decode)))
     }
 
     /// Appends tokens to the sequence; afterwards [`Session::logits`] are those of the last of them.

@@ -17,6 +17,9 @@ use crate::mode::Mode;
 use crate::model::ModelOptions;
 use crate::profiling::{self, ProfilingFacts, Thoroughness};
 
+/// Plans are reconsidered when a processor's times are off the prediction by more than this part.
+const TOLERANCE: f64 = 0.2;
+
 /// How processors work together.
 #[derive(Clone, Debug)]
 pub struct TogetherOptions {
@@ -105,6 +108,7 @@ pub(crate) fn team(
     let costs = profiling::costs(&measured.profile, &devices, prefill, &known);
     let team = TeamOptions { solve, executor, is_strict: together.is_strict };
     let team = Team::new(devices, Arc::new(costs), team);
+    team.adapt(TOLERANCE);
     for (device_idx, reason) in unusable {
         team.leave_out(device_idx, &reason);
     }

@@ -169,7 +169,7 @@ impl fmt::Display for Parts<'_> {
 }
 
 /// Seconds in a unit that suits them.
-struct Seconds(f64);
+pub(crate) struct Seconds(pub(crate) f64);
 
 impl fmt::Display for Seconds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

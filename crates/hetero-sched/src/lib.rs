@@ -9,7 +9,8 @@
 //! - [`residency`]: which device holds which rows of which weight.
 //! - [`sync`]: all code that waits.
 //! - [`executor`]: runs a plan; the only thing that touches devices. [`trace`] has when it did.
-//! - [`runner`]: plans and runs the steps of a graph, and goes on without a device that fails.
+//! - [`runner`]: plans and runs the steps of a graph, goes on without a device that fails, and plans anew when a device is
+//!   not as fast as it was; [`report`]: what was predicted beside what was measured.
 //!
 //! No concrete backend is named here: devices are `dyn Backend`.
 
@@ -21,6 +22,7 @@ pub mod executor;
 pub mod explain;
 pub mod plan;
 pub mod profile;
+pub mod report;
 pub mod residency;
 pub mod runner;
 pub mod solver;
@@ -35,6 +37,6 @@ pub use error::SchedError;
 pub use executor::{Executor, ExecutorOptions, Synchronisation};
 pub use plan::{PlacedPart, Plan};
 pub use residency::Residency;
-pub use runner::{Loss, Runner, Team, TeamOptions};
+pub use runner::{Loss, Replan, Runner, Team, TeamOptions};
 pub use solver::{Solution, SolveError, SolveOptions, solve};
 pub use submissions::{PartId, Submission, submissions};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hetero_core::{Graph, NodeId, OperandOrder, Part, Partition, PartitionError};
+use hetero_core::{Graph, NodeId, OperandOrder, Part, Partition, PartitionError, Rows, StepParams};
 
 /// A rectangle of a node's output on one device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,15 +89,31 @@ impl Plan {
 
     /// For each of `n_devices`, its share of the arithmetic of a full step, from 0 to 1.
     pub fn shares(&self, n_devices: usize) -> Vec<f64> {
+        shares(&self.operations(n_devices, StepParams { past: 0, rows: self.graph.capacity() }))
+    }
+
+    /// For each of `n_devices`, the arithmetic operations that it computes in a step. What lies beyond the positions of
+    /// the step counts for nobody.
+    pub fn operations(&self, n_devices: usize, step: StepParams) -> Vec<f64> {
         let mut operations = vec![0.0; n_devices];
         for (node, placed) in self.graph.nodes().iter().zip(&self.placements) {
-            let total = node.op.operations(self.graph.capacity(), 0) as f64;
-            let area: usize = placed.iter().map(|placed| placed.part.area()).sum();
-            for placed in placed {
-                operations[placed.device_idx] += total * placed.part.area() as f64 / area as f64;
+            let rows = match self.graph.value(node.output).rows {
+                Rows::Positions => step.rows,
+                Rows::Fixed(rows) => rows,
+            };
+            let total = node.op.operations(rows.min(step.rows), step.past) as f64;
+            let used = |part: &Part| part.rows.end.min(rows).saturating_sub(part.rows.start) * part.columns.len();
+            let area: usize = placed.iter().map(|placed| used(&placed.part)).sum();
+            for placed in placed.iter().filter(|_| area > 0) {
+                operations[placed.device_idx] += total * used(&placed.part) as f64 / area as f64;
             }
         }
-        let total: f64 = operations.iter().sum();
-        operations.iter().map(|x| if total > 0.0 { x / total } else { 0.0 }).collect()
+        operations
     }
+}
+
+/// The share of each in the sum of all; zeros when that is zero.
+pub fn shares(operations: &[f64]) -> Vec<f64> {
+    let total: f64 = operations.iter().sum();
+    operations.iter().map(|x| if total > 0.0 { x / total } else { 0.0 }).collect()
 }

@@ -2,15 +2,21 @@
 //!
 //! A [`Team`] is the devices that work together, with what they cost and which of them are still usable; several graphs
 //! of one model share it. A [`Runner`] is one graph: it finds the plan of each step, runs it, and when a device fails
-//! plans the step anew for the others and repeats it.
+//! plans the step anew for the others and repeats it. It learns from the times of its steps: when a device has become
+//! slower or faster than the plan assumes, there is a new plan, if that is better.
+
+mod adapt;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hetero_core::{Backend, Graph, SharedTensor, StepParams, ValueId, WeightMatrix};
 
+use self::adapt::Adaptation;
 use crate::cost::{CostModel, DeviceSet, MAX_DEVICES};
 use crate::explain::{Explanation, explain};
+use crate::report::StepReport;
 use crate::solver::{PlanCache, PlanKey, Solution, SolveOptions, solve};
+use crate::trace::Doing;
 use crate::{Executor, ExecutorOptions, PlacedPart, Plan, Residency, SchedError, timing};
 
 /// Plans that a runner keeps.
@@ -42,6 +48,9 @@ pub struct TeamOptions {
 struct TeamState {
     usable: DeviceSet,
     losses: Vec<Loss>,
+    /// By how much predictions may be off before plans are made anew; `None` when they never are.
+    tolerance: Option<f64>,
+    replans: Vec<Replan>,
 }
 
 /// A device that failed and is not used any more.
@@ -51,6 +60,21 @@ pub struct Loss {
     pub device: String,
     /// What happened.
     pub reason: String,
+}
+
+/// A device was found to be slower or faster than plans assumed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Replan {
+    /// The device's name.
+    pub device: String,
+    /// Positions of the steps that showed it.
+    pub rows: usize,
+    /// What its predictions were multiplied with before, and are from now on.
+    pub factors: [f64; 2],
+    /// Predicted seconds of a step by the plan before, with what is known now, and by the best plan that there is now.
+    pub seconds: [f64; 2],
+    /// Whether the best plan is enough better to replace the one before.
+    pub is_new: bool,
 }
 
 impl Team {
@@ -72,7 +96,8 @@ impl Team {
 
     fn of(devices: Vec<Arc<dyn Backend>>, costs: Option<Arc<dyn CostModel>>, options: TeamOptions) -> Arc<Team> {
         assert!(devices.len() <= MAX_DEVICES, "a plan uses at most {MAX_DEVICES} devices");
-        let state = TeamState { usable: options.solve.devices, losses: Vec::new() };
+        let state =
+            TeamState { usable: options.solve.devices, losses: Vec::new(), tolerance: None, replans: Vec::new() };
         Arc::new(Team { devices, costs, options, state: Mutex::new(state), residency: Mutex::default() })
     }
 
@@ -89,6 +114,21 @@ impl Team {
     /// The devices that have failed so far.
     pub fn losses(&self) -> Vec<Loss> {
         self.state().losses.clone()
+    }
+
+    /// Says that plans are to be made anew for devices whose times are off the prediction by more than `tolerance` (0.2
+    /// for 20 %). Runners that are made from now on follow it; without this they stay with their plans.
+    ///
+    /// # Panics
+    /// When the tolerance is not above zero.
+    pub fn adapt(&self, tolerance: f64) {
+        assert!(tolerance > 0.0, "without tolerance every step calls for a new plan");
+        self.state().tolerance = Some(tolerance);
+    }
+
+    /// The plans that were reconsidered so far, because a device was slower or faster than assumed.
+    pub fn replans(&self) -> Vec<Replan> {
+        self.state().replans.clone()
     }
 
     /// Bytes of weights that devices hold as copies of their own.
@@ -151,6 +191,10 @@ pub struct Runner {
     plans: PlanCache,
     /// What the executor's plan is for; `None` when it has none.
     current: Option<Current>,
+    /// What was learnt of the devices; `None` for a single one.
+    adaptation: Option<Adaptation>,
+    /// For each device, the arithmetic operations that it has computed.
+    operations: Vec<f64>,
 }
 
 /// What a plan was made for.
@@ -162,6 +206,8 @@ struct Current {
     usable: DeviceSet,
     /// `None` for a single device.
     solution: Option<Arc<Solution>>,
+    /// For each device, the arithmetic operations of a step, and past positions of the step that they were counted for.
+    operations: Vec<f64>,
 }
 
 impl Runner {
@@ -176,8 +222,10 @@ impl Runner {
         first: StepParams,
     ) -> Result<Runner, SchedError> {
         let mut plans = PlanCache::new(KEPT_PLANS);
+        let adaptation = team.costs.clone().zip(team.state().tolerance);
+        let adaptation = adaptation.map(|(costs, tolerance)| Adaptation::new(costs, tolerance));
         loop {
-            let current = Current::of(team, graph, &mut plans, first)?;
+            let current = Current::of(team, team.costs.as_deref(), graph, &mut plans, first)?;
             let executor = Executor::with_options(
                 current.plan(graph),
                 &team.devices,
@@ -189,8 +237,10 @@ impl Runner {
             match executor {
                 Ok(mut executor) => {
                     current.predict(team, &mut executor);
+                    let operations = vec![0.0; team.devices.len()];
                     let (team, graph) = (Arc::clone(team), Arc::clone(graph));
-                    return Ok(Runner { team, graph, executor, plans, current: Some(current) });
+                    let current = Some(current);
+                    return Ok(Runner { team, graph, executor, plans, current, adaptation, operations });
                 }
                 Err(error) => team.go_on_after(error)?,
             }
@@ -205,19 +255,42 @@ impl Runner {
         loop {
             let result = self.make_ready(step).and_then(|()| self.executor.step_unless(step, is_cancelled));
             match result {
-                Ok(()) => return Ok(()),
+                Ok(()) => break,
                 Err(error) => self.team.go_on_after(error)?,
             }
         }
+        let current = self.current.as_ref().expect("the step had a plan");
+        self.operations.iter_mut().zip(&current.operations).for_each(|(sum, step)| *sum += step);
+        if let Some(adaptation) = &mut self.adaptation {
+            adaptation.learn(self.executor.observed());
+        }
+        Ok(())
     }
 
     /// Sees to it that the executor has the plan for a step.
     fn make_ready(&mut self, step: StepParams) -> Result<(), SchedError> {
         let usable = self.team.usable();
-        if self.current.as_ref().is_some_and(|current| current.is_for(step, usable)) {
+        let is_due = self.adaptation.as_ref().is_some_and(Adaptation::is_due);
+        if !is_due && self.current.as_ref().is_some_and(|current| current.is_for(step, usable)) {
             return Ok(());
         }
-        let current = Current::of(&self.team, &self.graph, &mut self.plans, step)?;
+        let begin = self.executor.traced_now();
+        let drift = self.adaptation.as_mut().and_then(Adaptation::take_drift);
+        if drift.is_some() {
+            // They were made with costs that are not true any more.
+            self.plans.clear();
+        }
+        let costs: Option<&dyn CostModel> = match &self.adaptation {
+            Some(adaptation) => Some(adaptation.costs()),
+            None => self.team.costs.as_deref(),
+        };
+        let mut current = Current::of(&self.team, costs, &self.graph, &mut self.plans, step)?;
+        if let Some(drift) = drift {
+            let before = self.current.as_ref().filter(|before| before.is_for(step, usable));
+            let replan = self.team.reconsider(&drift, before, &mut current);
+            self.team.tell_replan(replan);
+        }
+        self.executor.trace_host(Doing::Plan, begin);
         let is_same = |before: &Current| match (&before.solution, &current.solution) {
             (Some(before), Some(now)) => before.plan.placements() == now.plan.placements(),
             (before, now) => before.is_none() && now.is_none(),
@@ -245,6 +318,18 @@ impl Runner {
         self.current.as_ref()?.solution.as_deref()
     }
 
+    /// For each device, the arithmetic operations that it has computed so far.
+    pub fn operations(&self) -> &[f64] {
+        &self.operations
+    }
+
+    /// What was predicted for the present plan and what was measured of it, as far as the trace has it; `None` without
+    /// a recorded step.
+    pub fn report(&self) -> Option<StepReport> {
+        let devices = self.team.devices.iter().map(|device| device.info().name.clone()).collect();
+        StepReport::of(&self.executor, devices, self.solution())
+    }
+
     /// The tensor that holds an input or output, for the caller to write before a step or read after it.
     pub fn tensor(&self, value: ValueId) -> &Arc<SharedTensor> {
         self.executor.tensor(value)
@@ -252,25 +337,27 @@ impl Runner {
 }
 
 impl Current {
-    fn of(team: &Team, graph: &Arc<Graph>, plans: &mut PlanCache, step: StepParams) -> Result<Current, SchedError> {
+    fn of(
+        team: &Team,
+        costs: Option<&dyn CostModel>,
+        graph: &Arc<Graph>,
+        plans: &mut PlanCache,
+        step: StepParams,
+    ) -> Result<Current, SchedError> {
         let usable = team.usable();
-        if team.costs.is_none() {
-            return Ok(Current { rows: step.rows, past: [0, usize::MAX], usable, solution: None });
-        }
+        let Some(costs) = costs else {
+            let operations = Plan::single_device(Arc::clone(graph), 0).operations(1, step);
+            return Ok(Current { rows: step.rows, past: [0, usize::MAX], usable, solution: None, operations });
+        };
         let options = SolveOptions { devices: usable, ..team.options.solve.clone() };
         let key = PlanKey::new(step, &options);
-        let solution = plans.get_or_solve(&key, |step| {
-            let costs = team.costs.as_deref().expect("checked above");
-            solve(graph, costs, step, &options)
-        })?;
-        let has_fixed_shapes = |placed: &PlacedPart| {
-            let costs = team.costs.as_deref().expect("checked above");
-            !costs.devices()[placed.device_idx].standard_rows.is_empty()
-        };
+        let solution = plans.get_or_solve(&key, |step| solve(graph, costs, step, &options))?;
+        let has_fixed_shapes = |placed: &PlacedPart| !costs.devices()[placed.device_idx].standard_rows.is_empty();
         // Other cuts would be other graphs to compile, for seconds, and all that a longer past changes is attention.
         let is_lasting = solution.plan.placements().iter().flatten().any(has_fixed_shapes);
         let past = if is_lasting { [0, usize::MAX] } else { PlanKey::span(step) };
-        Ok(Current { rows: step.rows, past, usable, solution: Some(solution) })
+        let operations = solution.plan.operations(team.devices.len(), step);
+        Ok(Current { rows: step.rows, past, usable, solution: Some(solution), operations })
     }
 
     fn is_for(&self, step: StepParams, usable: DeviceSet) -> bool {

@@ -10,13 +10,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use common::equal::Equal;
 use hetero_conformance::ReferenceBackend;
 use hetero_core::{
     Access, Backend, BackendError, Bindings, DeviceInfo, Executable, OpSpec, Segment, StepParams, Support, Tensor,
     TensorDesc, Ticket, Timeline, Weight, WeightRows,
 };
+use hetero_sched::cost::DeviceSet;
 use hetero_sched::sync::{WaitOptions, WaitPolicy};
-use hetero_sched::{Executor, ExecutorOptions, Residency, Synchronisation};
+use hetero_sched::{Executor, ExecutorOptions, Residency, Runner, SolveOptions, Synchronisation, Team, TeamOptions};
 
 /// Counts what this thread allocates.
 struct Counting;
@@ -157,4 +159,30 @@ fn a_step_allocates_nothing() {
             assert_eq!(N_ALLOCATIONS.get() - before, 0, "plan {seed}, {synchronisation:?}, {policy:?}");
         }
     }
+}
+
+#[test]
+fn a_step_of_a_runner_that_learns_allocates_nothing_while_nothing_drifts() {
+    let model = common::decoder(6);
+    let devices: Vec<Arc<dyn Backend>> =
+        (0..3).map(|_| Arc::new(Idle { reference: ReferenceBackend::new(), timeline: Arc::default() }) as _).collect();
+    let costs = Equal::of(&devices);
+    let executor = ExecutorOptions { n_traced: 64, ..ExecutorOptions::default() };
+    let solve = SolveOptions::new(DeviceSet::first(3));
+    let team = Team::new(devices, costs, TeamOptions { solve, executor, is_strict: false });
+    // These devices take no time at all.
+    team.adapt(1e9);
+    let step = StepParams { past: 0, rows: 3 };
+    let mut runner = Runner::new(&team, &model.graph, &model.weights, &model.state(), step).expect("ready");
+    let mut steps = || {
+        for past in 0..20 {
+            runner.step(StepParams { past: 1 + past % 8, rows: 3 }, &|| false).expect("a step");
+        }
+    };
+    // The first one finds its plan; it serves the first 256 positions.
+    steps();
+    let before = N_ALLOCATIONS.get();
+    steps();
+    assert_eq!(N_ALLOCATIONS.get() - before, 0);
+    assert_eq!((team.losses().len(), team.replans().len()), (0, 0));
 }

@@ -4,73 +4,27 @@ mod common;
 
 use std::sync::Arc;
 
+use common::equal::Equal;
 use common::threads::{Habits, ThreadBackend};
 use common::{Model, decoder};
-use hetero_core::{Backend, DeviceKind, OpSpec, StepParams};
-use hetero_sched::cost::{ClassId, CostModel, DeviceCosts, DeviceSet, PartShape};
+use hetero_core::{Backend, StepParams};
+use hetero_sched::cost::DeviceSet;
+use hetero_sched::trace::Doing;
 use hetero_sched::{ExecutorOptions, Runner, SchedError, SolveOptions, Team, TeamOptions};
 
 const CAPACITY: usize = 5;
 
-/// Every device takes as long as every other, so that plans use all of them.
-#[derive(Debug)]
-struct Equal {
-    devices: Vec<DeviceCosts>,
-}
-
-impl Equal {
-    fn of(devices: &[Arc<ThreadBackend>]) -> Arc<Equal> {
-        let costs = |device: &Arc<ThreadBackend>| DeviceCosts {
-            name: device.info().name.clone(),
-            kind: DeviceKind::Cpu,
-            submit_seconds: 1e-9,
-            submit_idle_seconds: 0.0,
-            sync_seconds: 1e-9,
-            row_alignment: 32,
-            standard_rows: Vec::new(),
-            order_sensitive: false,
-        };
-        Arc::new(Equal { devices: devices.iter().map(costs).collect() })
-    }
-}
-
-impl CostModel for Equal {
-    fn devices(&self) -> &[DeviceCosts] {
-        &self.devices
-    }
-
-    fn class(&self, _: &OpSpec) -> ClassId {
-        ClassId(0)
-    }
-
-    fn seconds(&self, _: usize, shape: &PartShape) -> Option<f64> {
-        Some(1e-6 * (shape.rows * shape.columns) as f64)
-    }
-
-    fn joules(&self, _: usize, _: &PartShape) -> f64 {
-        0.0
-    }
-
-    fn idle_watts(&self) -> f64 {
-        0.0
-    }
-
-    fn own_bytes(&self, _: usize, _: ClassId, _: usize) -> u64 {
-        0
-    }
-
-    fn compile_seconds(&self, _: usize, _: &PartShape) -> f64 {
-        0.0
-    }
-}
-
 fn team(habits: &[Habits], is_strict: bool) -> Arc<Team> {
+    team_with(habits, is_strict, ExecutorOptions::default())
+}
+
+fn team_with(habits: &[Habits], is_strict: bool, executor: ExecutorOptions) -> Arc<Team> {
     let names = (0..habits.len()).map(|idx| format!("thread{idx}"));
     let devices: Vec<_> = names.zip(habits).map(|(name, habits)| ThreadBackend::new(&name, habits.clone())).collect();
-    let costs = Equal::of(&devices);
     let devices: Vec<Arc<dyn Backend>> = devices.into_iter().map(|device| device as Arc<dyn Backend>).collect();
+    let costs = Equal::of(&devices);
     let solve = SolveOptions::new(DeviceSet::first(devices.len()));
-    Team::new(devices, costs, TeamOptions { solve, executor: ExecutorOptions::default(), is_strict })
+    Team::new(devices, costs, TeamOptions { solve, executor, is_strict })
 }
 
 fn runner(team: &Arc<Team>, model: &Model) -> Result<Runner, SchedError> {
@@ -137,6 +91,40 @@ fn a_device_that_holds_too_few_segments_is_left_out_before_the_first_step() {
     let mut runner = runner(&team, &model).expect("the first device can do everything");
     assert_eq!(team.losses().len(), 1);
     steps(&model, &mut runner).expect("one device is enough");
+}
+
+#[test]
+fn a_runner_counts_who_computed_what_and_compares_it_with_the_prediction() {
+    let model = decoder(CAPACITY);
+    let habits = [Habits::default(), Habits::default()];
+    let options = ExecutorOptions { n_traced: 1000, ..ExecutorOptions::default() };
+    let team = team_with(&habits, false, options);
+    let mut runner = runner(&team, &model).expect("ready");
+    assert_eq!(runner.report(), None, "nothing was run");
+    assert_eq!(runner.operations(), [0.0, 0.0]);
+    steps(&model, &mut runner).expect("nothing fails");
+    let operations = runner.operations().to_vec();
+    assert!(operations.iter().all(|&of_device| of_device > 0.0), "{operations:?}");
+
+    let report = runner.report().expect("steps were recorded");
+    assert_eq!((report.rows, report.n_steps >= 1), (1, true));
+    assert_eq!(report.step.predicted, runner.solution().map(|solution| solution.prediction.seconds));
+    let n_submissions: usize = report.segments.iter().map(|segment| segment.n_submissions).sum();
+    assert_eq!(n_submissions, runner.executor().submissions().len());
+    for (name, busy) in &report.devices {
+        let of_device = report.segments.iter().filter(|segment| segment.device == *name);
+        let measured: f64 = of_device.clone().map(|segment| segment.seconds.measured).sum();
+        assert!((measured - busy.measured).abs() < 1e-9 && measured > 0.0, "{name}: {measured} of {busy:?}");
+        assert!(busy.predicted > Some(0.0) && busy.error().is_some());
+        assert!(of_device.clone().all(|segment| !segment.operators.is_empty()));
+    }
+    let text = report.to_string();
+    assert!(text.contains("thread0 works predicted") && text.contains("measured"), "{text}");
+    let doings: Vec<Doing> = runner.executor().trace().host_events().map(|event| event.doing).collect();
+    let n_steps = doings.iter().filter(|doing| matches!(doing, Doing::Step { .. })).count();
+    let n_submits = doings.iter().filter(|doing| matches!(doing, Doing::Submit { .. })).count();
+    assert_eq!((n_steps, n_submits), (6, runner.executor().trace().events().count()));
+    assert!(doings.contains(&Doing::Plan) && doings.contains(&Doing::Prepare), "plans follow the number of rows");
 }
 
 #[test]

@@ -145,6 +145,42 @@ fn every_mode_writes_the_same_text() {
 }
 
 #[test]
+fn what_was_predicted_stands_beside_what_was_measured() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let trace = folder.path().join("trace.json");
+    let explained = ["--explain", "--trace", argument(&trace)];
+    let ran = together(&RUN, folder.path(), &explained);
+    for told in ["prefill  1 step of ", "decode   3 steps of 1 position", "works predicted", "submission"] {
+        assert!(ran.stderr.contains(told), "{told}: {}", ran.stderr);
+    }
+    ran.success();
+    let written: Value = serde_json::from_slice(&fs::read(&trace).expect("readable")).expect("JSON");
+    let events = written["traceEvents"].as_array().expect("a list");
+    let named = |key: &str, name: &str| events.iter().filter(|event| event[key] == name).count();
+    let tracks: Vec<&Value> =
+        events.iter().filter(|e| e["name"] == "thread_name").map(|e| &e["args"]["name"]).collect();
+    assert_eq!(tracks, ["host", "cpu", "npu-sim"]);
+    assert_eq!(named("name", "step"), 4, "one of prefill, three of decode");
+    let spans = || events.iter().filter(|event| event["ph"] == "X");
+    let of_devices = spans().filter(|event| event["tid"] != 0).count();
+    assert_eq!(named("name", "submit"), of_devices);
+    assert!(spans().all(|event| event["dur"].as_f64() >= Some(0.0)));
+
+    let document = together(&RUN, folder.path(), &["--explain", "--json"]).json();
+    let phases = document["explain"]["phases"].as_array().expect("a list");
+    assert_eq!(phases.iter().map(|phase| &phase["phase"]).collect::<Vec<_>>(), ["prefill", "decode"]);
+    for phase in phases {
+        assert_numbers(phase, &["/rows", "/n_steps", "/step/predicted", "/step/measured"]);
+        assert!(!phase["segments"].as_array().expect("a list").is_empty());
+    }
+    let plain = together(&RUN, folder.path(), &["--json"]).json();
+    assert_eq!(plain["explain"], Value::Null);
+    assert_eq!(plain["tokens"], document["tokens"]);
+    let share: f64 = plain["devices"].as_array().expect("a list").iter().filter_map(|d| d["share"].as_f64()).sum();
+    assert!((share - 1.0).abs() < 1e-9, "{share}");
+}
+
+#[test]
 fn bad_options_are_refused() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let run = |more: &[&str]| together(&RUN, folder.path(), more);
@@ -154,6 +190,7 @@ fn bad_options_are_refused() {
     run(&["--method", "guess"]).assert_failed(2, "whole-layer");
     run(&["--objective", "speed"]).assert_failed(2, "energy");
     run(&["--objective", "energy"]).assert_failed(2, "cpu");
+    run(&["--trace", "/no/such/folder/trace.json"]).assert_failed(2, "trace.json");
     for arguments in [&["--budget", "0s"][..], &["--budget", "soon"], &["--shape", "llama-9"], &["--devices", "tpu"]] {
         hetero(&[&["profile"][..], arguments].concat()).assert_failed(2, arguments[1].trim_end_matches("0s"));
     }

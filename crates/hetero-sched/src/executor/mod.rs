@@ -25,7 +25,7 @@ use self::memory::{Copies, Memories};
 use self::prepare::{Compiled, SegmentKey};
 use self::step::{Device, StepGuard};
 use crate::sync::{Awaited, Clock, Estimate, SystemClock, WaitOptions, WaitStats, Waiter};
-use crate::trace::Trace;
+use crate::trace::{Doing, HostEvent, Trace};
 use crate::{Plan, Residency, SchedError, Submission};
 
 /// A graph made ready to run step by step, by one plan after the other.
@@ -117,6 +117,8 @@ struct Run {
     predicted: Option<f64>,
     /// Seconds that it takes, as far as is known.
     seconds: Estimate,
+    /// When the host began to submit it in this step.
+    submitting: f64,
     /// When it was submitted, is expected to start and is expected to end in this step.
     submitted: f64,
     start: f64,
@@ -190,9 +192,11 @@ impl Executor {
         // Given up first: a device may hold few compiled segments at a time.
         self.runs.clear();
         self.n_plans += 1;
+        let begin = self.traced_now();
         let mut runs = self.prepare(&plan, residency)?;
         self.copies = Copies::plan(&self.memories, &plan, &mut runs);
         self.runs = runs;
+        self.trace_host(Doing::Prepare, begin);
         self.plan = plan;
         self.rows = 0;
         for (device_idx, device) in self.devices.iter_mut().enumerate() {
@@ -279,5 +283,34 @@ impl Executor {
     /// When the last submissions ran.
     pub fn trace(&self) -> &Trace {
         &self.trace
+    }
+
+    /// For each device, seconds of those submissions of the last step of which start and end are known, and what was
+    /// predicted for them; zeros where none was.
+    pub(crate) fn observed(&self) -> impl Iterator<Item = [f64; 2]> {
+        self.devices.iter().map(Device::observed)
+    }
+
+    /// For each submission, what was predicted for it.
+    pub(crate) fn predicted_seconds(&self) -> impl ExactSizeIterator<Item = Option<f64>> {
+        self.runs.iter().map(|run| run.predicted)
+    }
+
+    /// How many plans there have been, this one included.
+    pub(crate) fn n_plans(&self) -> u64 {
+        self.n_plans
+    }
+
+    /// The time, where it is recorded.
+    pub(crate) fn traced_now(&self) -> Option<f64> {
+        self.trace.is_on().then(|| self.waiter.clock().now())
+    }
+
+    /// Records what the host has done since `begin`, which [`Executor::traced_now`] gave.
+    pub(crate) fn trace_host(&mut self, doing: Doing, begin: Option<f64>) {
+        if let Some(start) = begin {
+            let end = self.waiter.clock().now();
+            self.trace.add_host(HostEvent { doing, start, end });
+        }
     }
 }

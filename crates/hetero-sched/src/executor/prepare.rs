@@ -52,6 +52,7 @@ impl Executor {
                 ticket: None,
                 predicted: None,
                 seconds: Estimate::new(),
+                submitting: 0.0,
                 submitted: 0.0,
                 start: 0.0,
                 end: None,

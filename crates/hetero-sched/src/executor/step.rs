@@ -8,7 +8,7 @@ use hetero_core::{Backend, StepParams, Timeline};
 use super::{Executor, Run, Synchronisation};
 use crate::SchedError;
 use crate::sync::{Awaited, Estimate, Stuck, Waiter};
-use crate::trace::TraceEvent;
+use crate::trace::{Doing, TraceEvent};
 
 /// A device and how far it has come in a step.
 #[derive(Debug)]
@@ -21,6 +21,10 @@ pub(super) struct Device {
     n_finished: usize,
     /// When the last that has finished did.
     last_end: f64,
+    /// Whether that is when it was seen to, rather than a bound.
+    is_end_sharp: bool,
+    /// Seconds of the runs of this step of which start and end are known, and what was predicted for them.
+    observed: [f64; 2],
     /// The timeline that the last submission counts on.
     timeline: Option<Arc<dyn Timeline>>,
 }
@@ -33,12 +37,31 @@ impl Device {
             n_submitted: 0,
             n_finished: 0,
             last_end: 0.0,
+            is_end_sharp: true,
+            observed: [0.0; 2],
             timeline: None,
         }
     }
 
     pub(super) fn reset(&mut self) {
-        (self.n_submitted, self.n_finished, self.last_end) = (0, 0, 0.0);
+        (self.n_submitted, self.n_finished, self.last_end, self.is_end_sharp) = (0, 0, 0.0, true);
+        self.observed = [0.0; 2];
+    }
+
+    /// Seconds of the runs of the last step of which start and end are known, and what was predicted for them.
+    pub(super) fn observed(&self) -> [f64; 2] {
+        self.observed
+    }
+
+    /// Notes that a run that was submitted at `submitted` has ended, with nothing between it and the last one.
+    fn observe(&mut self, submitted: f64, at: f64, is_sharp: bool, predicted: Option<f64>) {
+        // It began when it was submitted or when the one before had ended, of which only a bound may be known.
+        let is_start_known = self.is_end_sharp || submitted >= self.last_end;
+        let taken = at - submitted.max(self.last_end);
+        if let Some(predicted) = predicted.filter(|&predicted| is_start_known && (is_sharp || taken < predicted)) {
+            self.observed[0] += taken;
+            self.observed[1] += predicted;
+        }
     }
 
     /// The next to be submitted.
@@ -71,11 +94,15 @@ impl<'e> StepGuard<'e> {
     }
 
     pub(super) fn run(mut self, is_cancelled: &dyn Fn() -> bool) -> Result<(), SchedError> {
+        let begin = self.executor.traced_now();
         loop {
             let ready = self.next_ready()?;
             if ready.is_none() && self.is_over() {
                 let Executor { copies, memories, .. } = &mut *self.executor;
-                return copies.make_outputs(memories, self.step);
+                copies.make_outputs(memories, self.step)?;
+                let StepParams { rows, past } = self.step;
+                self.executor.trace_host(Doing::Step { rows, past }, begin);
+                return Ok(());
             }
             if is_cancelled() {
                 return Err(SchedError::Cancelled);
@@ -164,6 +191,7 @@ impl<'e> StepGuard<'e> {
         let Executor { runs, devices, waiter, copies, memories, .. } = &mut *self.executor;
         let run = &mut runs[idx];
         copies.make(&run.copies, memories, self.step)?;
+        run.submitting = waiter.clock().now();
         let device = &mut devices[run.submission.device_idx];
         let queue = device.backend.info().id;
         let mut bindings = std::mem::take(&mut run.bindings);
@@ -177,6 +205,10 @@ impl<'e> StepGuard<'e> {
         run.ticket = Some(ticket);
         run.submitted = waiter.clock().now();
         device.n_submitted += 1;
+        let begin = run.submitting;
+        if self.executor.trace.is_on() {
+            self.executor.trace_host(Doing::Submit { run_idx: idx }, Some(begin));
+        }
         self.expect_from(run_position(self.executor, idx));
         Ok(())
     }
@@ -200,6 +232,7 @@ impl<'e> StepGuard<'e> {
 
     /// Waits until something has finished that a run needs or, when all are submitted, until a device has finished.
     fn wait(&mut self) -> Result<(), SchedError> {
+        let begin = self.executor.traced_now();
         let Executor { runs, devices, waiter, awaited, awaited_runs, .. } = &mut *self.executor;
         awaited.clear();
         awaited_runs.clear();
@@ -223,6 +256,7 @@ impl<'e> StepGuard<'e> {
         match seen {
             Ok(seen) => {
                 let idx = awaited_runs[seen.idx];
+                self.executor.trace_host(Doing::Wait, begin);
                 self.finish(idx, seen.at, seen.is_sharp)
             }
             Err(Stuck { idx, waited_seconds }) => {
@@ -247,8 +281,13 @@ impl<'e> StepGuard<'e> {
     /// Takes the rights of a run that was seen to have ended back, and of those before it on its device.
     fn finish(&mut self, idx: usize, at: f64, is_sharp: bool) -> Result<(), SchedError> {
         let (device_idx, position) = run_position(self.executor, idx);
-        let Executor { runs, devices, trace, graph, .. } = &mut *self.executor;
+        let Executor { runs, devices, trace, graph, n_plans, .. } = &mut *self.executor;
         let device = &mut devices[device_idx];
+        if device.n_finished == position {
+            let run = &runs[idx];
+            device.observe(run.queued(at), at, is_sharp, run.predicted);
+        }
+        device.is_end_sharp = is_sharp;
         // Of several that have ended since the last look only the sum is known, and the last one gets the difference.
         let taken = at - runs[idx].start.min(at);
         match is_sharp {
@@ -262,11 +301,12 @@ impl<'e> StepGuard<'e> {
             run.bindings = ticket.wait().map_err(|error| SchedError::Device { device_idx, error })?;
             run.bindings.tensors.clear();
             let end = if device.n_finished > position { at } else { run.end.unwrap_or(run.start).min(at) };
-            let start = run.start.clamp(device.last_end, at);
+            let start = run.start.min(run.queued(at)).clamp(device.last_end, at);
             device.last_end = end.max(start);
             let node = run.submission.parts.first().map(|part| graph.node(part.node));
             trace.add(TraceEvent {
                 device_idx,
+                plan: *n_plans,
                 run_idx: device.order[device.n_finished - 1],
                 name: node.map_or("", |node| node.name),
                 layer: node.and_then(|node| node.layer),
@@ -274,6 +314,7 @@ impl<'e> StepGuard<'e> {
                 submitted: run.submitted,
                 start,
                 end: device.last_end,
+                predicted: run.predicted,
             });
         }
         self.expect_from((device_idx, position + 1));
@@ -293,6 +334,13 @@ impl Run {
     /// The count at which it has finished, while it is under way.
     fn value(&self) -> Option<u64> {
         self.ticket.as_ref().map(hetero_core::Ticket::value)
+    }
+
+    /// When its device had it, given when it was seen to have ended. Submitting takes time of the host, by whose end the
+    /// device usually begins; but a host that loses its core in there finds the work done when it comes back.
+    fn queued(&self, at: f64) -> f64 {
+        let is_done_meanwhile = at - self.submitted < 0.5 * (at - self.submitting);
+        if is_done_meanwhile { self.submitting } else { self.submitted }
     }
 
     /// What a waiter has to know of it, while it is under way.

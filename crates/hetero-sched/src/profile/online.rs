@@ -14,6 +14,9 @@ use crate::cost::{ClassId, CostModel, DeviceCosts, PartShape};
 /// How many steps the median is over.
 const WINDOW: usize = 15;
 
+/// Factors rise or fall by no more than this at once.
+const MOST_CHANGE: f64 = 8.0;
+
 /// By how much measured times differ from predicted ones, for each device.
 #[derive(Clone, Debug)]
 pub struct Corrections {
@@ -77,9 +80,14 @@ impl Corrections {
         if ratios.last.len() > WINDOW / 2 { ratios.median() } else { ratios.planned }
     }
 
-    /// Takes the present factors as those that plans are made with, and gives costs corrected by them.
+    /// Takes the present factors as those that plans are made with, and gives costs corrected by them. What seems to
+    /// have changed more than eightfold at once is followed so far for now.
     pub fn apply(&mut self, costs: Arc<dyn CostModel>) -> CorrectedCosts {
-        let factors: Vec<f64> = (0..self.devices.len()).map(|device_idx| self.factor(device_idx)).collect();
+        let limited = |device_idx: usize| {
+            let planned = self.devices[device_idx].planned;
+            self.factor(device_idx).clamp(planned / MOST_CHANGE, planned * MOST_CHANGE)
+        };
+        let factors: Vec<f64> = (0..self.devices.len()).map(limited).collect();
         for (ratios, &factor) in self.devices.iter_mut().zip(&factors) {
             ratios.planned = factor;
         }
@@ -94,6 +102,13 @@ impl Ratios {
         sorted.copy_from_slice(&self.last);
         sorted.sort_unstable_by(f64::total_cmp);
         sorted[sorted.len() / 2]
+    }
+}
+
+impl CorrectedCosts {
+    /// What the seconds of a device are multiplied with.
+    pub fn factor(&self, device_idx: usize) -> f64 {
+        self.factors[device_idx]
     }
 }
 

@@ -1,6 +1,7 @@
 //! Random graphs and random plans for the tests of this crate.
 #![allow(dead_code, reason = "not every test uses everything")]
 
+pub(crate) mod equal;
 pub(crate) mod threads;
 
 use std::sync::Arc;
