@@ -38,7 +38,7 @@ fn phone(faults: &str, numerics: Numerics) -> Arc<SimulatedSoc> {
     (soc.gpu.node_seconds, soc.npu.node_seconds) = (0.0, 0.0);
     soc.host.sleep_seconds = 1e-9;
     let faults = FaultPlan::parse(faults).expect("faults");
-    SimulatedSoc::new(soc, SimOptions { numerics, time: TimeMode::Virtual, faults, trace: false })
+    SimulatedSoc::new(soc, SimOptions { numerics, time: TimeMode::Virtual, faults, ..SimOptions::default() })
 }
 
 fn devices(phone: &SimulatedSoc) -> Vec<Arc<dyn Backend>> {
