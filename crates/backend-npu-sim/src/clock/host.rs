@@ -295,7 +295,8 @@ impl State {
         let start = self.now;
         let poll_seconds = self.params.overheads[processor].poll_seconds;
         let mut until = start + poll_seconds;
-        if self.n_vain_polls >= VirtualClock::SPIN_POLLS {
+        let is_spinning = self.n_vain_polls >= VirtualClock::SPIN_POLLS;
+        if is_spinning {
             let State { engine, books, .. } = &mut *self;
             engine.run_until_any_completed(&mut |time, event| books.write(time, event));
             let next = self.engine.time();
@@ -307,7 +308,8 @@ impl State {
         }
         self.go_on(until);
         let completed = self.engine.completed(processor);
-        if completed > self.seen[processor] {
+        if completed > self.seen[processor] || is_spinning {
+            // What has completed may be another processor's, and the host looks at each in turn.
             self.n_vain_polls = 0;
         } else {
             self.n_vain_polls += 1;

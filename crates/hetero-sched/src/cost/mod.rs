@@ -91,8 +91,10 @@ pub struct DeviceCosts {
     pub kind: DeviceKind,
     /// Seconds of the host for one submission.
     pub submit_seconds: f64,
-    /// Seconds by which a device starts later when its queue has run empty.
+    /// Seconds that it takes longer when the device's queue has run empty.
     pub submit_idle_seconds: f64,
+    /// Seconds of the device before the first operator of a submission.
+    pub start_seconds: f64,
     /// Seconds from a submission's completion until the host knows it, with the waiting policy that will be used.
     pub sync_seconds: f64,
     /// Cuts of weight rows on multiples of this run at full speed.
@@ -101,9 +103,30 @@ pub struct DeviceCosts {
     pub standard_rows: Vec<usize>,
     /// Whether it matters which operand stays in its array.
     pub order_sensitive: bool,
+    /// The most bytes of weights in one submission; `None` for any number.
+    pub max_segment_weight_bytes: Option<u64>,
+    /// The most submissions of different shapes or weights that it holds compiled; `None` for any number.
+    pub max_graphs: Option<usize>,
 }
 
 impl DeviceCosts {
+    /// A device that takes any shape and costs nothing besides the work itself.
+    pub fn new(name: &str, kind: DeviceKind) -> DeviceCosts {
+        DeviceCosts {
+            name: name.to_owned(),
+            kind,
+            submit_seconds: 0.0,
+            submit_idle_seconds: 0.0,
+            start_seconds: 0.0,
+            sync_seconds: 0.0,
+            row_alignment: 32,
+            standard_rows: Vec::new(),
+            order_sensitive: false,
+            max_segment_weight_bytes: None,
+            max_graphs: None,
+        }
+    }
+
     /// The number of positions that is computed when `rows` are asked for: the next standard number, or whole multiples
     /// of the largest. `rows` itself for a device that takes any number.
     pub fn padded_rows(&self, rows: usize) -> usize {
@@ -132,7 +155,7 @@ pub struct PartShape {
     pub columns: usize,
     /// Which operand stays in the array of an order-sensitive device.
     pub order: OperandOrder,
-    /// Other devices that compute parts of the same node at the same time and use the same memory bus.
+    /// Other devices that compute parts of the same node at the same time, and may slow this one down.
     pub companions: DeviceSet,
 }
 
@@ -146,7 +169,21 @@ pub trait CostModel: Debug + Send + Sync {
     fn class(&self, spec: &OpSpec) -> ClassId;
 
     /// Seconds for which a part occupies a device, or `None` when the device cannot compute it.
+    ///
+    /// Where there is a [`CostModel::bus`], the time beside companions is an estimate, and what counts in the end is the
+    /// time without any, stretched where the bus is short.
     fn seconds(&self, device_idx: usize, shape: &PartShape) -> Option<f64>;
+
+    /// Bytes that a part moves over the memory bus, where there is a [`CostModel::bus`].
+    fn bus_bytes(&self, _device_idx: usize, _shape: &PartShape) -> f64 {
+        0.0
+    }
+
+    /// Bytes per second that all devices together move at most. Infinite where devices do not share a bus, or where
+    /// [`CostModel::seconds`] says all about how companions slow each other down.
+    fn bus(&self) -> f64 {
+        f64::INFINITY
+    }
 
     /// Joules that a part takes besides what the machine takes when it is idle.
     fn joules(&self, device_idx: usize, shape: &PartShape) -> f64;
@@ -168,16 +205,7 @@ mod tests {
 
     #[test]
     fn rows_are_padded_to_the_next_standard_number() {
-        let mut costs = DeviceCosts {
-            name: "npu".to_owned(),
-            kind: DeviceKind::Npu,
-            submit_seconds: 0.0,
-            submit_idle_seconds: 0.0,
-            sync_seconds: 0.0,
-            row_alignment: 32,
-            standard_rows: vec![1, 32, 256],
-            order_sensitive: true,
-        };
+        let mut costs = DeviceCosts { standard_rows: vec![1, 32, 256], ..DeviceCosts::new("npu", DeviceKind::Npu) };
         let padded: Vec<usize> =
             [1, 2, 32, 33, 256, 257, 700].into_iter().map(|rows| costs.padded_rows(rows)).collect();
         assert_eq!(padded, [1, 32, 32, 256, 256, 512, 768]);

@@ -3,9 +3,10 @@
 use hetero_core::{DeviceInfo, DeviceKind, Graph, NodeId, Op, OpSpec, OperandOrder};
 
 use crate::profile::predict::{Errors, Predictor};
-use crate::profile::{OperatorProfile, Profile, operator_key};
+use crate::profile::{OperatorProfile, Profile, Sample, Traffic, operator_key};
+use crate::timing::fair_shares;
 
-use super::{ClassId, CostModel, DeviceCosts, PartShape};
+use super::{ClassId, CostModel, DeviceCosts, MAX_DEVICES, PartShape};
 
 /// A cost model that answers from a [`Profile`], for the operators of one graph.
 #[derive(Debug)]
@@ -15,8 +16,11 @@ pub struct ProfiledCosts {
     active_watts: Vec<f64>,
     idle_watts: f64,
     classes: Vec<Class>,
-    /// For each set of devices (by its bits) and each of them, the slowdown with one row and with many.
+    /// For each set of devices (by its bits) and each of them, the slowdown with one row and with many: what counts
+    /// without a bus.
     slowdowns: Vec<Vec<[f64; 2]>>,
+    /// Bytes per second; infinite without a bus.
+    bus: f64,
 }
 
 #[derive(Debug)]
@@ -35,9 +39,16 @@ struct Measured {
     /// Columns that were measured at most: all, for operators other than linear ones.
     columns: usize,
     own_bytes_per_column: f64,
+    /// Bytes over the bus, where that was measured.
+    traffic: Option<Predictor>,
+    /// Bytes per second of all columns, by the logarithm of the rows.
+    rates: [f64; N_RATES],
     /// Seconds to compile, for each row and column.
     compile_seconds_per_element: f64,
 }
+
+/// Rates are kept for this many powers of two of rows.
+const N_RATES: usize = 12;
 
 /// What a profile does not know.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -71,10 +82,9 @@ impl ProfiledCosts {
                 standard_rows.sort_unstable();
                 standard_rows.dedup();
                 DeviceCosts {
-                    name: info.name.clone(),
-                    kind: info.kind,
                     submit_seconds: overheads.submit_seconds,
                     submit_idle_seconds: overheads.submit_idle_seconds,
+                    start_seconds: overheads.start_seconds,
                     sync_seconds: if options.is_polling {
                         overheads.poll_sync_seconds
                     } else {
@@ -83,6 +93,8 @@ impl ProfiledCosts {
                     row_alignment: info.weight_row_alignment,
                     standard_rows,
                     order_sensitive: is_npu,
+                    max_segment_weight_bytes: info.max_segment_weight_bytes,
+                    ..DeviceCosts::new(&info.name, info.kind)
                 }
             })
             .collect();
@@ -93,8 +105,10 @@ impl ProfiledCosts {
                 continue;
             }
             let key = operator_key(&spec);
-            let on =
-                profile.devices.iter().zip(infos).map(|(device, info)| measured(device.operator(&key)?, info.kind));
+            let on = profile.devices.iter().enumerate().map(|(device_idx, device)| {
+                let traffic = traffic(profile, device_idx, &key);
+                measured(device.operator(&key)?, infos[device_idx].kind, &traffic)
+            });
             classes.push(Class {
                 columns: spec.op.output_columns(),
                 is_linear: matches!(spec.op, Op::Linear { .. }),
@@ -103,7 +117,9 @@ impl ProfiledCosts {
             });
         }
         let active_watts = (0..infos.len()).map(|idx| options.active_watts.get(idx).copied().unwrap_or(0.0)).collect();
-        ProfiledCosts { slowdowns: slowdowns(profile), devices, active_watts, idle_watts: options.idle_watts, classes }
+        let bus = profile.bus.as_ref().and_then(|bus| bus.bytes_per_second).unwrap_or(f64::INFINITY);
+        let slowdowns = slowdowns(profile);
+        ProfiledCosts { slowdowns, devices, active_watts, idle_watts: options.idle_watts, classes, bus }
     }
 
     /// For each operator and device by name, the errors on measurements that were held out.
@@ -114,6 +130,20 @@ impl ProfiledCosts {
                 Some((class.spec.to_string(), device.name.as_str(), measured.as_ref()?.predictor.errors()))
             })
         })
+    }
+
+    /// By what a part takes longer beside companions that compute the same.
+    fn stretch(&self, device_idx: usize, shape: &PartShape) -> f64 {
+        let mut rates = [0.0; MAX_DEVICES];
+        for device in shape.companions.with(device_idx).iter() {
+            let measured = self.measured(device, shape.class);
+            rates[device] = measured.map_or(0.0, |(_, measured)| measured.rates[log_rows(shape.rows)]);
+        }
+        if rates.iter().sum::<f64>() <= self.bus {
+            return 1.0;
+        }
+        let share = fair_shares(rates, self.bus)[device_idx];
+        if share > 0.0 { rates[device_idx] / share } else { 1.0 }
     }
 
     fn measured(&self, device_idx: usize, class: ClassId) -> Option<(&Class, &Measured)> {
@@ -141,9 +171,30 @@ impl CostModel for ProfiledCosts {
             // Measured whole: a part takes its share.
             of(measured.columns) * shape.columns as f64 / class.columns as f64
         };
+        if shape.companions.is_empty() {
+            return Some(alone);
+        }
+        if self.bus.is_finite() {
+            return Some(alone * self.stretch(device_idx, shape));
+        }
         let set = shape.companions.with(device_idx);
         let slowdown = self.slowdowns[usize::from(set.bits())].get(device_idx);
         Some(alone * slowdown.map_or(1.0, |[one, many]| if shape.rows == 1 { *one } else { *many }))
+    }
+
+    fn bus_bytes(&self, device_idx: usize, shape: &PartShape) -> f64 {
+        let Some((class, measured)) = self.measured(device_idx, shape.class) else { return 0.0 };
+        let Some(traffic) = &measured.traffic else { return 0.0 };
+        if class.is_linear {
+            traffic.seconds(shape.rows, shape.past, shape.columns, false)
+        } else {
+            let all = traffic.seconds(shape.rows, shape.past, measured.columns, false);
+            all * shape.columns as f64 / class.columns as f64
+        }
+    }
+
+    fn bus(&self) -> f64 {
+        self.bus
     }
 
     fn joules(&self, device_idx: usize, shape: &PartShape) -> f64 {
@@ -166,14 +217,43 @@ impl CostModel for ProfiledCosts {
     }
 }
 
-fn measured(operator: &OperatorProfile, kind: DeviceKind) -> Option<Measured> {
+/// Which of the rates is for so many rows.
+fn log_rows(rows: usize) -> usize {
+    (rows.max(1).ilog2() as usize).min(N_RATES - 1)
+}
+
+/// What was seen of an operator on the bus, as samples of bytes.
+fn traffic(profile: &Profile, device_idx: usize, key: &str) -> Vec<Sample> {
+    let all = profile.bus.iter().flat_map(|bus| &bus.traffic);
+    let of_operator = all.filter(|traffic| traffic.device == device_idx && traffic.operator == key);
+    let sample = |traffic: &Traffic| Sample {
+        rows: traffic.rows,
+        past: traffic.past,
+        columns: traffic.columns,
+        is_weight_stationary: false,
+        seconds: traffic.bytes,
+        compile_seconds: 0.0,
+    };
+    of_operator.map(sample).collect()
+}
+
+fn measured(operator: &OperatorProfile, kind: DeviceKind, traffic: &[Sample]) -> Option<Measured> {
     let predictor = Predictor::fit(&operator.samples, kind)?;
+    let traffic = Predictor::pieces(traffic, kind);
     let samples = &operator.samples;
     let columns = samples.iter().map(|sample| sample.columns).max().unwrap_or(0);
     let elements: f64 = samples.iter().map(|sample| (sample.rows * sample.columns) as f64).sum();
     let compiling: f64 = samples.iter().map(|sample| sample.compile_seconds).sum();
+    let mut rates = [0.0; N_RATES];
+    for (log, rate) in rates.iter_mut().enumerate() {
+        let seconds = predictor.seconds(1 << log, 0, columns, false);
+        let bytes = traffic.as_ref().map_or(0.0, |traffic| traffic.seconds(1 << log, 0, columns, false));
+        *rate = if seconds > 0.0 { bytes / seconds } else { 0.0 };
+    }
     Some(Measured {
         predictor,
+        traffic,
+        rates,
         columns,
         own_bytes_per_column: operator.own_bytes_per_column,
         compile_seconds_per_element: compiling / elements,

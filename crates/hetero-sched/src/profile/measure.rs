@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use hetero_core::{Backend, BackendError, DType, Graph, Op, OpSpec, OperandOrder, SharedTensor, Support, TensorDesc};
 
+use super::bus::measure_bus;
 use super::points::{Point, Wanted, distinct_operators, points};
 use super::probe::{Probe, ProbeShape};
 use super::{DeviceProfile, FORMAT, Identity, MeasuredOverheads, Profile, Sample, Together, operator_key};
@@ -157,6 +158,7 @@ pub fn measure(
     for pairing in pairings {
         run.measure_pairing(pairing);
     }
+    run.measure_bus(&wanted);
     run.measured
 }
 
@@ -264,6 +266,18 @@ impl Run<'_> {
         self.tell(&device, &key, !is_known);
     }
 
+    fn measure_bus(&mut self, wanted: &[Wanted]) {
+        if !self.measured.failures.is_empty() || !self.measured.is_complete {
+            return;
+        }
+        let Run { backends, clock, options, begin, measured, .. } = self;
+        let mut may_go_on = || clock.now() - *begin <= options.budget_seconds;
+        match measure_bus(backends, wanted, *clock, options, &mut measured.profile, &mut may_go_on) {
+            Ok(is_complete) => measured.is_complete = is_complete,
+            Err(Failure { device_idx, error }) => self.fail(device_idx, error),
+        }
+    }
+
     fn measure_pairing(&mut self, Pairing { devices, shape }: Pairing) {
         let is_same = |known: &Together| known.devices == devices && known.rows == shape.rows;
         let is_known = self.measured.profile.together.iter().any(is_same);
@@ -291,7 +305,7 @@ fn empty(identities: &[Identity]) -> Profile {
         overheads: MeasuredOverheads::default(),
         operators: Vec::new(),
     };
-    Profile { format: FORMAT, devices: identities.iter().map(device).collect(), together: Vec::new() }
+    Profile { format: FORMAT, devices: identities.iter().map(device).collect(), together: Vec::new(), bus: None }
 }
 
 fn has_sample(device: &DeviceProfile, key: &str, shape: &ProbeShape) -> bool {
@@ -387,11 +401,11 @@ fn measure_overheads(
     let mut several = Probe::new(backend, clock, &shape, N_NODES, options.fills_operands)?;
     let polled = fastest(&mut one, clock, options)?;
     let work = ((fastest(&mut several, clock, options)? - polled) / (N_NODES - 1) as f64).max(0.0);
-    let (mut submit, mut poll, mut blocked) = (f64::INFINITY, f64::INFINITY, f64::INFINITY);
+    let (mut submit_idle, mut poll, mut blocked) = (f64::INFINITY, f64::INFINITY, f64::INFINITY);
     for _ in 0..options.n_repeats.max(1) {
         let begin = clock.now();
         let ticket = one.submit()?;
-        submit = submit.min(clock.now() - begin);
+        submit_idle = submit_idle.min(clock.now() - begin);
         ticket.timeline().block_until(ticket.value())?;
         blocked = blocked.min(clock.now() - begin);
         let begin = clock.now();
@@ -399,15 +413,54 @@ fn measure_overheads(
         poll = poll.min(clock.now() - begin);
         one.collect(ticket)?;
     }
+    drop(several);
     let copy_seconds_per_byte = measure_copy(backend, clock, options)?;
+    let (submit, start) = measure_queued(backend, wanted, &mut one, work, clock, options)?;
+    let submit = submit.min(submit_idle);
     // A polling host sees the end half a look late, on average; what remains is the start of an idle device.
     Ok(MeasuredOverheads {
         submit_seconds: submit,
-        submit_idle_seconds: (polled - submit - work - poll).max(0.0),
+        submit_idle_seconds: (polled - submit - work - poll - start).max(0.0),
+        start_seconds: start,
         poll_sync_seconds: poll,
         block_sync_seconds: (blocked - polled).max(0.0) + poll,
         copy_seconds_per_byte,
     })
+}
+
+/// Seconds of the host for a submission behind one that is under way, and of the device between the two.
+fn measure_queued(
+    backend: &dyn Backend,
+    wanted: &[Wanted],
+    behind: &mut Probe,
+    behind_seconds: f64,
+    clock: &dyn Clock,
+    options: &MeasureOptions,
+) -> Result<(f64, f64), BackendError> {
+    // The largest operator that is not too large, so that the device is still at it.
+    let size = |spec: &&OpSpec| spec.op.operations(1, 0);
+    let fits = |spec: &&OpSpec| size(spec) < (MOST_WEIGHT_BYTES / 2) as u64 && backend.support(spec) == Support::Yes;
+    let specs = wanted.iter().map(|wanted| &wanted.spec);
+    let Some(spec) = specs.filter(fits).max_by_key(size) else { return Ok((f64::INFINITY, 0.0)) };
+    let columns = spec.op.output_columns();
+    let shape = ProbeShape { spec: spec.clone(), rows: 1, past: 0, columns, order: OperandOrder::default() };
+    let mut front = Probe::new(backend, clock, &shape, 1, options.fills_operands)?;
+    let alone = fastest(&mut front, clock, options)?;
+    let (mut submit, mut both) = (f64::INFINITY, f64::INFINITY);
+    for _ in 0..=options.n_repeats.max(1) {
+        let begin = clock.now();
+        let before = front.submit()?;
+        let queued = clock.now();
+        let ticket = behind.submit()?;
+        submit = submit.min(clock.now() - queued);
+        while !ticket.is_complete() {
+            std::hint::spin_loop();
+        }
+        both = both.min(clock.now() - begin);
+        front.collect(before)?;
+        behind.collect(ticket)?;
+    }
+    Ok((submit, (both - alone - behind_seconds).max(0.0)))
 }
 
 /// Seconds of the host for each byte that it reads out of a tensor of the device and writes back.

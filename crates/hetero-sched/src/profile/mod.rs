@@ -1,5 +1,6 @@
 //! What was measured of the devices, how it is kept, and what is predicted from it.
 //!
+//! - [`bus`]: how much of the memory bus operators take.
 //! - [`mod@measure`]: runs the operators of a model on every device through the `Backend` trait.
 //! - [`store`]: keeps a [`Profile`] as JSON and refuses one that does not fit the devices at hand; [`folder`]: which file
 //!   is whose.
@@ -8,6 +9,7 @@
 //!
 //! All times are in seconds. [`crate::cost::ProfiledCosts`] answers the solver from a profile.
 
+pub mod bus;
 pub mod folder;
 pub mod measure;
 pub mod online;
@@ -17,6 +19,7 @@ pub mod store;
 mod points;
 mod probe;
 
+pub use bus::{Bus, Traffic};
 pub use folder::ProfileFolder;
 pub use measure::{Failure, MeasureOptions, Measured, Progress, measure, measure_all};
 pub use store::ProfileError;
@@ -25,7 +28,7 @@ use hetero_core::{DeviceInfo, DeviceKind, Op, OpSpec};
 use serde::{Deserialize, Serialize};
 
 /// The version of the file format; a profile in another one is not read.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 
 /// The measurements of devices that work together.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -35,8 +38,10 @@ pub struct Profile {
     pub format: u32,
     /// The devices, in the order in which they were given.
     pub devices: Vec<DeviceProfile>,
-    /// How devices slow each other down.
+    /// How devices slow each other down at the same operator: what counts where there is no bus.
     pub together: Vec<Together>,
+    /// The memory bus that they share; `None` until it was measured.
+    pub bus: Option<Bus>,
 }
 
 /// The measurements of one device.
@@ -73,8 +78,10 @@ pub struct Identity {
 pub struct MeasuredOverheads {
     /// Of the host, for one submission.
     pub submit_seconds: f64,
-    /// By which work starts later when the queue has run empty.
+    /// By which a submission takes longer when the queue has run empty, or its work starts later.
     pub submit_idle_seconds: f64,
+    /// Of the device, between a submission and the next one that is queued behind it.
+    pub start_seconds: f64,
     /// From completion until the host knows it, when it polls.
     pub poll_sync_seconds: f64,
     /// From completion until the host knows it, when it blocks.

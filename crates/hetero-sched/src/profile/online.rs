@@ -136,6 +136,14 @@ impl CostModel for CorrectedCosts {
         self.costs.joules(device_idx, shape) * self.factors[device_idx]
     }
 
+    fn bus_bytes(&self, device_idx: usize, shape: &PartShape) -> f64 {
+        self.costs.bus_bytes(device_idx, shape)
+    }
+
+    fn bus(&self) -> f64 {
+        self.costs.bus()
+    }
+
     fn idle_watts(&self) -> f64 {
         self.costs.idle_watts()
     }

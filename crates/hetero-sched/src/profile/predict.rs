@@ -4,8 +4,12 @@
 //!
 //! - **pieces**: between measured numbers of rows, and of columns, time is linear; beyond the last it goes on in
 //!   proportion. What CPUs and GPUs do.
-//! - **staircase**: the same of rows and columns rounded up to the measured tile. What NPUs do, which pad.
+//! - **staircase**: the same of rows and columns rounded up to the measured tile, a single row apart. What NPUs do, which
+//!   pad, and have other units for one row.
 //! - **tree**: a small regression tree of the rate, for devices that jump between kernels.
+//!
+//! An operator that looks back at other positions takes longer for each row the more rows there are, so its time for one
+//! row is what is linear.
 //!
 //! The columns of an operator that was measured whole only take their share of its time.
 
@@ -22,8 +26,10 @@ const LEAF: usize = 2;
 #[derive(Clone, Debug)]
 pub struct Predictor {
     model: Model,
-    /// For each operand order: pieces by number of columns, ascending.
-    grids: [Vec<Level>; 2],
+    /// For each operand order, for one row and for more: pieces by number of columns, ascending.
+    grids: [[Vec<Level>; 2]; 2],
+    /// Whether it looks back at other positions.
+    looks_back: bool,
     /// Seconds for a row, a position before it and the whole width; zero but for attention.
     per_past: f64,
     columns: usize,
@@ -66,25 +72,40 @@ impl Predictor {
     /// A predictor from measurements, or `None` when there are none.
     pub fn fit(samples: &[Sample], kind: DeviceKind) -> Option<Predictor> {
         let columns = samples.iter().map(|sample| sample.columns).max()?;
-        let first = match kind {
-            DeviceKind::Npu => Model::Staircase,
-            DeviceKind::Cpu | DeviceKind::Gpu => Model::Pieces,
+        let tree = |samples: &[Sample]| Predictor {
+            model: Model::Tree(Tree::grow(samples)),
+            ..Predictor::plain(samples, kind, columns)
         };
-        let of = |model: Model, samples: &[Sample]| Predictor {
-            grids: [false, true].map(|order| levels(samples, order)),
-            per_past: per_past(samples, columns),
-            model,
-            columns,
-            errors: Errors::default(),
-        };
-        let tree = |samples: &[Sample]| of(Model::Tree(Tree::grow(samples)), samples);
-        let plain = |samples: &[Sample]| of(first.clone(), samples);
-        let (plain_errors, tree_errors) = (hold_out(samples, &plain), hold_out(samples, &tree));
-        // The tree has more freedom, so it must be clearly better.
-        let is_tree = tree_errors.mean < 0.7 * plain_errors.mean && plain_errors.mean > 0.1;
+        let plain = |samples: &[Sample]| Predictor::plain(samples, kind, columns);
+        let is_npu = kind == DeviceKind::Npu;
+        let (plain_errors, tree_errors) = (hold_out(samples, is_npu, &plain), hold_out(samples, is_npu, &tree));
+        // The tree has more freedom, and knows nothing of proportions, so it must be clearly better.
+        let is_tree = tree_errors.mean < 0.5 * plain_errors.mean && plain_errors.mean > 0.15;
         let mut predictor = if is_tree { tree(samples) } else { plain(samples) };
         predictor.errors = if is_tree { tree_errors } else { plain_errors };
         Some(predictor)
+    }
+
+    fn plain(samples: &[Sample], kind: DeviceKind, columns: usize) -> Predictor {
+        let is_staircase = kind == DeviceKind::Npu;
+        let looks_back = samples.iter().any(|sample| sample.past > 0);
+        let grid = |order: bool, is_single: bool| {
+            levels(samples, order, |rows| !is_staircase || (rows == 1) == is_single, looks_back)
+        };
+        Predictor {
+            model: if is_staircase { Model::Staircase } else { Model::Pieces },
+            grids: [false, true].map(|order| [true, false].map(|is_single| grid(order, is_single))),
+            looks_back,
+            per_past: per_past(samples, columns),
+            columns,
+            errors: Errors::default(),
+        }
+    }
+
+    /// As [`Predictor::fit`], without the tree: what is measured is amounts, which have no kernels to jump between.
+    pub(crate) fn pieces(samples: &[Sample], kind: DeviceKind) -> Option<Predictor> {
+        let columns = samples.iter().map(|sample| sample.columns).max()?;
+        Some(Predictor::plain(samples, kind, columns))
     }
 
     /// Seconds of a part. Operand orders that were not measured take what the other one does.
@@ -98,9 +119,19 @@ impl Predictor {
         let seconds = match &self.model {
             Model::Tree(tree) => tree.rate(rows, columns) * rows as f64 * columns as f64,
             _ => {
-                let asked = &self.grids[usize::from(is_weight_stationary)];
-                let grid = if asked.is_empty() { &self.grids[usize::from(!is_weight_stationary)] } else { asked };
-                between(grid, rows_up as f64, columns_up as f64)
+                let of_order = |order: bool| {
+                    let [single, many] = &self.grids[usize::from(order)];
+                    // What was not measured for so many rows is told from the others.
+                    match rows {
+                        1 if !single.is_empty() => single,
+                        _ if many.is_empty() => single,
+                        _ => many,
+                    }
+                };
+                let asked = of_order(is_weight_stationary);
+                let grid = if asked.is_empty() { of_order(!is_weight_stationary) } else { asked };
+                let value = between(grid, rows_up as f64, columns_up as f64, self.looks_back);
+                if self.looks_back { value * rows_up as f64 } else { value }
             }
         };
         seconds + self.per_past * (rows * past) as f64 * columns as f64 / self.columns as f64
@@ -119,9 +150,10 @@ impl Predictor {
 
 /// The error on each measurement in turn when it is left out; the smallest and largest shapes stay, because nothing is
 /// beyond them to tell them from.
-fn hold_out(samples: &[Sample], fit: &dyn Fn(&[Sample]) -> Predictor) -> Errors {
+fn hold_out(samples: &[Sample], is_npu: bool, fit: &dyn Fn(&[Sample]) -> Predictor) -> Errors {
     let same_line = |a: &Sample, b: &Sample| {
         (a.past, a.columns, a.is_weight_stationary) == (b.past, b.columns, b.is_weight_stationary)
+            && (!is_npu || (a.rows == 1) == (b.rows == 1))
     };
     let mut errors: Vec<f64> = Vec::new();
     for (idx, sample) in samples.iter().enumerate() {
@@ -142,17 +174,21 @@ fn hold_out(samples: &[Sample], fit: &dyn Fn(&[Sample]) -> Predictor) -> Errors 
     Errors { n: errors.len(), median: middle, mean, worst: errors.last().copied().unwrap_or(0.0) }
 }
 
-fn levels(samples: &[Sample], is_weight_stationary: bool) -> Vec<Level> {
+/// The measurements of one operand order without a past, of the numbers of rows that count: their seconds, or those for
+/// each row.
+fn levels(samples: &[Sample], is_weight_stationary: bool, counts: impl Fn(usize) -> bool, by_row: bool) -> Vec<Level> {
     let mut levels: Vec<Level> = Vec::new();
-    let usable =
-        samples.iter().filter(|sample| sample.past == 0 && sample.is_weight_stationary == is_weight_stationary);
+    let usable = samples.iter().filter(|sample| {
+        sample.past == 0 && sample.is_weight_stationary == is_weight_stationary && counts(sample.rows)
+    });
     for sample in usable {
         let columns = sample.columns as f64;
         let idx = levels.iter().position(|level| level.columns == columns).unwrap_or_else(|| {
             levels.push(Level { columns, points: Vec::new() });
             levels.len() - 1
         });
-        levels[idx].points.push((sample.rows as f64, sample.seconds));
+        let rows = sample.rows as f64;
+        levels[idx].points.push((rows, if by_row { sample.seconds / rows } else { sample.seconds }));
     }
     for level in &mut levels {
         level.points.sort_by(|a, b| a.0.total_cmp(&b.0));
@@ -163,11 +199,11 @@ fn levels(samples: &[Sample], is_weight_stationary: bool) -> Vec<Level> {
 
 /// Seconds for a row, a position before it and the whole width: the median over the measurements with a past.
 fn per_past(samples: &[Sample], columns: usize) -> f64 {
-    let base = levels(samples, false);
+    let base = levels(samples, false, |_| true, false);
     let with_past = samples.iter().filter(|sample| sample.past > 0);
     let mut slopes: Vec<f64> = with_past
         .map(|sample| {
-            let without = between(&base, sample.rows as f64, sample.columns as f64);
+            let without = between(&base, sample.rows as f64, sample.columns as f64, false);
             let width = sample.columns as f64 / columns as f64;
             ((sample.seconds - without) / ((sample.rows * sample.past) as f64 * width)).max(0.0)
         })
@@ -176,8 +212,9 @@ fn per_past(samples: &[Sample], columns: usize) -> f64 {
     slopes.get(slopes.len() / 2).copied().unwrap_or(0.0)
 }
 
-/// Linear between levels of columns, and between rows on each.
-fn between(levels: &[Level], rows: f64, columns: f64) -> f64 {
+/// Linear between levels of columns, and between rows on each. Beyond the last number of rows the work grows in
+/// proportion, or goes on as between the last two when it is given for each row.
+fn between(levels: &[Level], rows: f64, columns: f64, by_row: bool) -> f64 {
     let line = |(x0, y0): (f64, f64), (x1, y1): (f64, f64), x: f64| y0 + (y1 - y0) * (x - x0) / (x1 - x0);
     let on_level = |level: &Level| -> f64 {
         let points = &level.points;
@@ -185,7 +222,10 @@ fn between(levels: &[Level], rows: f64, columns: f64) -> f64 {
         match (at.checked_sub(1).map(|below| points[below]), points.get(at)) {
             (Some(below), Some(&above)) => line(below, above, rows),
             (None, Some(&first)) => first.1,
-            // Beyond the last the work grows in proportion.
+            (Some(last), None) if by_row => match points[..points.len() - 1].last() {
+                Some(&before) => line(before, last, rows),
+                None => last.1,
+            },
             (Some(last), None) => last.1 * rows / last.0,
             (None, None) => 0.0,
         }

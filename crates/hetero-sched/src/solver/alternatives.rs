@@ -43,13 +43,7 @@ impl<'a> Alternatives<'a> {
         let placements = solution.plan.placements();
         assert_eq!(placements.len(), graph.nodes().len(), "a solution of another graph");
         let problem = Problem::new(graph, costs, step.rows, step.past);
-        let mut seconds = solution.part_seconds.iter();
-        let chosen = placements.iter().map(|placed| {
-            let pieces = placed.iter().map(|placed| piece(placed, *seconds.next().expect("seconds of each part")));
-            // Only the pieces count when a plan is walked.
-            Candidate { cut: Cut::Whole(0), pieces: pieces.collect(), joules: 0.0, own_bytes: 0 }
-        });
-        let chosen = chosen.collect();
+        let chosen = Pool::new(&problem, costs, options).of_plan(&solution.plan).expect("a plan that was solved");
         Alternatives { costs, options, problem, chosen }
     }
 
@@ -79,30 +73,19 @@ impl<'a> Alternatives<'a> {
             candidates.extend(pool.find(template, cut).map(|idx| pool.candidate(template, idx).clone()));
         }
         let weighting = Weighting::new(self.options.objective, self.costs.idle_watts(), 0.0);
-        let search = Search::new(pool, weighting);
+        let mut search = Search::new(pool, weighting);
         let same = |work: usize| self.problem.works[work].template == template;
         let others = candidates.into_iter().map(|candidate| {
             let walked = (0..self.chosen.len()).map(|work| if same(work) { &candidate } else { &self.chosen[work] });
             let summary = Alternative {
                 parts: Vec::new(),
                 operator_seconds: candidate.longest(),
-                step_seconds: search.walk_candidates(walked),
+                step_seconds: search.seconds_of(walked),
             };
             let parts = candidate.pieces.iter().map(|piece| (placed(piece), piece.seconds)).collect();
             Other { parts, summary }
         });
         others.collect()
-    }
-}
-
-fn piece(placed: &PlacedPart, seconds: f64) -> Piece {
-    let Part { rows, columns } = &placed.part;
-    Piece {
-        device: placed.device_idx,
-        rows: [rows.start as u32, rows.end as u32],
-        columns: [columns.start as u32, columns.end as u32],
-        order: placed.operand_order,
-        seconds,
     }
 }
 

@@ -3,6 +3,8 @@
 use hetero_core::OperandOrder;
 
 use crate::cost::{CostModel, DeviceSet, MAX_DEVICES, PartShape};
+use crate::plan::{PlacedPart, Plan};
+use crate::timing::Load;
 
 use super::problem::{Problem, Template, least_common_multiple};
 use super::state::{Candidate, Cut, MAX_PARTS, Piece};
@@ -16,6 +18,8 @@ pub(crate) struct Pool<'a> {
     pub(crate) options: &'a SolveOptions,
     /// Devices that may be used, and that the options allow.
     pub(crate) devices: Vec<usize>,
+    /// See [`CostModel::bus`].
+    bus: f64,
     lists: Vec<List>,
     /// For each template, see [`Pool::siblings_left`].
     siblings_left: Vec<Option<[f64; MAX_DEVICES]>>,
@@ -48,7 +52,7 @@ impl<'a> Pool<'a> {
     pub(crate) fn new(problem: &'a Problem, costs: &'a dyn CostModel, options: &'a SolveOptions) -> Pool<'a> {
         let devices = (0..costs.devices().len()).filter(|&device| options.devices.contains(device)).collect();
         let lists = problem.templates.iter().map(|_| List::default()).collect();
-        let mut pool = Pool { problem, costs, options, devices, lists, siblings_left: Vec::new() };
+        let mut pool = Pool { problem, costs, options, devices, bus: costs.bus(), lists, siblings_left: Vec::new() };
         pool.siblings_left = problem.templates.iter().map(|template| pool.time_siblings(template)).collect();
         pool
     }
@@ -330,43 +334,104 @@ impl<'a> Pool<'a> {
         columns: [usize; 2],
         devices: DeviceSet,
     ) -> Option<(Piece, f64)> {
-        let n_rows = rows[1] - rows[0];
-        let costs = &self.costs.devices()[device];
-        let padded =
-            if self.options.dynamic_length == DynamicLength::Online { n_rows } else { costs.padded_rows(n_rows) };
+        let order_counts = self.costs.devices()[device].order_sensitive && template.is_linear;
+        let order = self.options.operand_order.filter(|_| order_counts);
+        let (mut shape, seconds) = {
+            let shape = self.shape(template, device, rows, columns, devices, order.unwrap_or_default());
+            let is_empty = columns[0] == columns[1] || rows[0] == rows[1];
+            let seconds = if is_empty { 0.0 } else { self.costs.seconds(device, &shape)? };
+            (shape, seconds)
+        };
         let mut piece = Piece {
             device,
             rows: rows.map(|row| row as u32),
             columns: columns.map(|column| column as u32),
-            order: OperandOrder::default(),
-            seconds: 0.0,
-        };
-        let mut shape = PartShape {
-            class: template.class,
-            rows: padded,
-            past: self.problem.past + rows[0],
-            columns: columns[1] - columns[0],
-            order: OperandOrder::default(),
-            companions: devices.without(device),
+            order: shape.order,
+            seconds,
+            load: Load::default(),
         };
         if columns[0] == columns[1] || rows[0] == rows[1] {
             return Some((piece, 0.0));
         }
-        piece.seconds = self.costs.seconds(device, &shape)?;
-        if costs.order_sensitive && template.is_linear && self.options.operand_order.is_none() {
+        if order_counts && order.is_none() {
             let other = PartShape { order: OperandOrder::WeightStationary, ..shape };
             if let Some(seconds) = self.costs.seconds(device, &other).filter(|&seconds| seconds < piece.seconds) {
                 (piece.order, piece.seconds, shape) = (other.order, seconds, other);
             }
-        } else if let (Some(order), true, true) =
-            (self.options.operand_order, costs.order_sensitive, template.is_linear)
-        {
-            shape.order = order;
-            piece.order = order;
-            piece.seconds = self.costs.seconds(device, &shape)?;
         }
         debug_assert!(piece.seconds >= 0.0, "a part that takes {} seconds", piece.seconds);
+        piece.load = self.load(device, &shape, piece.seconds)?;
         Some((piece, self.costs.joules(device, &shape)))
+    }
+
+    /// What a device is asked for with a rectangle.
+    pub(super) fn shape(
+        &self,
+        template: &Template,
+        device: usize,
+        rows: [usize; 2],
+        columns: [usize; 2],
+        devices: DeviceSet,
+        order: OperandOrder,
+    ) -> PartShape {
+        let n_rows = rows[1] - rows[0];
+        let is_online = self.options.dynamic_length == DynamicLength::Online;
+        let costs = &self.costs.devices()[device];
+        let computed = if is_online { n_rows } else { costs.padded_rows(n_rows) };
+        // A graph of fixed shape looks back from the last position that there may be.
+        let capacity = if costs.standard_rows.is_empty() { 0 } else { self.problem.capacity };
+        PartShape {
+            class: template.class,
+            rows: computed,
+            past: self.problem.past + rows[0].max(capacity.saturating_sub(computed)),
+            columns: columns[1] - columns[0],
+            order,
+            companions: devices.without(device),
+        }
+    }
+
+    /// The candidates that a plan consists of, or `None` when a device cannot compute its part.
+    pub(crate) fn of_plan(&self, plan: &Plan) -> Option<Vec<Candidate>> {
+        let works = self.problem.works.iter().zip(plan.placements());
+        works.map(|(work, placed)| self.of_placed(&self.problem.templates[work.template], placed)).collect()
+    }
+
+    fn of_placed(&self, template: &Template, placed: &[PlacedPart]) -> Option<Candidate> {
+        let devices: DeviceSet = placed.iter().map(|placed| placed.device_idx).collect();
+        // Only the pieces count when a step is put together.
+        let cut = Cut::Whole(placed[0].device_idx as u8);
+        let mut candidate = Candidate { cut, pieces: Vec::with_capacity(placed.len()), joules: 0.0, own_bytes: 0 };
+        for PlacedPart { device_idx: device, part, operand_order } in placed {
+            let (all_rows, columns) = ([part.rows.start, part.rows.end], [part.columns.start, part.columns.end]);
+            let rows = all_rows.map(|row| row.min(template.rows));
+            let shape = self.shape(template, *device, rows, columns, devices, *operand_order);
+            let is_used = rows[0] < rows[1];
+            let seconds = if is_used { self.costs.seconds(*device, &shape)? } else { 0.0 };
+            candidate.joules += if is_used { self.costs.joules(*device, &shape) } else { 0.0 };
+            candidate.pieces.push(Piece {
+                device: *device,
+                rows: all_rows.map(|row| row as u32),
+                columns: columns.map(|column| column as u32),
+                order: *operand_order,
+                seconds,
+                load: if is_used { self.load(*device, &shape, seconds)? } else { Load::default() },
+            });
+        }
+        for device in devices.iter() {
+            let columns = own_columns(&candidate.pieces, device);
+            candidate.own_bytes += self.costs.own_bytes(device, template.class, columns);
+        }
+        Some(candidate)
+    }
+
+    /// What a shape asks of a device that takes so many seconds for it beside companions.
+    pub(super) fn load(&self, device: usize, shape: &PartShape, seconds: f64) -> Option<Load> {
+        if self.bus == f64::INFINITY {
+            return Some(Load::computing(seconds));
+        }
+        let alone = PartShape { companions: DeviceSet::EMPTY, ..*shape };
+        let seconds = if shape.companions.is_empty() { seconds } else { self.costs.seconds(device, &alone)? };
+        Some(Load { seconds, bytes: self.costs.bus_bytes(device, &alone) })
     }
 }
 

@@ -10,7 +10,9 @@
 mod alternatives;
 mod cache;
 mod candidates;
+mod clock;
 mod cuts;
+mod exact;
 mod paper;
 mod problem;
 mod search;
@@ -25,13 +27,15 @@ use std::sync::Arc;
 
 use hetero_core::{Graph, NodeId, OperandOrder, StepParams};
 
-use crate::cost::{CostModel, DeviceSet, MAX_DEVICES, PartShape};
+use crate::cost::{CostModel, DeviceSet, MAX_DEVICES};
 use crate::plan::Plan;
+use crate::timing::{TimedSubmission, Timeline};
 
 use candidates::Pool;
+use exact::Exact;
 use problem::Problem;
 use search::Search;
-use state::State;
+use state::Candidate;
 
 /// What is to be small.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -142,9 +146,17 @@ impl Default for Effort {
 }
 
 impl Effort {
-    /// About twice the default's time, for a plan that is used often.
+    /// Some times the default's time, for a plan that is used often.
     pub fn careful() -> Effort {
-        Effort { width: 20, width_per_ways: 4, replaces_all: true, ..Effort::default() }
+        Effort {
+            width: 40,
+            width_per_place: 2,
+            width_per_ways: 8,
+            replaces_all: true,
+            refined: 6,
+            rounds: 3,
+            ..Effort::default()
+        }
     }
 
     /// Far more than is needed: to measure what the default misses.
@@ -228,8 +240,10 @@ pub struct Solution {
     pub plan: Plan,
     /// What a step takes.
     pub prediction: Prediction,
-    /// For each part of the plan, node by node, the seconds it occupies its device.
+    /// For each part of the plan, node by node, the seconds it occupies its device beside the others.
     pub part_seconds: Vec<f64>,
+    /// When each of the plan's submissions runs.
+    pub submissions: Vec<TimedSubmission>,
 }
 
 /// Why there is no plan.
@@ -299,14 +313,35 @@ pub fn solve(
             Method::WholeLayer => search.solve_all(),
             Method::Paper => search.solve_as_paper(),
         };
-        let (choices, end) = choices.ok_or_else(|| unsupported(graph, costs, &problem, options))?;
-        Ok(assemble(graph, &search, &choices, &end))
+        let choices = choices.ok_or_else(|| unsupported(graph, costs, &problem, options))?;
+        let timeline = search.timeline(&choices);
+        let works = problem.works.iter().zip(&choices);
+        let chosen: Vec<&Candidate> =
+            works.map(|(work, &choice)| search.pool.candidate(work.template, choice)).collect();
+        let placements = chosen.iter().map(|candidate| candidate.pieces.iter().map(alternatives::placed).collect());
+        let plan = Plan::new(Arc::clone(graph), placements.collect()).expect("candidates cover their outputs");
+        Ok(assemble(plan, &search.pool, &chosen, timeline))
     };
     let solution = attempt(0.0, options)?;
     let Some(budget) = options.memory_budget.filter(|&budget| solution.prediction.own_bytes > budget) else {
         return Ok(solution);
     };
     within_budget(budget, &solution, options, attempt)
+}
+
+/// What a step takes by a plan that is there already, as [`solve`] would have predicted it, or `None` when a device cannot
+/// compute its part.
+///
+/// # Panics
+/// When the plan names a device that the cost model does not have, or the step does not fit the graph.
+pub fn predict(plan: &Plan, costs: &dyn CostModel, step: StepParams, options: &SolveOptions) -> Option<Solution> {
+    let problem = Problem::new(plan.graph(), costs, step.rows, step.past);
+    let pool = Pool::new(&problem, costs, options);
+    let candidates = pool.of_plan(plan)?;
+    let mut exact = Exact::new(costs);
+    let timeline = exact.timeline(&problem, candidates.iter().map(|candidate| &candidate.pieces[..]).enumerate());
+    let chosen: Vec<&Candidate> = candidates.iter().collect();
+    Some(assemble(plan.clone(), &pool, &chosen, timeline))
 }
 
 /// Raises the price of a byte until the plan fits, then lowers it again as far as it still does.
@@ -359,57 +394,38 @@ fn unsupported(graph: &Graph, costs: &dyn CostModel, problem: &Problem, options:
     }
 }
 
-/// Makes a plan of choices and predicts its step.
-fn assemble(graph: &Arc<Graph>, search: &Search<'_>, choices: &[usize], end: &State) -> Solution {
-    let problem = search.pool.problem;
-    let costs = search.pool.costs;
-    let mut placements = Vec::with_capacity(choices.len());
-    let mut part_seconds = Vec::with_capacity(2 * choices.len());
+/// A plan of candidates with what its step takes.
+fn assemble(plan: Plan, pool: &Pool<'_>, chosen: &[&Candidate], timeline: Timeline) -> Solution {
+    let costs = pool.costs;
+    let mut part_seconds = timeline.part_seconds.iter();
     let mut busy_seconds = vec![0.0; costs.devices().len()];
     let mut compiled = BTreeSet::new();
     let mut compile_seconds = 0.0;
-    for (work, &choice) in problem.works.iter().zip(choices) {
-        let template = &problem.templates[work.template];
-        let candidate = search.pool.candidate(work.template, choice);
-        let mut placed = Vec::with_capacity(candidate.pieces.len());
+    let (mut joules, mut own_bytes) = (0.0, 0);
+    for (work, candidate) in pool.problem.works.iter().zip(chosen) {
+        let template = &pool.problem.templates[work.template];
+        joules += candidate.joules;
+        own_bytes += candidate.own_bytes;
         for piece in &candidate.pieces {
-            let part = alternatives::placed(piece);
-            let (rows, columns) = (&part.part.rows, &part.part.columns);
+            busy_seconds[piece.device] += part_seconds.next().expect("seconds of each part");
             let device = &costs.devices()[piece.device];
-            let used = rows.len().min(template.rows.saturating_sub(rows.start));
-            if !device.standard_rows.is_empty()
-                && used > 0
-                && compiled.insert((template.class, piece.device, used, columns.len()))
-            {
-                let is_online = search.pool.options.dynamic_length == DynamicLength::Online;
-                compile_seconds += costs.compile_seconds(
-                    piece.device,
-                    &PartShape {
-                        class: template.class,
-                        rows: if is_online { used } else { device.padded_rows(used) },
-                        past: problem.past,
-                        columns: columns.len(),
-                        order: piece.order,
-                        companions: DeviceSet::EMPTY,
-                    },
-                );
+            let rows = piece.rows.map(|row| (row as usize).min(template.rows));
+            let columns = piece.columns.map(|column| column as usize);
+            let key = (template.class, piece.device, rows[1] - rows[0], columns[1] - columns[0]);
+            if !device.standard_rows.is_empty() && rows[0] < rows[1] && compiled.insert(key) {
+                let shape = pool.shape(template, piece.device, rows, columns, DeviceSet::EMPTY, piece.order);
+                compile_seconds += costs.compile_seconds(piece.device, &shape);
             }
-            busy_seconds[piece.device] += piece.seconds;
-            part_seconds.push(piece.seconds);
-            placed.push(part);
         }
-        placements.push(placed);
     }
-    let progress = &end.progress;
-    let seconds = progress.clock.end_known(&search.overheads);
+    let Timeline { submissions, part_seconds, seconds } = timeline;
     let prediction = Prediction {
         seconds,
-        joules: progress.joules + costs.idle_watts() * seconds,
+        joules: joules + costs.idle_watts() * seconds,
         busy_seconds,
-        n_submissions: progress.latest.iter().map(|&n| n as usize).sum(),
-        own_bytes: progress.own_bytes,
+        n_submissions: submissions.len(),
+        own_bytes,
         compile_seconds,
     };
-    let plan = Plan::new(Arc::clone(graph), placements).expect("candidates cover their outputs");
-    Solution { plan, prediction, part_seconds }
+    Solution { plan, prediction, part_seconds, submissions }
 }

@@ -14,12 +14,12 @@
 use hetero_core::DeviceKind;
 
 use super::search::Search;
-use super::state::{Cut, State};
+use super::state::Cut;
 use super::steady::Choices;
 
 impl Search<'_> {
     /// Choices for all nodes and the state after them, or `None` when some node has no candidate.
-    pub(crate) fn solve_as_paper(&mut self) -> Option<(Choices, State)> {
+    pub(crate) fn solve_as_paper(&mut self) -> Option<Choices> {
         let problem = self.pool.problem;
         let devices = self.pool.devices.clone();
         let of_kind =
@@ -30,9 +30,7 @@ impl Search<'_> {
         for template in 0..problem.templates.len() {
             chosen.push(self.decide_alone(template, gpu, npu)?);
         }
-        let choices: Choices = problem.works.iter().map(|work| chosen[work.template]).collect();
-        let state = self.run(&choices);
-        Some((choices, state))
+        Some(problem.works.iter().map(|work| chosen[work.template]).collect())
     }
 
     fn decide_alone(&mut self, template: usize, gpu: usize, npu: Option<usize>) -> Option<usize> {
@@ -66,12 +64,30 @@ impl Search<'_> {
         best.map(|(_, idx)| idx)
     }
 
-    /// Cuts of weight rows in the ratios that the options name, or at every multiple of the alignment.
+    /// Cuts of weight rows in the ratios that the options name, or at the multiples of the alignment on both sides of where
+    /// the two processors take equally long: of all multiples one of these is the best, because one processor's time
+    /// grows with its columns and the other's falls.
     fn weight_cuts(&self, template: usize, gpu: usize, npu: usize) -> Vec<Cut> {
         let known = &self.pool.problem.templates[template];
         let (columns, step) = (known.columns, known.column_step);
         let gpu_columns: Vec<usize> = if self.pool.options.paper_ratios.is_empty() {
-            (1..=(columns - 1) / step).map(|i| i * step).collect()
+            let both = [gpu, npu].into_iter().collect();
+            let is_gpu_shorter = |n: usize| {
+                let seconds = |device: usize, columns: [usize; 2]| {
+                    self.pool.piece(known, device, [0, known.rows], columns, both).map(|(piece, _)| piece.seconds)
+                };
+                match (seconds(gpu, [0, n * step]), seconds(npu, [n * step, columns])) {
+                    (Some(gpu), Some(npu)) => gpu < npu,
+                    _ => true,
+                }
+            };
+            let (mut low, mut high) = (1, (columns - 1) / step + 1);
+            while low < high {
+                let middle = low.midpoint(high);
+                if is_gpu_shorter(middle) { low = middle + 1 } else { high = middle }
+            }
+            let around = [low - 1, low].into_iter().filter(|n| (1..=(columns - 1) / step).contains(n));
+            around.map(|n| n * step).collect()
         } else {
             let to_step = |[gpu, npu]: [usize; 2]| (columns * gpu / (gpu + npu) + step / 2) / step * step;
             self.pool.options.paper_ratios.iter().copied().map(to_step).filter(|&at| at > 0 && at < columns).collect()

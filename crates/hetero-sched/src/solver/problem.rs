@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use hetero_core::{Graph, NodeId, Op, OpSpec, Rows};
+use hetero_core::{Arrangement, Graph, NodeId, Op, OpSpec, Rows};
 
 use crate::cost::{ClassId, CostModel};
 
@@ -22,6 +22,8 @@ pub(crate) struct Problem {
     pub(crate) layers: Option<Layers>,
     /// Positions before this step.
     pub(crate) past: usize,
+    /// Positions that the graph has room for.
+    pub(crate) capacity: usize,
 }
 
 /// Layers that differ only in their weights.
@@ -60,6 +62,8 @@ pub(crate) struct Template {
     /// Columns may be cut at multiples of this; zero when they may not be cut.
     pub(crate) column_step: usize,
     pub(crate) is_linear: bool,
+    /// Bytes of a table that every part has whole, and of the weights for each column.
+    weights: [f64; 2],
     /// Values whose cut this node may take over: what it reads, and what a reader of both reads beside it.
     pub(crate) follows: Vec<usize>,
     /// Whether a node before it may share its cut: then that one is balanced for both.
@@ -68,6 +72,13 @@ pub(crate) struct Template {
     pub(crate) siblings: Vec<usize>,
     /// Templates, this one first, that need no join between them when all are cut at the same columns.
     pub(crate) chain: Vec<usize>,
+}
+
+impl Template {
+    /// Bytes of the weights that a part with so many columns uses.
+    pub(crate) fn weight_bytes(&self, columns: usize) -> u64 {
+        (self.weights[0] + self.weights[1] * columns as f64) as u64
+    }
 }
 
 /// How a node reads a value.
@@ -97,6 +108,7 @@ impl Problem {
             n_slots: 0,
             layers,
             past,
+            capacity: graph.capacity(),
         };
         let alignment = costs.devices().iter().map(|device| device.row_alignment).fold(1, least_common_multiple);
         for idx in 0..n_nodes {
@@ -269,11 +281,25 @@ fn describe(graph: &Graph, costs: &dyn CostModel, idx: usize, rows: usize, align
         cuts_rows: rule.rows,
         column_step: if step < desc.columns { step } else { 0 },
         is_linear,
+        weights: weight_bytes(graph, idx),
         has_sibling: false,
         siblings: Vec::new(),
         follows: Vec::new(),
         chain: Vec::new(),
     }
+}
+
+/// Bytes of a node's tables, and of the rows of its matrices for each column of the output.
+fn weight_bytes(graph: &Graph, idx: usize) -> [f64; 2] {
+    let mut bytes = [0.0; 2];
+    for weight in &graph.node(NodeId(idx)).weights {
+        let layout = &graph.weights()[weight.0].layout;
+        match layout.arrangement {
+            Arrangement::Panels => bytes[1] += layout.bytes() as f64 / layout.rows as f64,
+            Arrangement::Rows => bytes[0] += layout.bytes() as f64,
+        }
+    }
+    bytes
 }
 
 fn describe_inputs(graph: &Graph, idx: usize, slots: &Slots) -> impl Iterator<Item = Input> {

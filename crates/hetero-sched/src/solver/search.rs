@@ -7,10 +7,11 @@
 use std::ops::Range;
 
 use crate::cost::{DeviceSet, MAX_DEVICES};
-use crate::timing::Overheads;
+use crate::timing::{Overheads, Timeline};
 
 use super::candidates::{Pool, pairs};
 use super::cuts::FEW_CUTS;
+use super::exact::Exact;
 use super::problem::{Template, Work};
 use super::state::{Candidate, Cut, Outcome, State};
 use super::{Granularity, Weighting};
@@ -29,6 +30,7 @@ pub(crate) struct Search<'a> {
     /// States that are no longer needed; their memory is used again.
     spare: Vec<State>,
     outcome: Outcome,
+    exact: Exact,
 }
 
 /// The trace of a state in which nothing has been chosen.
@@ -52,7 +54,8 @@ impl<'a> Search<'a> {
     pub(crate) fn new(pool: Pool<'a>, weighting: Weighting) -> Search<'a> {
         let overheads = Overheads::of(pool.costs.devices());
         let (trace, records, cuts, spare) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Search { pool, overheads, weighting, trace, records, cuts, spare, outcome: Outcome::new() }
+        let exact = Exact::new(pool.costs);
+        Search { pool, overheads, weighting, trace, records, cuts, spare, outcome: Outcome::new(), exact }
     }
 
     /// Whether there are so few combinations that all can be tried.
@@ -115,14 +118,34 @@ impl<'a> Search<'a> {
         }
     }
 
+    /// What some nodes alone are worth with choices that are made, by what they take beside each other. Choices begin
+    /// anew when there are fewer of them.
+    pub(crate) fn exact_value(&mut self, nodes: Range<usize>, choices: &[usize]) -> f64 {
+        let Search { pool, exact, weighting, .. } = self;
+        let problem = pool.problem;
+        let chosen = || {
+            let works = problem.works[nodes.clone()].iter().zip(choices.iter().cycle());
+            works.map(|(work, &choice)| pool.candidate(work.template, choice))
+        };
+        let pieces = nodes.clone().zip(chosen().map(|candidate| &candidate.pieces[..]));
+        let seconds = exact.seconds(problem, pieces);
+        let joules = chosen().map(|candidate| candidate.joules).sum();
+        let bytes = chosen().map(|candidate| candidate.own_bytes).sum();
+        weighting.value(seconds, joules, bytes)
+    }
+
+    /// When everything runs with choices that are made.
+    pub(crate) fn timeline(&mut self, choices: &[usize]) -> Timeline {
+        let Search { pool, exact, .. } = self;
+        let works = pool.problem.works.iter().zip(choices).enumerate();
+        let pieces = works.map(|(idx, (work, &choice))| (idx, &pool.candidate(work.template, choice).pieces[..]));
+        exact.timeline(pool.problem, pieces)
+    }
+
     /// Seconds of a step in which each node is computed in a given way.
-    pub(crate) fn walk_candidates<'c>(&self, candidates: impl Iterator<Item = &'c Candidate>) -> f64 {
-        let problem = self.pool.problem;
-        let (mut state, mut outcome) = (State::new(problem.n_slots), Outcome::new());
-        for (work, candidate) in problem.works.iter().zip(candidates) {
-            state.advance(problem, work, candidate, &self.overheads, &mut outcome);
-        }
-        state.progress.clock.end_known(&self.overheads)
+    pub(crate) fn seconds_of<'c>(&mut self, candidates: impl Iterator<Item = &'c Candidate>) -> f64 {
+        let pieces = candidates.map(|candidate| &candidate.pieces[..]).enumerate();
+        self.exact.seconds(self.pool.problem, pieces)
     }
 
     /// What is minimised, if the step ended with what is queued.

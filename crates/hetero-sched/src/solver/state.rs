@@ -7,8 +7,9 @@
 use hetero_core::OperandOrder;
 
 use crate::cost::{DeviceSet, MAX_DEVICES};
-use crate::timing::{Clock, Overheads};
+use crate::timing::{Load, Overheads};
 
+use super::clock::Clock;
 use super::problem::{Problem, Work};
 
 /// For each device, the number of a submission.
@@ -57,8 +58,10 @@ pub(crate) struct Piece {
     pub(crate) rows: [u32; 2],
     pub(crate) columns: [u32; 2],
     pub(crate) order: OperandOrder,
-    /// Seconds on the device.
+    /// Seconds on the device, as the search estimates them.
     pub(crate) seconds: f64,
+    /// What counts in the end.
+    pub(crate) load: Load,
 }
 
 /// One way to compute a node.
@@ -250,13 +253,6 @@ impl State {
             self.values[slot].clone_from(&before.values[slot]);
         }
         self.take_over(problem.live(work), &before.progress, work, candidate, outcome);
-    }
-
-    /// Makes this the same as another one, in the memory that it has.
-    pub(crate) fn copy_from(&mut self, other: &State) {
-        self.values.clone_from(&other.values);
-        self.progress.clone_from(&other.progress);
-        self.trace = other.trace;
     }
 
     /// Makes a choice for the next node.

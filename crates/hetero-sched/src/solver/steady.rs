@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::Method;
 use super::candidates::pairs;
 use super::cuts::{FEW_CUTS, ROW_STEP};
 use super::problem::Layers;
@@ -11,59 +12,50 @@ use super::state::{Cut, State};
 /// A change that makes an operator this many times as long is not tried.
 const LONGER: f64 = 1.5;
 
+/// So many layers one after the other tell what one of them takes when many run.
+const N_COPIES: usize = 3;
+
 /// For each node of a graph, the number of the candidate that was chosen for it.
 pub(crate) type Choices = Vec<usize>;
 
 impl Search<'_> {
-    /// Choices for all nodes and the state after them, or `None` when some node has no candidate.
-    pub(crate) fn solve_all(&mut self) -> Option<(Choices, State)> {
+    /// Choices for all nodes, or `None` when some node has no candidate.
+    ///
+    /// The search proposes some, and so do every device alone and the method of the paper; the one that is worth most by
+    /// what the whole step takes is taken.
+    pub(crate) fn solve_all(&mut self) -> Option<Choices> {
         let problem = self.pool.problem;
         let n_nodes = problem.works.len();
         let mut fresh = State::new(problem.n_slots);
         fresh.trace = NO_CHOICE;
-        let mut found: Vec<(Choices, State)> = Vec::new();
+        let mut found: Vec<Choices> = Vec::new();
         if let Some(layers) = problem.layers.clone() {
             found.extend(self.solve_layers(&layers, &fresh));
         } else {
             let keep_all = self.is_small();
             let ends = self.beam(0..n_nodes, vec![fresh.clone()], keep_all);
-            let kept = if keep_all { 1 } else { self.pool.options.effort.refined };
+            let kept = if keep_all { ends.len() } else { self.pool.options.effort.refined };
             for mut choices in self.best_of(ends, kept) {
                 if !keep_all {
-                    self.improve(Trial::new(0..n_nodes, None, &fresh), &mut choices);
+                    self.improve(Trial::new(0..n_nodes, 1), &mut choices);
                 }
-                let state = self.run(&choices);
-                found.push((choices, state));
+                found.push(choices);
             }
         }
         for device in self.pool.devices.clone() {
-            if let Some(choices) = self.whole_on(device, 0..n_nodes) {
-                let alone = self.value_alone(device, &choices);
-                if found.iter().all(|(_, state)| alone < self.final_value(state)) {
-                    let state = self.run(&choices);
-                    found.push((choices, state));
-                }
+            found.extend(self.whole_on(device, 0..n_nodes));
+        }
+        if self.pool.devices.len() > 1 && self.pool.options.method == Method::WholeLayer {
+            found.extend(self.solve_as_paper());
+        }
+        let mut best: Option<(f64, Choices)> = None;
+        for choices in found {
+            let value = self.exact_value(0..n_nodes, &choices);
+            if best.as_ref().is_none_or(|(least, _)| value < *least) {
+                best = Some((value, choices));
             }
         }
-        found.into_iter().min_by(|a, b| self.final_value(&a.1).total_cmp(&self.final_value(&b.1)))
-    }
-
-    /// The state after all nodes.
-    pub(crate) fn run(&self, choices: &[usize]) -> State {
-        let mut state = State::new(self.pool.problem.n_slots);
-        self.walk(&mut state, 0..choices.len(), choices);
-        state
-    }
-
-    /// What everything on one device is worth: a single submission.
-    fn value_alone(&self, device: usize, choices: &[usize]) -> f64 {
-        let works = &self.pool.problem.works;
-        let all = || works.iter().zip(choices).map(|(work, &choice)| self.pool.candidate(work.template, choice));
-        let overheads = &self.overheads[device];
-        let seconds: f64 = all().flat_map(|candidate| &candidate.pieces).map(|piece| piece.seconds).sum();
-        let bytes = all().map(|candidate| candidate.own_bytes).sum();
-        let joules = all().map(|candidate| candidate.joules).sum();
-        self.weighting.value(overheads.submit + overheads.idle + seconds + overheads.sync, joules, bytes)
+        best.map(|(_, choices)| choices)
     }
 
     /// The choices of the states that end best.
@@ -78,40 +70,42 @@ impl Search<'_> {
         nodes.map(|idx| self.pool.find(problem.works[idx].template, Cut::Whole(device as u8))).collect()
     }
 
-    fn solve_layers(&mut self, layers: &Layers, fresh: &State) -> Option<(Choices, State)> {
-        let problem = self.pool.problem;
+    fn solve_layers(&mut self, layers: &Layers, fresh: &State) -> Vec<Choices> {
         let first = layers.first.clone();
-        let layer = self.solve_layer(layers)?;
-        // The way into the first layer is the one that is best once layers run.
-        let mut best: Option<(f64, State, Choices)> = None;
-        for start in self.beam(0..first.start, vec![fresh.clone()], false).into_iter().take(8) {
-            let mut state = start.clone();
-            for copy in 0..2 {
+        let mut found = Vec::new();
+        for layer in self.solve_layer(layers) {
+            // The way into the first layer is the one that is best once layers run.
+            let mut best: Option<(f64, State, Choices)> = None;
+            for start in self.beam(0..first.start, vec![fresh.clone()], false).into_iter().take(8) {
+                let mut state = start.clone();
+                for copy in 0..2 {
+                    self.walk(&mut state, layers.copy(copy), &layer);
+                }
+                let value = self.value(&state);
+                if best.as_ref().is_none_or(|(least, ..)| value < *least) {
+                    let choices = self.choices(&start);
+                    best = Some((value, state, choices));
+                }
+            }
+            let Some((_, mut state, mut choices)) = best else { continue };
+            for copy in 2..layers.count {
                 self.walk(&mut state, layers.copy(copy), &layer);
             }
-            let value = self.value(&state);
-            if best.as_ref().is_none_or(|(least, ..)| value < *least) {
-                let choices = self.choices(&start);
-                best = Some((value, state, choices));
+            state.trace = NO_CHOICE;
+            let ends = self.beam(layers.end()..self.pool.problem.works.len(), vec![state], false);
+            let end = ends.into_iter().min_by(|a, b| self.final_value(a).total_cmp(&self.final_value(b)));
+            let Some(end) = end else { continue };
+            for _ in 0..layers.count {
+                choices.extend_from_slice(&layer);
             }
+            choices.extend(self.choices(&end));
+            found.push(choices);
         }
-        let (_, mut state, mut choices) = best?;
-        for copy in 2..layers.count {
-            self.walk(&mut state, layers.copy(copy), &layer);
-        }
-        state.trace = NO_CHOICE;
-        let ends = self.beam(layers.end()..problem.works.len(), vec![state], false);
-        let end = ends.into_iter().min_by(|a, b| self.final_value(a).total_cmp(&self.final_value(b)))?;
-        let suffix = self.choices(&end);
-        for _ in 0..layers.count {
-            choices.extend_from_slice(&layer);
-        }
-        choices.extend(suffix);
-        Some((choices, end))
+        found
     }
 
-    /// Choices for the nodes of one layer that make many of them fast.
-    fn solve_layer(&mut self, layers: &Layers) -> Option<Choices> {
+    /// Choices for the nodes of one layer that make many of them fast, the best first.
+    fn solve_layer(&mut self, layers: &Layers) -> Vec<Choices> {
         let problem = self.pool.problem;
         let first = layers.first.clone();
         // Where the layer before may have left its output: on any of the devices.
@@ -127,7 +121,6 @@ impl Search<'_> {
                 entry
             })
             .collect();
-        let entry = entries[0].clone();
         let mut found: Vec<Choices> = Vec::new();
         for state in self.beam(first.clone(), entries, false) {
             let choices = self.choices(&state);
@@ -138,35 +131,28 @@ impl Search<'_> {
         for device in self.pool.devices.clone() {
             found.extend(self.whole_on(device, first.clone()));
         }
+        let n_copies = layers.count.min(N_COPIES);
         let mut rated: Vec<(f64, Choices)> = Vec::new();
         for choices in found {
-            rated.push((self.period(layers, &entry, &choices), choices));
+            rated.push((self.layers_value(first.start, n_copies, &choices), choices));
         }
         rated.sort_by(|a, b| a.0.total_cmp(&b.0));
         rated.truncate(self.pool.options.effort.refined);
         for (value, choices) in &mut rated {
-            *value = self.improve(Trial::new(first.clone(), Some(layers.copy(1)), &entry), choices);
+            *value = self.improve(Trial::new(first.clone(), n_copies), choices);
         }
-        rated.into_iter().min_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, choices)| choices)
+        rated.sort_by(|a, b| a.0.total_cmp(&b.0));
+        rated.into_iter().map(|(_, choices)| choices).collect()
     }
 
-    /// What one more layer costs when layers run one after the other.
-    fn period(&self, layers: &Layers, entry: &State, choices: &[usize]) -> f64 {
-        let mut state = entry.clone();
-        self.walk(&mut state, layers.copy(0), choices);
-        let first = self.value(&state);
-        let n = layers.count.min(3);
-        for copy in 1..n {
-            self.walk(&mut state, layers.copy(copy), choices);
-        }
-        (self.value(&state) - first) / (n - 1) as f64
+    /// What some layers are worth that are computed alike.
+    fn layers_value(&mut self, start: usize, n_copies: usize, choices: &[usize]) -> f64 {
+        self.exact_value(start..start + n_copies * choices.len(), choices)
     }
 
     /// Changes choices one by one, or those of a chain together, as long as the value falls; returns the value.
     fn improve(&mut self, mut trial: Trial, choices: &mut Choices) -> f64 {
-        trial.changed.clone_from(choices);
-        trial.least = self.try_value(&mut trial, 0);
-        self.note_states(&mut trial, choices, 0);
+        trial.least = self.layers_value(trial.nodes.start, trial.n_copies, choices);
         self.shift_cuts(choices, &mut trial);
         for _ in 0..self.pool.options.effort.rounds {
             let before = trial.least;
@@ -177,33 +163,6 @@ impl Search<'_> {
             self.shift_cuts(choices, &mut trial);
         }
         trial.least
-    }
-
-    /// What the changed choices are worth, of which those before an offset are as they were.
-    fn try_value(&self, trial: &mut Trial, offset: usize) -> f64 {
-        let Trial { nodes, next, changed, before, state, .. } = trial;
-        state.copy_from(&before[offset]);
-        self.walk(state, nodes.start + offset..nodes.end, &changed[offset..]);
-        match next {
-            Some(next) => {
-                let first = self.value(state);
-                self.walk(state, next.clone(), changed);
-                self.value(state) - first
-            }
-            None => self.final_value(state),
-        }
-    }
-
-    /// Notes the states before each node from an offset on.
-    fn note_states(&self, trial: &mut Trial, choices: &[usize], offset: usize) {
-        for at in offset..choices.len().saturating_sub(1) {
-            let mut state = trial.before[at].clone();
-            self.walk(&mut state, trial.nodes.start + at..trial.nodes.start + at + 1, &choices[at..=at]);
-            match trial.before.get_mut(at + 1) {
-                Some(known) => *known = state,
-                None => trial.before.push(state),
-            }
-        }
     }
 
     /// Moves each cut of columns or rows to both sides, together with those of all nodes that are cut alike.
@@ -291,7 +250,7 @@ impl Search<'_> {
     ) -> bool {
         let problem = self.pool.problem;
         trial.changed.clone_from(choices);
-        let mut first_changed = None;
+        let mut is_changed = false;
         for (offset, changed) in trial.changed.iter_mut().enumerate() {
             let template = problem.works[trial.nodes.start + offset].template;
             let known = self.pool.candidate(template, *changed).cut;
@@ -300,17 +259,18 @@ impl Search<'_> {
                 && let Some(candidate) = self.pool.find(template, cut)
             {
                 *changed = candidate;
-                first_changed = first_changed.or(Some(offset));
+                is_changed = true;
             }
         }
-        let Some(first_changed) = first_changed else { return false };
-        let value = self.try_value(trial, first_changed);
+        if !is_changed {
+            return false;
+        }
+        let value = self.layers_value(trial.nodes.start, trial.n_copies, &trial.changed);
         // A gain that rounding may have made is none.
         let is_better = value < trial.least * (1.0 - 1e-9);
         if is_better {
             trial.least = value;
             choices.clone_from(&trial.changed);
-            self.note_states(trial, choices, first_changed);
         }
         is_better
     }
@@ -319,20 +279,15 @@ impl Search<'_> {
 /// Choices that are being improved.
 struct Trial {
     nodes: Range<usize>,
-    /// The same nodes of the next layer, if the time from one layer's end to the next one's counts.
-    next: Option<Range<usize>>,
+    /// How often they run one after the other.
+    n_copies: usize,
     least: f64,
     changed: Choices,
-    /// The states before each of the nodes, as far as they are known.
-    before: Vec<State>,
-    /// For walks.
-    state: State,
 }
 
 impl Trial {
-    fn new(nodes: Range<usize>, next: Option<Range<usize>>, start: &State) -> Trial {
-        let (before, state) = (vec![start.clone()], start.clone());
-        Trial { nodes, next, least: f64::INFINITY, changed: Vec::new(), before, state }
+    fn new(nodes: Range<usize>, n_copies: usize) -> Trial {
+        Trial { nodes, n_copies, least: f64::INFINITY, changed: Vec::new() }
     }
 }
 

@@ -14,14 +14,9 @@ pub(crate) struct Equal {
 impl Equal {
     pub(crate) fn of(devices: &[Arc<dyn Backend>]) -> Arc<Equal> {
         let costs = |device: &Arc<dyn Backend>| DeviceCosts {
-            name: device.info().name.clone(),
-            kind: DeviceKind::Cpu,
             submit_seconds: 1e-9,
-            submit_idle_seconds: 0.0,
             sync_seconds: 1e-9,
-            row_alignment: 32,
-            standard_rows: Vec::new(),
-            order_sensitive: false,
+            ..DeviceCosts::new(&device.info().name, DeviceKind::Cpu)
         };
         Arc::new(Equal { devices: devices.iter().map(costs).collect() })
     }

@@ -35,7 +35,7 @@ fn the_beam_alone_is_close_to_optimal() {
         width: 60,
         width_per_ways: 4,
         width_per_place: 2,
-        refined: 4,
+        refined: 10,
         rounds: 2,
         replaces_all: true,
         ..Effort::default()
@@ -133,14 +133,12 @@ impl Case {
         let scale = [1.0, 10.0, 40.0][pick(3)];
         let fixed_shape = pick(2) == 0;
         let devices = (0..n_devices).map(|idx| DeviceCosts {
-            name: format!("device {idx}"),
-            kind: DeviceKind::Cpu,
             submit_seconds: next() * scale,
             submit_idle_seconds: next() * scale,
+            start_seconds: next() * scale / 4.0,
             sync_seconds: next() * scale,
-            row_alignment: 32,
             standard_rows: if idx == 1 && fixed_shape && rows > 1 { vec![32, 64] } else { Vec::new() },
-            order_sensitive: false,
+            ..DeviceCosts::new(&format!("device {idx}"), DeviceKind::Cpu)
         });
         let costs = RandomCosts { devices: devices.collect(), classes: Mutex::default(), seed };
         Case { graph: Arc::new(b.finish()), costs, rows }

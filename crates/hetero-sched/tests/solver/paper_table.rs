@@ -166,14 +166,9 @@ struct TableCosts {
 impl TableCosts {
     fn new(weight: &'static Weight) -> TableCosts {
         let device = |name: &str, kind, standard_rows| DeviceCosts {
-            name: name.to_owned(),
-            kind,
-            submit_seconds: 0.0,
-            submit_idle_seconds: 0.0,
             sync_seconds: SYNC_US * 1e-6,
-            row_alignment: 32,
             standard_rows,
-            order_sensitive: false,
+            ..DeviceCosts::new(name, kind)
         };
         let devices =
             vec![device("gpu", DeviceKind::Gpu, vec![]), device("npu", DeviceKind::Npu, vec![1, 128, 256, 384, 512])];

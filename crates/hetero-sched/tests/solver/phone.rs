@@ -49,14 +49,10 @@ impl Parametric {
 /// The first devices of a phone: GPU, NPU, CPU.
 pub(crate) fn phone(n_devices: usize) -> Vec<Rates> {
     let costs = |name: &str, kind, submit: f64, idle: f64, sync: f64| DeviceCosts {
-        name: name.to_owned(),
-        kind,
         submit_seconds: submit * 1e-6,
         submit_idle_seconds: idle * 1e-6,
         sync_seconds: sync * 1e-6,
-        row_alignment: 32,
-        standard_rows: Vec::new(),
-        order_sensitive: false,
+        ..DeviceCosts::new(name, kind)
     };
     let gpu = Rates {
         costs: costs("gpu", DeviceKind::Gpu, 15.0, 70.0, 5.0),
