@@ -8,13 +8,13 @@ use hetero_core::{
     TensorDesc, Weight, WeightRows,
 };
 use hetero_shaders::Features;
+use hetero_shaders::program::support;
 
 use crate::WgpuError;
 use crate::adapter::choose;
 use crate::error::ready;
 use crate::executable::GpuExecutable;
 use crate::memory::GpuTensor;
-use crate::program::support;
 use crate::queue::Gpu;
 use crate::weight::GpuWeight;
 
@@ -81,6 +81,12 @@ impl WgpuBackend {
         // A program on the CPU pays for every barrier; a GPU hides memory's latency behind many invocations.
         let vector_lanes = if status.is_software { 64 } else { 128 };
         Ok(WgpuBackend { gpu: Arc::new(Gpu::new(info, opened, features, max_piece_bytes, vector_lanes)) })
+    }
+
+    /// Gives the GPU and all its memory back at once, whoever still holds tensors of it. From then on everything that
+    /// would need it fails with [`BackendError::DeviceLost`].
+    pub fn close(&self) {
+        self.gpu.device.destroy();
     }
 
     /// How often commands were submitted to the GPU's queue so far: steps, and copies for the host.

@@ -8,6 +8,7 @@ use hetero_core::{
     BackendError, Binding, Bindings, Executable, Part, Rows, Segment, StepCheck, StepParams, Ticket, Timeline,
     ValueKind,
 };
+use hetero_shaders::program::{Buffers, Constants, Dispatch, Input, choose, dispatches};
 use hetero_shaders::{Kernel, Params, Step};
 use parking_lot::Mutex;
 use wgpu::{
@@ -16,8 +17,8 @@ use wgpu::{
 };
 
 use crate::memory::GpuTensor;
-use crate::program::{Dispatch, Frequencies, Input, dispatches};
 use crate::queue::Gpu;
+use crate::weight::GpuWeight;
 
 /// Sets of tensors whose bindings are kept ready, for segments that are used with several.
 const KEPT_SETS: usize = 4;
@@ -44,7 +45,10 @@ pub(crate) struct GpuExecutable {
 #[derive(Debug)]
 struct Run {
     params: Params,
-    kernels: Vec<(u32, Kernel, ComputePipeline)>,
+    /// By the most rows that each is for.
+    kernels: Vec<(u32, Kernel)>,
+    /// Of the kernels.
+    pipelines: Vec<ComputePipeline>,
     output: usize,
     inputs: Vec<Operand>,
 }
@@ -75,20 +79,19 @@ impl GpuExecutable {
     /// Makes pipelines and uploads what does not change, after `support` has said yes to all nodes.
     pub(crate) fn new(gpu: &Arc<Gpu>, segment: &Segment) -> Result<GpuExecutable, BackendError> {
         let graph = &segment.graph;
-        let mut frequencies = Frequencies::new();
+        let mut constants = Constants::default();
         let mut runs = Vec::new();
         for node in &segment.nodes {
-            for Dispatch { kernels, params, output, inputs } in dispatches(gpu, graph, node, &mut frequencies)? {
-                let kernels: Result<Vec<_>, BackendError> = kernels
-                    .into_iter()
-                    .map(|(rows, kernel)| Ok((rows, kernel, gpu.pipelines.pipeline(kernel)?)))
-                    .collect();
-                let operand = |input: Input| match input {
+            for Dispatch { kernels, params, output, inputs } in dispatches(&mut &**gpu, graph, node, &mut constants)? {
+                let pipelines: Result<Vec<_>, BackendError> =
+                    kernels.iter().map(|(_, kernel)| gpu.pipelines.pipeline(*kernel)).collect();
+                let operand = |input: Input<Buffer>| match input {
                     Input::Value(value) => Operand::Binding(segment.binding_idx(value)),
                     Input::Constant(buffer) => Operand::Constant(buffer),
                 };
                 let inputs = inputs.into_iter().map(operand).collect();
-                runs.push(Run { params, kernels: kernels?, output: segment.binding_idx(output), inputs });
+                let (pipelines, output) = (pipelines?, segment.binding_idx(output));
+                runs.push(Run { params, kernels, pipelines, output, inputs });
             }
         }
         let params_stride = u64::from(gpu.limits.min_uniform_buffer_offset_alignment).max(size_of::<Params>() as u64);
@@ -179,11 +182,8 @@ impl Executable for GpuExecutable {
         let mut encoder = gpu.device.create_command_encoder(&CommandEncoderDescriptor::default());
         let mut pass = encoder.begin_compute_pass(&ComputePassDescriptor::default());
         for (run, group) in self.runs.iter().zip(&*groups) {
-            let rows = if run.params.fixed_rows > 0 { run.params.fixed_rows } else { uniform.rows };
-            let chosen = run.kernels.iter().find(|(most_rows, ..)| rows <= *most_rows);
-            let (_, kernel, pipeline) = chosen.or(run.kernels.last()).expect("every dispatch has a kernel");
-            if let Some([across, down]) = kernel.workgroups(&run.params, &uniform) {
-                pass.set_pipeline(pipeline);
+            if let Some((kernel_idx, [across, down])) = choose(&run.kernels, &run.params, &uniform) {
+                pass.set_pipeline(&run.pipelines[kernel_idx]);
                 pass.set_bind_group(0, group, &[]);
                 pass.dispatch_workgroups(across, down, 1);
             }
@@ -209,6 +209,19 @@ impl Executable for GpuExecutable {
         drop(entrance);
         let timeline: Arc<dyn Timeline> = gpu.timeline.clone();
         Ok(Ticket::new(timeline, value, bindings))
+    }
+}
+
+impl Buffers for &Gpu {
+    type Buffer = Buffer;
+    type Weight = GpuWeight;
+
+    fn constant(&mut self, bytes: &[u8]) -> Result<Buffer, BackendError> {
+        Gpu::constant(self, "constant", bytes, BufferUsages::STORAGE)
+    }
+
+    fn vector_lanes(&self) -> u32 {
+        self.vector_lanes
     }
 }
 

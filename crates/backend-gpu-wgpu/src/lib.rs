@@ -19,7 +19,6 @@ mod error;
 mod executable;
 mod memory;
 mod pipeline_cache;
-mod program;
 mod queue;
 mod timeline;
 mod weight;

@@ -69,8 +69,10 @@ impl Gpu {
             return Err(BackendError::OutOfMemory { bytes });
         }
         let descriptor = BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false };
-        scoped(&self.device, || self.device.create_buffer(&descriptor))
-            .map_err(|error| backend_error(&self.info.name, &error, size))
+        let buffer = scoped(&self.device, || self.device.create_buffer(&descriptor))
+            .map_err(|error| backend_error(&self.info.name, &error, size))?;
+        // A device that is lost gives out buffers that are none.
+        self.timeline.failure().map_or(Ok(buffer), Err)
     }
 
     /// A buffer for kernels to read that holds some bytes.

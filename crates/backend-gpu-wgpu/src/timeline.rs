@@ -29,11 +29,9 @@ impl GpuTimeline {
         let failure: Arc<Mutex<Option<BackendError>>> = Arc::default();
         device.set_device_lost_callback({
             let (failure, name) = (Arc::clone(&failure), name.clone());
-            move |reason, message| {
-                if reason != wgpu::DeviceLostReason::Destroyed {
-                    let error = BackendError::DeviceLost { device: name.clone(), reason: message };
-                    failure.lock().get_or_insert(error);
-                }
+            move |_, message| {
+                let error = BackendError::DeviceLost { device: name.clone(), reason: message };
+                failure.lock().get_or_insert(error);
             }
         });
         device.on_uncaptured_error({

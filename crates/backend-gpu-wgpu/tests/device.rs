@@ -84,6 +84,28 @@ fn what_is_written_after_a_step_is_what_is_read() {
 }
 
 #[test]
+fn a_lost_device_is_an_error_everywhere_and_a_panic_nowhere() {
+    let backend = open(&WgpuOptions::default());
+    let graph = Arc::new(chain(3));
+    let (segment, tensors) = ready(&backend, &graph);
+    let executable = backend.compile(&segment).unwrap();
+    let step = StepParams { past: 0, rows: 1 };
+    let under_way = executable.submit(bind(&segment, &tensors), step).unwrap();
+    backend.close();
+    let is_lost = |result: Result<(), BackendError>| {
+        assert!(matches!(&result, Err(BackendError::DeviceLost { device, .. }) if device == "wgpu"), "{result:?}");
+    };
+    is_lost(under_way.wait().map(drop));
+    is_lost(executable.submit(bind(&segment, &tensors), step).map(drop));
+    is_lost(backend.compile(&segment).map(drop));
+    is_lost(backend.allocate(&graph.tensor_desc(segment.values()[0])).map(drop));
+    is_lost(tensors[0].slot().write_bytes(&Part::whole(1, 64), &[0; 256]));
+    is_lost(tensors[0].view().read_bytes(&Part::whole(1, 64), &mut [0; 256]));
+    let layout = WeightLayout::panels(WeightFormat::F32, 16, 32);
+    is_lost(backend.load_weight(WeightRows::all(blank(layout, &backend))).map(drop));
+}
+
+#[test]
 fn only_its_own_tensors_are_reached_directly() {
     let backend = open(&WgpuOptions::default());
     let other = open(&WgpuOptions::default());

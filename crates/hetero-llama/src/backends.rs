@@ -110,9 +110,14 @@ struct Known {
 /// The first GPU that wgpu finds; with a colon and a number behind it, one of them.
 const WGPU: &str = "wgpu";
 
+/// The first GPU that Vulkan finds, on memory that it shares; with a colon and a number behind it, one of them.
+const VULKAN: &str = "vulkan";
+
 /// Every processor that this version of hetero can drive, the one that allocates shared memory first.
-const KNOWN: [Known; 5] = [
+const KNOWN: [Known; 6] = [
     Known::real("cpu", DeviceKind::Cpu, "cpu-simd", cfg!(feature = "cpu-simd")),
+    // It allocates what it shares, which is slow for the others where its memory is not theirs too: it has to be asked for.
+    Known { is_automatic: false, ..Known::real(VULKAN, DeviceKind::Gpu, "gpu-vulkano", cfg!(feature = "gpu-vulkano")) },
     // Its tensors are reached by copies, which plans for several processors do not have: it works alone.
     Known { is_automatic: false, ..Known::real(WGPU, DeviceKind::Gpu, "gpu-wgpu", cfg!(feature = "gpu-wgpu")) },
     Known::simulated("npu-sim", DeviceKind::Npu),
@@ -132,16 +137,16 @@ impl Known {
 
     /// Whether a name means this processor.
     fn is_called(&self, name: &str) -> bool {
-        name == self.name || self.name == WGPU && wgpu_index(name).is_some()
+        name == self.name || matches!(self.name, VULKAN | WGPU) && gpu_index(self.name, name).is_some()
     }
 }
 
-/// Which of the GPUs a name such as `wgpu:1` means.
-fn wgpu_index(name: &str) -> Option<usize> {
-    name.strip_prefix(WGPU)?.strip_prefix(':')?.parse().ok()
+/// Which of the GPUs a name such as `wgpu:1` means, where `wgpu` is what they are all called.
+fn gpu_index(all: &str, name: &str) -> Option<usize> {
+    name.strip_prefix(all)?.strip_prefix(':')?.parse().ok()
 }
 
-/// Opens the chosen processors, in the order of the choice.
+/// Opens the chosen processors, in the order of the choice but for the one that allocates what all share, which is first.
 pub fn open(options: &DeviceOptions) -> Result<Vec<Arc<dyn Backend>>, LlamaError> {
     let names = match &options.devices {
         DeviceSelection::Auto => {
@@ -162,6 +167,8 @@ pub fn open(options: &DeviceOptions) -> Result<Vec<Arc<dyn Backend>>, LlamaError
     if backends.is_empty() {
         return Err(LlamaError::NoDevice);
     }
+    // The first allocates what all share: others reach the memory of Vulkan, and Vulkan reaches no other.
+    backends.sort_by_key(|backend| backend.info().name.split(':').next() != Some(VULKAN));
     Ok(backends)
 }
 
@@ -189,12 +196,15 @@ pub fn list(options: &DeviceOptions) -> Result<Vec<DeviceStatus>, LlamaError> {
 
 /// The names of the processors of a kind that are there; its own when there is none.
 fn names(known: &Known) -> Vec<String> {
-    #[cfg(feature = "gpu-wgpu")]
-    if known.name == WGPU {
-        let n_adapters = backend_gpu_wgpu::adapters().len();
-        if n_adapters > 0 {
-            return (0..n_adapters).map(|index| format!("{WGPU}:{index}")).collect();
-        }
+    let n_adapters = match known.name {
+        #[cfg(feature = "gpu-vulkano")]
+        VULKAN => backend_gpu_vulkano::adapters().len(),
+        #[cfg(feature = "gpu-wgpu")]
+        WGPU => backend_gpu_wgpu::adapters().len(),
+        _ => 0,
+    };
+    if n_adapters > 0 {
+        return (0..n_adapters).map(|index| format!("{}:{index}", known.name)).collect();
     }
     vec![known.name.to_owned()]
 }
@@ -248,8 +258,10 @@ impl<'a> Opener<'a> {
             "gpu-sim" => Ok(self.simulated_soc()?.backend(DeviceKind::Gpu)),
             #[cfg(feature = "npu-sim")]
             "cpu-sim" => Ok(self.simulated_soc()?.backend(DeviceKind::Cpu)),
+            #[cfg(feature = "gpu-vulkano")]
+            name if name.split(':').next() == Some(VULKAN) => open_vulkan(name),
             #[cfg(feature = "gpu-wgpu")]
-            name if KNOWN.iter().any(|known| known.name == WGPU && known.is_called(name)) => open_wgpu(name),
+            name if name.split(':').next() == Some(WGPU) => open_wgpu(name),
             _ => {
                 let _ = self.options;
                 Err(LlamaError::DeviceNotBuilt { name: name.to_owned() })
@@ -292,10 +304,22 @@ fn open_cpu(options: &DeviceOptions) -> Result<Arc<dyn Backend>, LlamaError> {
     }
 }
 
+#[cfg(feature = "gpu-vulkano")]
+fn open_vulkan(name: &str) -> Result<Arc<dyn Backend>, LlamaError> {
+    use backend_gpu_vulkano::{VulkanBackend, VulkanOptions};
+    match VulkanBackend::new(&VulkanOptions { adapter: gpu_index(VULKAN, name), ..VulkanOptions::default() }) {
+        Ok(backend) => Ok(Arc::new(backend)),
+        Err(error) => {
+            let (name, reason, fix) = (name.to_owned(), error.to_string(), error.fix());
+            Err(LlamaError::DeviceUnusable { name, reason, fix })
+        }
+    }
+}
+
 #[cfg(feature = "gpu-wgpu")]
 fn open_wgpu(name: &str) -> Result<Arc<dyn Backend>, LlamaError> {
     use backend_gpu_wgpu::{WgpuBackend, WgpuOptions};
-    match WgpuBackend::new(&WgpuOptions { adapter: wgpu_index(name), ..WgpuOptions::default() }) {
+    match WgpuBackend::new(&WgpuOptions { adapter: gpu_index(WGPU, name), ..WgpuOptions::default() }) {
         Ok(backend) => Ok(Arc::new(backend)),
         Err(error) => {
             let (name, reason, fix) = (name.to_owned(), error.to_string(), error.fix());

@@ -1,14 +1,16 @@
-//! The GPU alone writes the text that the CPU writes alone, for fifty prompts, on models of random and of trained
-//! weights, in single precision and in 4 bits.
+//! The GPU, alone and together with other processors, writes the text that the CPU writes alone: for fifty prompts, on
+//! models of random and of trained weights, in single precision and in 4 bits.
 
-#![cfg(all(feature = "cpu-simd", feature = "gpu-wgpu"))]
+#![cfg(all(feature = "cpu-simd", any(feature = "gpu-vulkano", feature = "gpu-wgpu")))]
 
 mod common;
+#[cfg(feature = "gpu-vulkano")]
+mod even_costs;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hetero_core::WeightFormat;
+use hetero_core::{DeviceKind, WeightFormat};
 use hetero_llama::backends::{self, Availability};
 use hetero_llama::{
     Activations, CancelToken, DeviceOptions, DeviceSelection, Model, ModelOptions, ModelSource, Session,
@@ -26,26 +28,57 @@ const LEAST_LEAD: f32 = 1e-4;
 /// Lengths of the first prompts: those at which the GPU takes other kernels, and one beside each.
 const FIRST_LENGTHS: [usize; 8] = [1, 2, 3, 4, 5, 16, 17, 65];
 
+/// Every way to a GPU that this build has.
+const GPUS: &[&str] = &[
+    #[cfg(feature = "gpu-vulkano")]
+    "vulkan",
+    #[cfg(feature = "gpu-wgpu")]
+    "wgpu",
+];
+
 #[test]
 fn fifty_prompts_on_a_random_model() {
-    same_tokens(&fixture("llama3-gqa"), WeightFormat::F32, 80);
+    GPUS.iter().for_each(|gpu| alone(&fixture("llama3-gqa"), gpu, WeightFormat::F32, 80));
 }
 
 #[test]
 fn fifty_prompts_on_the_demo_model() {
-    same_tokens(&demo_model(), WeightFormat::F32, 12);
+    GPUS.iter().for_each(|gpu| alone(&demo_model(), gpu, WeightFormat::F32, 12));
 }
 
 #[test]
 fn fifty_prompts_on_the_demo_model_in_4_bits() {
-    same_tokens(&demo_model(), WeightFormat::W4G32, 12);
+    GPUS.iter().for_each(|gpu| alone(&demo_model(), gpu, WeightFormat::W4G32, 12));
+}
+
+#[cfg(feature = "gpu-vulkano")]
+#[test]
+fn fifty_prompts_on_gpu_and_cpu_at_once() {
+    together(&fixture("llama3-gqa"), "cpu,vulkan", WeightFormat::F32, 80);
+    together(&demo_model(), "cpu,vulkan", WeightFormat::W4G32, 12);
+}
+
+#[cfg(all(feature = "gpu-vulkano", feature = "npu-sim"))]
+#[test]
+fn fifty_prompts_on_gpu_npu_and_cpu_at_once() {
+    together(&fixture("llama3-gqa"), "vulkan,npu-sim,cpu", WeightFormat::F32, 80);
+}
+
+/// As users do it: the processors are measured, and whoever is faster computes.
+#[cfg(feature = "gpu-vulkano")]
+#[test]
+fn measured_processors_write_the_same_text() {
+    let folder = fixture("llama3-gqa");
+    let (cpu, both) = (load(&folder, "cpu", WeightFormat::F32), load(&folder, "cpu,vulkan", WeightFormat::F32));
+    assert_eq!(both.devices()[0].info().name, "vulkan", "the GPU allocates what both share");
+    same_tokens(&cpu, &both, 80);
 }
 
 #[test]
 fn a_conversation_goes_on_behind_what_is_kept_of_it() {
     let folder = fixture("llama3-gqa");
     let mut logits = Vec::new();
-    for device in ["cpu", "wgpu"] {
+    for device in [&["cpu"], GPUS].concat() {
         let model = load(&folder, device, WeightFormat::F32);
         let mut session = Session::new(&model).expect("a session");
         let cancel = CancelToken::default();
@@ -56,33 +89,60 @@ fn a_conversation_goes_on_behind_what_is_kept_of_it() {
         logits.push(session.logits().to_vec());
     }
     let largest = logits[0].iter().fold(0.0, |largest: f32, logit| largest.max(logit.abs()));
-    for (cpu, gpu) in logits[0].iter().zip(&logits[1]) {
-        assert!((cpu - gpu).abs() <= 1e-4 * largest, "{cpu} and {gpu}");
+    for found in &logits[1..] {
+        for (cpu, gpu) in logits[0].iter().zip(found) {
+            assert!((cpu - gpu).abs() <= 1e-4 * largest, "{cpu} and {gpu}");
+        }
     }
 }
 
 #[test]
 fn every_gpu_is_listed_and_auto_means_none_of_them() {
     let devices = backends::list(&DeviceOptions::default()).expect("a list");
-    let gpus: Vec<_> = devices.iter().filter(|device| device.name.starts_with("wgpu")).collect();
-    assert!(gpus.iter().any(|device| device.name == "wgpu:0"), "{devices:?}");
-    for gpu in gpus {
-        assert!(matches!(gpu.availability, Availability::Usable { .. }), "{gpu:?}");
+    for name in GPUS {
+        let gpus: Vec<_> = devices.iter().filter(|device| device.name.starts_with(name)).collect();
+        assert!(gpus.iter().any(|device| device.name == format!("{name}:0")), "{devices:?}");
+        for gpu in gpus {
+            assert!(matches!(gpu.availability, Availability::Usable { .. }), "{gpu:?}");
+        }
+        let missing = DeviceSelection::Named(vec![format!("{name}:99")]);
+        let error =
+            backends::open(&DeviceOptions { devices: missing, ..DeviceOptions::default() }).map(drop).unwrap_err();
+        assert!(error.to_string().contains("number 99") && error.fix().contains("hetero devices"), "{error}");
     }
     let opened = backends::open(&DeviceOptions::default()).expect("the CPU");
-    assert!(opened.iter().all(|device| device.info().is_host_visible));
-    let missing = DeviceOptions { devices: DeviceSelection::Named(vec!["wgpu:99".into()]), ..DeviceOptions::default() };
-    let error = backends::open(&missing).map(drop).unwrap_err();
-    assert!(error.to_string().contains("number 99") && error.fix().contains("hetero devices"), "{error}");
+    assert!(opened.iter().all(|device| device.info().kind == DeviceKind::Cpu));
 }
 
 fn demo_model() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../hetero-cli/demo-model")
 }
 
-fn same_tokens(folder: &Path, weights: WeightFormat, usual_length: usize) {
-    let (cpu, gpu) = (load(folder, "cpu", weights), load(folder, "wgpu", weights));
-    let (mut alone, mut session) = (Session::new(&cpu).expect("a session"), Session::new(&gpu).expect("a session"));
+/// One GPU does everything.
+fn alone(folder: &Path, gpu: &str, weights: WeightFormat, usual_length: usize) {
+    same_tokens(&load(folder, "cpu", weights), &load(folder, gpu, weights), usual_length);
+}
+
+/// Every product is cut between the processors, however fast each is, and other operators go to this one and that.
+#[cfg(feature = "gpu-vulkano")]
+fn together(folder: &Path, devices: &str, weights: WeightFormat, usual_length: usize) {
+    let names = devices.split(',').map(str::to_owned).collect();
+    let options = DeviceOptions {
+        devices: DeviceSelection::Named(names),
+        threads: Some(2),
+        activations: Activations::Float,
+        ..DeviceOptions::default()
+    };
+    let cpu = load(folder, "cpu", weights);
+    let model = cpu.with_team(even_costs::team(backends::open(&options).expect("the processors")));
+    same_tokens(&cpu, &model, usual_length);
+    let shares = Session::new(&model).expect("a session").device_shares();
+    assert!(shares.iter().all(|share| *share > 0.1), "{devices}: one had next to nothing to do: {shares:?}");
+}
+
+fn same_tokens(cpu: &Arc<Model>, model: &Arc<Model>, usual_length: usize) {
+    let names: Vec<&str> = model.devices().iter().map(|device| device.info().name.as_str()).collect();
+    let (mut alone, mut session) = (Session::new(cpu).expect("a session"), Session::new(model).expect("a session"));
     let mut random = ChaCha8Rng::seed_from_u64(11);
     let mut below = |n: usize| random.next_u32() as usize % n;
     let mut n_compared = 0;
@@ -94,7 +154,7 @@ fn same_tokens(folder: &Path, weights: WeightFormat, usual_length: usize) {
         let (expected, lead) = greedy(&mut alone, &prompt, n_tokens);
         if lead >= LEAST_LEAD {
             let (found, _) = greedy(&mut session, &prompt, n_tokens);
-            assert_eq!(found, expected, "prompt {n_drawn} of {length} tokens");
+            assert_eq!(found, expected, "{names:?}, prompt {n_drawn} of {length} tokens");
             n_compared += 1;
             if n_compared == N_PROMPTS {
                 return;

@@ -1,11 +1,12 @@
 //! The GPU kernels of hetero, once for all GPU backends.
 //!
 //! A [`Kernel`] says what is computed on which element types; [`Kernel::shader`] is its WGSL source, for a device with
-//! some [`Features`]. Backends that take SPIR-V get it from `spirv::words` (feature `spirv`). This crate knows no GPU
-//! interface and none of hetero's types: element types and weight formats have small enums of their own here.
+//! some [`Features`]. Backends that take SPIR-V get it from `spirv::words` (feature `spirv`). [`program`] turns the nodes
+//! of a segment into dispatches of kernels, for whatever a backend calls a buffer. This crate knows no GPU interface.
 //!
 //! Reading order: [`element`], then [`params`] for what a dispatch is told, then [`kernel`] for the kernels and how many
-//! workgroups each takes, then `wgsl/` for what they compute, then `source` for how a shader is put together.
+//! workgroups each takes, then [`program`] for which operator takes which, then `wgsl/` for what they compute, then
+//! `source` for how a shader is put together.
 //!
 //! # Bindings
 //!
@@ -36,6 +37,7 @@
 pub mod element;
 pub mod kernel;
 pub mod params;
+pub mod program;
 mod source;
 #[cfg(feature = "spirv")]
 pub mod spirv;

@@ -1,6 +1,6 @@
 //! Kernels as SPIR-V words, translated by naga when they are asked for: a fraction of a millisecond each.
 
-use naga::back::spv;
+use naga::back::spv::{self, Capability};
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 
 use crate::{Features, Kernel};
@@ -29,6 +29,8 @@ pub fn words(kernel: Kernel, features: Features) -> Result<Vec<u32>, InvalidShad
         .map_err(|error| refused(error.emit_to_string(&source)))?;
     let options = spv::Options {
         lang_version: (1, 3),
+        // With all of them, naga would take 8-bit integers to unpack words.
+        capabilities: Some(allowed(features)),
         flags: spv::WriterFlags::empty(),
         force_loop_bounding: false,
         emit_int_div_checks: false,
@@ -38,4 +40,20 @@ pub fn words(kernel: Kernel, features: Features) -> Result<Vec<u32>, InvalidShad
     };
     let pipeline = spv::PipelineOptions { entry_point: "main".to_owned(), shader_stage: naga::ShaderStage::Compute };
     spv::write_vec(&module, &info, &options, Some(&pipeline)).map_err(|error| refused(error.to_string()))
+}
+
+/// What a shader may ask of a device: no more than backends look for.
+fn allowed(features: Features) -> naga::FastHashSet<Capability> {
+    let mut allowed = vec![Capability::Shader, Capability::Matrix];
+    if features.f16 {
+        allowed.push(Capability::Float16);
+        allowed.push(Capability::StorageBuffer16BitAccess);
+        allowed.push(Capability::UniformAndStorageBuffer16BitAccess);
+    }
+    if features.subgroups {
+        allowed.push(Capability::GroupNonUniform);
+        allowed.push(Capability::GroupNonUniformArithmetic);
+        allowed.push(Capability::GroupNonUniformShuffle);
+    }
+    allowed.into_iter().collect()
 }

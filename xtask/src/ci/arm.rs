@@ -18,8 +18,15 @@ pub(super) const ANDROID: &str = "aarch64-linux-android";
 const EMULATED: &[&str] = &["hetero-core", "hetero-sched"];
 
 /// Crates that contain no foreign code, so that they compile for Android without its NDK.
-const PURE_RUST: &[&str] =
-    &["hetero-core", "hetero-shaders", "backend-cpu-simd", "backend-gpu-wgpu", "hetero-sched", "hetero-llama"];
+const PURE_RUST: &[&str] = &[
+    "hetero-core",
+    "hetero-shaders",
+    "backend-cpu-simd",
+    "backend-gpu-vulkano",
+    "backend-gpu-wgpu",
+    "hetero-sched",
+    "hetero-llama",
+];
 
 /// What the emulated tests need.
 pub(super) const EMULATION_NEEDS: &[Need] = &[

@@ -6,7 +6,7 @@ use super::needs::Need;
 use anyhow::Result;
 
 /// The GPU backends. Their tests need a driver, so they are a step of their own.
-pub(super) const BACKENDS: &[&str] = &["backend-gpu-wgpu"];
+pub(super) const BACKENDS: &[&str] = &["backend-gpu-vulkano", "backend-gpu-wgpu"];
 
 /// Where Debian says which library the driver is.
 const DRIVER: &str = if cfg!(target_arch = "aarch64") {
@@ -36,7 +36,7 @@ pub(super) fn tests(run: &mut Run) -> Result<()> {
     run.check_tests(on_software(line).words("-- --show-output"))?;
     // The other tests of the kernels need no driver and no feature.
     run.check_tests(Invocation::cargo("test -p hetero-shaders --all-features --test shaders spirv"))?;
-    let line = "test -p hetero-llama --features gpu-wgpu --test gpu -- --show-output";
+    let line = "test -p hetero-llama --features gpu-vulkano,gpu-wgpu,npu-sim --test gpu -- --show-output";
     run.check_tests(on_software(Invocation::cargo(line))).map(drop)
 }
 

@@ -1,45 +1,134 @@
 //! What the nodes of a segment are on a GPU: dispatches, of which each has a kernel for every number of rows.
+//!
+//! The same for all GPU backends, which differ in what a buffer is: they say so through [`Buffers`].
 
+use std::any::Any;
 use std::collections::HashMap;
 
-use hetero_core::{DType, Graph, NodeId, Op, OpSpec, RowSelection, Rows, SegmentNode, Support, Weight, WeightFormat};
-use hetero_shaders::{Element, Format, Kernel, Params};
-use wgpu::{Buffer, BufferUsages};
+use hetero_core::{
+    Arrangement, BackendError, DType, Graph, NodeId, Op, OpSpec, RowSelection, Rows, SegmentNode, Support, ValueId,
+    Weight, WeightFormat, WeightLayout, WeightRows,
+};
 
-use hetero_core::BackendError;
+use crate::{Element, Format, Kernel, Params, Step};
 
-use crate::queue::Gpu;
-use crate::weight::GpuWeight;
+/// Where the buffers of a backend come from.
+pub trait Buffers {
+    /// A buffer, or a part of one, as a kernel binds it. Clones are of the same memory.
+    type Buffer: Clone + 'static;
+    /// The backend's weights.
+    type Weight: Pieces<Self::Buffer>;
+
+    /// A buffer that holds some bytes for good.
+    fn constant(&mut self, bytes: &[u8]) -> Result<Self::Buffer, BackendError>;
+
+    /// Invocations of a workgroup that multiplies a panel with a vector: 64, 128 or 256.
+    fn vector_lanes(&self) -> u32;
+}
+
+/// A weight of a GPU backend.
+pub trait Pieces<B>: Weight {
+    /// Its rows, in pieces that a kernel can bind, in order.
+    fn pieces(&self) -> &[Piece<B>];
+}
+
+/// Some rows of a weight, in one buffer.
+#[derive(Clone, Debug)]
+pub struct Piece<B> {
+    /// Where they are.
+    pub buffer: B,
+    /// The first of them, counted from the first row of the weight.
+    pub first_row: usize,
+    /// How many there are.
+    pub n_rows: usize,
+}
 
 /// A dispatch, made ready for every step.
-#[derive(Debug)]
-pub(crate) struct Dispatch {
-    /// Kernels by the most rows that each is for, rising; the last is for any number.
-    pub(crate) kernels: Vec<(u32, Kernel)>,
-    pub(crate) params: Params,
-    /// The output.
-    pub(crate) output: hetero_core::ValueId,
+#[derive(Clone, Debug)]
+pub struct Dispatch<B> {
+    /// Kernels by the most rows that each is for, rising; the last is for any number. All bind the same buffers.
+    pub kernels: Vec<(u32, Kernel)>,
+    /// What it is told.
+    pub params: Params,
+    /// The value that it writes.
+    pub output: ValueId,
     /// The inputs, in the kernels' order.
-    pub(crate) inputs: Vec<Input>,
+    pub inputs: Vec<Input<B>>,
 }
 
 /// What an input of a kernel is.
 #[derive(Clone, Debug)]
-pub(crate) enum Input {
+pub enum Input<B> {
     /// A value of the graph.
-    Value(hetero_core::ValueId),
+    Value(ValueId),
     /// Something that never changes.
-    Constant(Buffer),
+    Constant(B),
 }
 
-/// Constants that several nodes of a segment use.
-pub(crate) type Frequencies = HashMap<Vec<u32>, Buffer>;
+impl<B> Dispatch<B> {
+    /// Which of [`Dispatch::kernels`] computes a step, and its workgroups; `None` when there is nothing to compute.
+    pub fn choose(&self, step: &Step) -> Option<(usize, [u32; 2])> {
+        choose(&self.kernels, &self.params, step)
+    }
+}
+
+/// As [`Dispatch::choose`], for a backend that keeps the parts of a dispatch in its own way.
+pub fn choose(kernels: &[(u32, Kernel)], params: &Params, step: &Step) -> Option<(usize, [u32; 2])> {
+    let rows = if params.fixed_rows > 0 { params.fixed_rows } else { step.rows };
+    let idx = kernels.iter().position(|(most_rows, _)| rows <= *most_rows).unwrap_or(kernels.len() - 1);
+    kernels[idx].1.workgroups(params, step).map(|workgroups| (idx, workgroups))
+}
+
+/// Constants that several nodes of a segment share, such as the frequencies of rotary embeddings.
+#[derive(Debug)]
+pub struct Constants<B>(HashMap<Vec<u32>, B>);
+
+impl<B> Default for Constants<B> {
+    fn default() -> Self {
+        Constants(HashMap::new())
+    }
+}
+
+/// Where some rows of a weight are to be cut so that no piece has more than `most_bytes`: for each piece its bytes in the
+/// whole matrix, its first row counted from the first of `rows`, and how many it has. Panels stay whole. `None` when a
+/// single panel or row is larger.
+pub fn cut(rows: &WeightRows, most_bytes: u64) -> Result<Vec<(std::ops::Range<usize>, usize, usize)>, TooLarge> {
+    let layout = rows.matrix.layout();
+    let (unit_rows, unit_bytes) = match layout.arrangement {
+        Arrangement::Panels => (WeightLayout::PANEL_ROWS, layout.panel_bytes()),
+        Arrangement::Rows => (1, layout.columns * layout.format.element_bits() / 8),
+    };
+    let most_units = usize::try_from(most_bytes / unit_bytes.max(1) as u64).unwrap_or(usize::MAX);
+    if most_units == 0 {
+        return Err(TooLarge { bytes: unit_bytes as u64 });
+    }
+    let bytes = match layout.arrangement {
+        Arrangement::Panels => layout.byte_range(rows.rows.clone()),
+        Arrangement::Rows => rows.rows.start * unit_bytes..rows.rows.end * unit_bytes,
+    };
+    let piece_rows = most_units.saturating_mul(unit_rows);
+    let piece_bytes = most_units.saturating_mul(unit_bytes);
+    let pieces = (0..rows.rows.len()).step_by(piece_rows).enumerate().map(|(idx, first_row)| {
+        let start = bytes.start + idx * piece_bytes;
+        let end = bytes.end.min(start.saturating_add(piece_bytes));
+        (start..end, first_row, piece_rows.min(rows.rows.len() - first_row))
+    });
+    Ok(pieces.collect())
+}
+
+/// A row or panel of a weight that is larger than a kernel can bind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{bytes} bytes of a weight that cannot be cut are more than a kernel can bind")]
+pub struct TooLarge {
+    /// Its size.
+    pub bytes: u64,
+}
 
 /// Rows up to which a product reads the weights once for all of them, instead of making tiles.
 const VECTOR_ROWS: u32 = 4;
 
 /// Whether the kernels take an operator.
-pub(crate) fn support(spec: &OpSpec) -> Support {
+pub fn support(spec: &OpSpec) -> Support {
     let no = |reason: String| Support::No(reason);
     let is_lookup = matches!(spec.op, Op::Embed { .. });
     for (idx, input) in spec.inputs.iter().enumerate() {
@@ -69,13 +158,16 @@ pub(crate) fn support(spec: &OpSpec) -> Support {
     }
 }
 
-/// The dispatches of a node, after [`support`] has said yes.
-pub(crate) fn dispatches(
-    gpu: &Gpu,
+/// The dispatches of a node.
+///
+/// # Panics
+/// When [`support`] says no to it, or its weights are another backend's.
+pub fn dispatches<S: Buffers>(
+    buffers: &mut S,
     graph: &Graph,
     segment_node: &SegmentNode,
-    frequencies: &mut Frequencies,
-) -> Result<Vec<Dispatch>, BackendError> {
+    constants: &mut Constants<S::Buffer>,
+) -> Result<Vec<Dispatch<S::Buffer>>, BackendError> {
     let SegmentNode { node: id, part, weights, .. } = segment_node;
     let node = graph.node(*id);
     let output_desc = graph.tensor_desc(node.output);
@@ -93,13 +185,13 @@ pub(crate) fn dispatches(
         ..Params::default()
     };
     let values = || node.inputs.iter().map(|&value| Input::Value(value));
-    let single = |kernel: Kernel, params: Params, inputs: Vec<Input>| Dispatch {
+    let single = |kernel: Kernel, params: Params, inputs: Vec<Input<S::Buffer>>| Dispatch {
         kernels: vec![(u32::MAX, kernel)],
         params,
         output: node.output,
         inputs,
     };
-    let table = |weight_idx: usize| gpu_weight(&*weights[weight_idx]);
+    let table = |weight_idx: usize| gpu_weight::<S>(&*weights[weight_idx]);
     Ok(match &node.op {
         Op::Add { .. } => {
             vec![single(Kernel::Add { inputs: [input(0), input(1)], output }, params, values().collect())]
@@ -129,11 +221,11 @@ pub(crate) fn dispatches(
         }
         Op::Rope { head_dim, frequencies: turns, .. } => {
             let bits: Vec<u32> = turns.iter().map(|turn| turn.to_bits()).collect();
-            let buffer = match frequencies.get(&bits) {
+            let buffer = match constants.0.get(&bits) {
                 Some(buffer) => buffer.clone(),
                 None => {
-                    let buffer = gpu.constant("frequencies", bytemuck::cast_slice(turns), BufferUsages::STORAGE)?;
-                    frequencies.insert(bits, buffer.clone());
+                    let buffer = buffers.constant(bytemuck::cast_slice(turns))?;
+                    constants.0.insert(bits, buffer.clone());
                     buffer
                 }
             };
@@ -167,23 +259,23 @@ pub(crate) fn dispatches(
             };
             vec![single(kernel, params, values().collect())]
         }
-        Op::Linear { .. } => linear(gpu, graph, *id, weights, params),
+        Op::Linear { .. } => linear::<S>(buffers.vector_lanes(), graph, *id, weights, params),
         other => unreachable!("{} was refused by `support`", other.name()),
     })
 }
 
 /// A dispatch for each piece of the matrix.
-fn linear(
-    gpu: &Gpu,
+fn linear<S: Buffers>(
+    lanes: u32,
     graph: &Graph,
     id: NodeId,
     weights: &[std::sync::Arc<dyn Weight>],
     params: Params,
-) -> Vec<Dispatch> {
+) -> Vec<Dispatch<S::Buffer>> {
     let node = graph.node(id);
-    let matrix = gpu_weight(&*weights[0]);
+    let matrix = gpu_weight::<S>(&*weights[0]);
     let layout = matrix.rows().matrix.layout();
-    let bias = weights.get(1).map(|weight| gpu_weight(&**weight));
+    let bias = weights.get(1).map(|weight| gpu_weight::<S>(&**weight));
     let most_rows = match graph.value(node.output).rows {
         Rows::Positions => graph.capacity(),
         Rows::Fixed(rows) => rows,
@@ -197,9 +289,9 @@ fn linear(
             bias: bias.map(table_element),
             is_whole_groups: layout.columns.is_multiple_of(32),
         },
-        gpu.vector_lanes,
+        lanes,
     );
-    let dispatch = |piece: &crate::weight::Piece| Dispatch {
+    let dispatch = |piece: &Piece<S::Buffer>| Dispatch {
         kernels: kernels.clone(),
         params: Params {
             first_column: params.first_column + piece.first_row as u32,
@@ -237,17 +329,17 @@ fn linear_kernels(most_rows: u32, types: LinearTypes, lanes: u32) -> Vec<(u32, K
     all[..=needed].to_vec()
 }
 
-fn gpu_weight(weight: &dyn Weight) -> &GpuWeight {
-    let weight: &dyn std::any::Any = weight;
-    weight.downcast_ref().expect("`compile` has checked whose the weights are")
+fn gpu_weight<S: Buffers>(weight: &dyn Weight) -> &S::Weight {
+    let weight: &dyn Any = weight;
+    weight.downcast_ref().expect("a backend gets the weights that it loaded")
 }
 
 /// The buffer of a table of one row, which is never cut.
-fn only_piece(weight: &GpuWeight) -> Buffer {
+fn only_piece<B: Clone>(weight: &impl Pieces<B>) -> B {
     weight.pieces()[0].buffer.clone()
 }
 
-fn table_element(weight: &GpuWeight) -> Element {
+fn table_element(weight: &impl Weight) -> Element {
     match weight.rows().matrix.layout().format {
         WeightFormat::F32 => Element::F32,
         WeightFormat::F16 => Element::F16,

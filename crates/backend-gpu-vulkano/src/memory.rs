@@ -1,0 +1,63 @@
+//! Tensors in memory that host and GPU share.
+
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use hetero_core::{BackendError, DType, DeviceId, Tensor, TensorDesc};
+use vulkano::buffer::{BufferUsage, Subbuffer};
+
+use crate::queue::Gpu;
+
+/// A tensor in a buffer of its own, mapped for as long as it lives.
+#[derive(Debug)]
+pub(crate) struct GpuTensor {
+    desc: TensorDesc,
+    gpu: Arc<Gpu>,
+    buffer: Subbuffer<[u8]>,
+    /// No other tensor of the process has it, so that what is made for a tensor is never taken for another's.
+    id: u64,
+}
+
+impl GpuTensor {
+    pub(crate) fn new(gpu: &Arc<Gpu>, desc: TensorDesc) -> Result<GpuTensor, BackendError> {
+        static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+        let bytes = desc.checked_bytes().map_or(u64::MAX, |bytes| bytes as u64);
+        // Raw bytes hold weights, which are bound in pieces.
+        if bytes > gpu.max_piece_bytes && desc.dtype != DType::U8 {
+            return Err(BackendError::OutOfMemory { bytes });
+        }
+        let buffer = gpu.buffer(bytes, BufferUsage::STORAGE_BUFFER)?;
+        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        Ok(GpuTensor { desc, gpu: Arc::clone(gpu), buffer, id })
+    }
+
+    pub(crate) fn buffer(&self) -> &Subbuffer<[u8]> {
+        &self.buffer
+    }
+
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
+    pub(crate) fn is_of(&self, gpu: &Arc<Gpu>) -> bool {
+        Arc::ptr_eq(&self.gpu, gpu)
+    }
+}
+
+// SAFETY: the description never changes. The buffer begins on a multiple of `queue::ALIGNMENT`, is at least as long as the
+// elements, was zeroed, and stays mapped at one address until it is dropped with the tensor; this crate touches it in
+// submissions only, for those who hold slots and views.
+unsafe impl Tensor for GpuTensor {
+    fn desc(&self) -> &TensorDesc {
+        &self.desc
+    }
+
+    fn device(&self) -> DeviceId {
+        self.gpu.info.id
+    }
+
+    fn host_ptr(&self) -> Option<NonNull<u8>> {
+        Some(self.buffer.mapped_slice().expect("a buffer in host-visible memory is mapped").cast())
+    }
+}

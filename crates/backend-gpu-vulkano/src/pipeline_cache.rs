@@ -1,0 +1,99 @@
+//! Compute pipelines: made once for each kernel, kept for the life of the backend.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use hetero_core::BackendError;
+use hetero_shaders::{Features, Kernel, spirv};
+use parking_lot::Mutex;
+use vulkano::descriptor_set::layout::{
+    DescriptorSetLayout, DescriptorSetLayoutBinding, DescriptorSetLayoutCreateInfo, DescriptorType,
+};
+use vulkano::device::Device;
+use vulkano::pipeline::compute::ComputePipelineCreateInfo;
+use vulkano::pipeline::layout::PipelineLayoutCreateInfo;
+use vulkano::pipeline::{ComputePipeline, PipelineLayout, PipelineShaderStageCreateInfo};
+use vulkano::shader::{ShaderModule, ShaderModuleCreateInfo, ShaderStages};
+use vulkano::{Validated, VulkanError as Code};
+
+/// The most inputs that a kernel has.
+const MAX_INPUTS: usize = 3;
+
+/// The pipelines of a device.
+#[derive(Debug)]
+pub(crate) struct PipelineCache {
+    device: Arc<Device>,
+    name: String,
+    features: Features,
+    /// For each number of inputs.
+    layouts: Vec<(Arc<DescriptorSetLayout>, Arc<PipelineLayout>)>,
+    pipelines: Mutex<HashMap<Kernel, Arc<ComputePipeline>>>,
+}
+
+impl PipelineCache {
+    pub(crate) fn new(device: &Arc<Device>, name: &str, features: Features) -> Result<PipelineCache, Validated<Code>> {
+        let layouts: Result<Vec<_>, _> = (0..=MAX_INPUTS).map(|n_inputs| layout(device, n_inputs)).collect();
+        let (device, name) = (Arc::clone(device), name.to_owned());
+        Ok(PipelineCache { device, name, features, layouts: layouts?, pipelines: Mutex::default() })
+    }
+
+    /// How the buffers of a kernel are bound.
+    pub(crate) fn layout(&self, kernel: Kernel) -> &(Arc<DescriptorSetLayout>, Arc<PipelineLayout>) {
+        &self.layouts[kernel.n_inputs()]
+    }
+
+    /// The pipeline of a kernel, made when it is asked for the first time.
+    pub(crate) fn pipeline(&self, kernel: Kernel) -> Result<Arc<ComputePipeline>, BackendError> {
+        let mut pipelines = self.pipelines.lock();
+        if let Some(pipeline) = pipelines.get(&kernel) {
+            return Ok(Arc::clone(pipeline));
+        }
+        let pipeline = self.make(kernel).map_err(|reason| BackendError::CompileFailed {
+            device: self.name.clone(),
+            reason: format!("{kernel}: {reason}"),
+        })?;
+        tracing::debug!(device = %self.name, %kernel, "made a pipeline");
+        pipelines.insert(kernel, Arc::clone(&pipeline));
+        Ok(pipeline)
+    }
+
+    fn make(&self, kernel: Kernel) -> Result<Arc<ComputePipeline>, String> {
+        let words = spirv::words(kernel, self.features).map_err(|error| error.to_string())?;
+        // SAFETY: the words come from naga, which has validated the module that it wrote them from.
+        let module = unsafe { ShaderModule::new(Arc::clone(&self.device), ShaderModuleCreateInfo::new(&words)) };
+        let module = module.map_err(reason)?;
+        let entry = module.entry_point("main").ok_or("there is no entry point")?;
+        let stage = PipelineShaderStageCreateInfo::new(entry);
+        let layout = Arc::clone(&self.layout(kernel).1);
+        let info = ComputePipelineCreateInfo::stage_layout(stage, layout);
+        ComputePipeline::new(Arc::clone(&self.device), None, info).map_err(reason)
+    }
+}
+
+/// What vulkano or the driver said. The text of a refused argument is in its details.
+fn reason(error: Validated<Code>) -> String {
+    match error {
+        Validated::Error(code) => code.to_string(),
+        Validated::ValidationError(error) => format!("{error:?}"),
+    }
+}
+
+/// Two uniform blocks, the output, the inputs: see `hetero_shaders`.
+fn layout(
+    device: &Arc<Device>,
+    n_inputs: usize,
+) -> Result<(Arc<DescriptorSetLayout>, Arc<PipelineLayout>), Validated<Code>> {
+    let binding = |binding: usize| {
+        let ty = if binding < 2 { DescriptorType::UniformBuffer } else { DescriptorType::StorageBuffer };
+        let layout = DescriptorSetLayoutBinding {
+            stages: ShaderStages::COMPUTE,
+            ..DescriptorSetLayoutBinding::descriptor_type(ty)
+        };
+        (binding as u32, layout)
+    };
+    let bindings: BTreeMap<u32, DescriptorSetLayoutBinding> = (0..3 + n_inputs).map(binding).collect();
+    let info = DescriptorSetLayoutCreateInfo { bindings, ..DescriptorSetLayoutCreateInfo::default() };
+    let set = DescriptorSetLayout::new(Arc::clone(device), info)?;
+    let info = PipelineLayoutCreateInfo { set_layouts: vec![Arc::clone(&set)], ..PipelineLayoutCreateInfo::default() };
+    Ok((set, PipelineLayout::new(Arc::clone(device), info)?))
+}

@@ -1,0 +1,71 @@
+//! Weights: where they lie, when that is this GPU's memory, else copies; in pieces that a kernel can bind.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use hetero_core::{BackendError, DeviceId, Weight, WeightRows};
+use hetero_shaders::program::{Piece, Pieces, cut};
+use vulkano::buffer::{BufferUsage, Subbuffer};
+
+use crate::memory::GpuTensor;
+use crate::queue::Gpu;
+
+/// Rows of a matrix as the GPU reads them.
+#[derive(Debug)]
+pub(crate) struct GpuWeight {
+    rows: WeightRows,
+    device: DeviceId,
+    pieces: Vec<Piece<Subbuffer<[u8]>>>,
+    own_bytes: u64,
+}
+
+impl GpuWeight {
+    pub(crate) fn new(gpu: &Arc<Gpu>, rows: WeightRows) -> Result<GpuWeight, BackendError> {
+        let cuts = cut(&rows, gpu.max_piece_bytes).map_err(|too_large| BackendError::LimitReached {
+            device: gpu.info.name.clone(),
+            what: "bytes of a few rows of weights",
+            allowed: gpu.max_piece_bytes,
+            needed: too_large.bytes,
+        })?;
+        let tensor = rows.matrix.tensor().and_then(|tensor| {
+            let tensor: &dyn Any = tensor;
+            tensor.downcast_ref::<GpuTensor>().filter(|tensor| tensor.is_of(gpu))
+        });
+        let mut pieces = Vec::with_capacity(cuts.len());
+        let mut own_bytes = 0;
+        for (range, first_row, n_rows) in cuts {
+            let in_place = tensor.filter(|_| (range.start as u64).is_multiple_of(gpu.piece_alignment));
+            let buffer = match in_place {
+                Some(tensor) => {
+                    // Whole lines of 16 bytes: behind the last row of a table there may be half a word.
+                    let end = (range.end as u64).next_multiple_of(16).min(tensor.buffer().size());
+                    tensor.buffer().clone().slice(range.start as u64..end)
+                }
+                None => gpu.filled(&rows.matrix.bytes()[range], BufferUsage::STORAGE_BUFFER)?,
+            };
+            own_bytes += if in_place.is_some() { 0 } else { buffer.size() };
+            pieces.push(Piece { buffer, first_row, n_rows });
+        }
+        Ok(GpuWeight { rows, device: gpu.info.id, pieces, own_bytes })
+    }
+}
+
+impl Pieces<Subbuffer<[u8]>> for GpuWeight {
+    fn pieces(&self) -> &[Piece<Subbuffer<[u8]>>] {
+        &self.pieces
+    }
+}
+
+impl Weight for GpuWeight {
+    fn rows(&self) -> &WeightRows {
+        &self.rows
+    }
+
+    fn device(&self) -> DeviceId {
+        self.device
+    }
+
+    fn own_bytes(&self) -> u64 {
+        self.own_bytes
+    }
+}

@@ -1,0 +1,41 @@
+//! The GPU passes the suite that every backend passes, in each variant of the kernels that the device has.
+
+use backend_gpu_vulkano::{VulkanBackend, VulkanOptions};
+use hetero_conformance::{Expectations, run};
+use hetero_core::WeightFormat;
+use hetero_shaders::Features;
+
+fn check(options: &VulkanOptions, expectations: &Expectations) {
+    let backend = VulkanBackend::new(options).unwrap_or_else(|error| panic!("{error}; {}", error.fix()));
+    run(&backend, expectations).assert_passed();
+    let complaints = backend.complaints();
+    assert!(complaints.is_empty(), "the validation layers complained: {complaints:#?}");
+}
+
+#[test]
+fn with_all_that_the_device_has() {
+    let mut expectations = Expectations::new().requires("attention/f16+f16+f16-f16").requires("decoder/w4g32");
+    for format in WeightFormat::ALL {
+        expectations = expectations.requires(&format!("linear/{format}"));
+    }
+    check(&VulkanOptions::default(), &expectations);
+}
+
+/// What is computed otherwise without subgroups and 16-bit floats: sums over a workgroup, and results in f16.
+#[test]
+fn with_plain_kernels() {
+    let plain = ["linear/w4g32", "rms_norm/", "softmax/", "attention/", "/f16", "decoder/w4g32"];
+    let expectations = plain.iter().fold(Expectations::new(), |expectations, pattern| expectations.only(pattern));
+    let without = Features { f16: true, subgroups: true };
+    check(&VulkanOptions { without, ..VulkanOptions::default() }, &expectations);
+}
+
+/// Limits so low that matrices with some hundred rows come in several pieces, and embeddings too.
+#[test]
+fn weights_in_pieces_give_the_same_results() {
+    let mut expectations = Expectations::new();
+    for case in ["in257-out257", "in96-out257", "in60-out128", "embed/f32/u32-f32-300x64"] {
+        expectations = expectations.only(case);
+    }
+    check(&VulkanOptions { max_piece_bytes: Some(40_000), ..VulkanOptions::default() }, &expectations);
+}

@@ -1,0 +1,116 @@
+//! What is special about a GPU on shared memory: other processors reach it directly, weights stay where they are.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use backend_gpu_vulkano::{VulkanBackend, VulkanError, VulkanOptions, adapters};
+use hetero_conformance::ReferenceBackend;
+use hetero_core::{
+    Access, Backend, BackendError, DType, DeviceId, Graph, GraphBuilder, HostTensor, NodeId, Op, OperandOrder, Part,
+    Segment, SegmentNode, SharedTensor, StepParams, TensorDesc, WeightFormat, WeightLayout, WeightMatrix, WeightRows,
+    quantize,
+};
+
+fn open() -> VulkanBackend {
+    VulkanBackend::new(&VulkanOptions::default()).unwrap_or_else(|error| panic!("{error}; {}", error.fix()))
+}
+
+/// GPU and another processor compute nodes in turn on the same tensors: what one writes, the other reads at the same address.
+#[test]
+fn gpu_and_another_processor_work_on_the_same_memory_without_a_copy() {
+    const N_NODES: usize = 6;
+    let gpu = open();
+    let other = ReferenceBackend::new();
+    let graph = Arc::new(chain(N_NODES));
+    let tensors: Vec<Arc<SharedTensor>> = (0..graph.values().len())
+        .map(|value| SharedTensor::new(gpu.allocate(&graph.tensor_desc(hetero_core::ValueId(value))).unwrap()))
+        .collect();
+    let addresses =
+        || -> Vec<usize> { tensors.iter().map(|tensor| tensor.tensor().host_ptr().unwrap().addr().get()).collect() };
+    let before = addresses();
+    for tensor in &tensors {
+        assert_eq!(other.access(tensor.tensor()), Access::Direct);
+        assert_eq!(gpu.access(tensor.tensor()), Access::Direct);
+    }
+    for step in 0..20 {
+        let numbers: Vec<f32> = (0..64).map(|i| (i + step) as f32).collect();
+        tensors[0].slot().row_mut::<f32>(0).copy_from_slice(&numbers);
+        for node in 0..N_NODES {
+            let backend: &dyn Backend = if node % 2 == 0 { &gpu } else { &other };
+            let segment = Segment::new(Arc::clone(&graph), vec![whole(node)]);
+            let executable = backend.compile(&segment).unwrap();
+            let lend = |idx: usize| {
+                let value = segment.values_of(idx).next().unwrap();
+                tensors[value.0].lend(segment.claim_of(idx), backend.info().id)
+            };
+            let bindings = hetero_core::Bindings { tensors: (0..segment.n_bindings()).map(lend).collect() };
+            executable.submit(bindings, StepParams { past: 0, rows: 1 }).unwrap().wait().map(drop).unwrap();
+        }
+        let doubled: Vec<f32> = numbers.iter().map(|x| x * 64.0).collect();
+        assert_eq!(tensors[N_NODES].view().row::<f32>(0), doubled);
+    }
+    assert_eq!(addresses(), before);
+    assert!(gpu.complaints().is_empty(), "{:#?}", gpu.complaints());
+}
+
+#[test]
+fn weights_built_in_its_memory_are_used_in_place_and_others_are_copied() {
+    let gpu = open();
+    let layout = WeightLayout::panels(WeightFormat::W4G32, 256, 256);
+    let matrix = matrix(layout, WeightMatrix::allocate(&layout, &gpu).unwrap());
+    for rows in [0..256, 32..96] {
+        assert_eq!(gpu.load_weight(WeightRows { matrix: Arc::clone(&matrix), rows }).unwrap().own_bytes(), 0);
+    }
+    let desc = TensorDesc { rows: 1, columns: layout.bytes(), dtype: DType::U8 };
+    let elsewhere = self::matrix(layout, Arc::new(HostTensor::new(DeviceId::next(), desc).unwrap()));
+    assert_eq!(gpu.load_weight(WeightRows::all(elsewhere)).unwrap().own_bytes(), layout.bytes() as u64);
+}
+
+#[test]
+fn what_does_not_fit_is_out_of_memory_and_the_gpu_goes_on() {
+    let gpu = open();
+    let most = gpu.info().max_tensor_bytes.unwrap() as usize;
+    let desc = TensorDesc { rows: 1, columns: most / 4 + 4, dtype: DType::F32 };
+    assert!(matches!(gpu.allocate(&desc), Err(BackendError::OutOfMemory { .. })));
+    assert!(gpu.allocate(&TensorDesc { columns: 64, ..desc }).is_ok());
+}
+
+#[test]
+fn a_gpu_that_is_not_there_is_an_error_with_advice() {
+    let n_adapters = adapters().len();
+    assert!(n_adapters > 0, "{}", VulkanError::NoAdapter.fix());
+    let options = VulkanOptions { adapter: Some(n_adapters), ..VulkanOptions::default() };
+    let error = VulkanBackend::new(&options).unwrap_err();
+    assert_eq!(error, VulkanError::NoSuchAdapter { index: n_adapters, n_adapters });
+    assert!(error.fix().contains("hetero devices"));
+}
+
+/// Values that are each twice the one before.
+fn chain(n_nodes: usize) -> Graph {
+    let mut builder = GraphBuilder::new(1);
+    let mut x = builder.input("x", 64, DType::F32);
+    for _ in 0..n_nodes {
+        x = builder.node("twice", Op::Add { features: 64 }, &[x, x], &[], DType::F32);
+    }
+    builder.output(x);
+    builder.finish()
+}
+
+fn whole(node: usize) -> SegmentNode {
+    SegmentNode {
+        node: NodeId(node),
+        part: Part::whole(1, 64),
+        weights: vec![],
+        operand_order: OperandOrder::default(),
+    }
+}
+
+fn matrix(layout: WeightLayout, memory: Arc<dyn hetero_core::Tensor>) -> Arc<WeightMatrix> {
+    let built = WeightMatrix::build("matrix", layout, memory, |bytes| {
+        for panel in bytes.chunks_exact_mut(layout.panel_bytes()) {
+            quantize::pack_panel(&layout, &[], panel);
+        }
+        Ok::<(), Infallible>(())
+    });
+    built.unwrap_or_else(|never| match never {})
+}
