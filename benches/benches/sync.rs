@@ -100,12 +100,7 @@ impl Pair {
         let cpu = ThreadTime::now();
         let seen = black_box(self.waiter.wait_any(&[awaited])).expect("nothing hangs");
         self.cpu += cpu.elapsed();
-        let taken = seen.at - submitted;
-        if seen.is_sharp {
-            self.seconds.add(taken)
-        } else {
-            self.seconds.add_bound(taken)
-        }
+        seen.teach(&mut self.seconds, submitted);
         let latency = (seen.at - self.ended_ns.load(Ordering::Relaxed) as f64 * 1e-9).max(0.0);
         self.latencies.push(latency);
         Duration::from_secs_f64(latency)

@@ -7,7 +7,7 @@ use hetero_core::{Backend, StepParams, Timeline};
 
 use super::{Executor, Run, Synchronisation};
 use crate::SchedError;
-use crate::sync::{Awaited, Estimate, Stuck, Waiter};
+use crate::sync::{Awaited, Estimate, Seen, Stuck, Waiter};
 use crate::trace::{Doing, TraceEvent};
 
 /// A device and how far it has come in a step.
@@ -167,7 +167,7 @@ impl<'e> StepGuard<'e> {
         let Some(idx) = under_way.min() else { return Ok(()) };
         let Some(awaited) = runs[idx].awaited(waiter) else { return Ok(()) };
         match waiter.finish(&awaited) {
-            Ok(seen) => self.finish(idx, seen.at, seen.is_sharp),
+            Ok(seen) => self.finish(idx, &seen),
             Err(stuck) => Err(self.stuck(idx, stuck.waited_seconds)),
         }
     }
@@ -184,7 +184,7 @@ impl<'e> StepGuard<'e> {
         }
         let last = device.under_way()[n_ended - 1];
         let now = self.executor.waiter.clock().now();
-        self.finish(last, now, false)
+        self.finish(last, &Seen { idx: 0, at: now, is_sharp: false, not_before: None })
     }
 
     fn submit(&mut self, idx: usize) -> Result<(), SchedError> {
@@ -257,7 +257,7 @@ impl<'e> StepGuard<'e> {
             Ok(seen) => {
                 let idx = awaited_runs[seen.idx];
                 self.executor.trace_host(Doing::Wait, begin);
-                self.finish(idx, seen.at, seen.is_sharp)
+                self.finish(idx, &seen)
             }
             Err(Stuck { idx, waited_seconds }) => {
                 let idx = awaited_runs[idx];
@@ -279,7 +279,8 @@ impl<'e> StepGuard<'e> {
     }
 
     /// Takes the rights of a run that was seen to have ended back, and of those before it on its device.
-    fn finish(&mut self, idx: usize, at: f64, is_sharp: bool) -> Result<(), SchedError> {
+    fn finish(&mut self, idx: usize, seen: &Seen) -> Result<(), SchedError> {
+        let Seen { at, is_sharp, .. } = *seen;
         let (device_idx, position) = run_position(self.executor, idx);
         let Executor { runs, devices, trace, graph, n_plans, .. } = &mut *self.executor;
         let device = &mut devices[device_idx];
@@ -289,11 +290,8 @@ impl<'e> StepGuard<'e> {
         }
         device.is_end_sharp = is_sharp;
         // Of several that have ended since the last look only the sum is known, and the last one gets the difference.
-        let taken = at - runs[idx].start.min(at);
-        match is_sharp {
-            true => runs[idx].seconds.add(taken),
-            false => runs[idx].seconds.add_bound(taken),
-        }
+        let start = runs[idx].start;
+        seen.teach(&mut runs[idx].seconds, start);
         while device.n_finished <= position {
             let run = &mut runs[device.order[device.n_finished]];
             device.n_finished += 1;
@@ -311,7 +309,8 @@ impl<'e> StepGuard<'e> {
                 name: node.map_or("", |node| node.name),
                 layer: node.and_then(|node| node.layer),
                 n_nodes: run.submission.parts.len(),
-                submitted: run.submitted,
+                // The device may have begun before the host came back from submitting.
+                submitted: run.submitted.min(start),
                 start,
                 end: device.last_end,
                 predicted: run.predicted,

@@ -21,6 +21,8 @@ pub struct Estimate {
     upper: Option<f64>,
     /// Bounds in a row that the estimate exceeded.
     n_bounds: u32,
+    /// The longest that it was seen to take at least, since it was last seen to end; 0 where that is out of date.
+    floor: f64,
 }
 
 impl Estimate {
@@ -56,24 +58,40 @@ impl Estimate {
             self.forget();
         }
         self.n_bounds = 0;
+        self.floor = 0.0;
         self.push(seconds);
+    }
+
+    /// Takes the knowledge that the duration was between two bounds, as when looking was given up and a driver has told
+    /// of the end, however late. The upper one counts as a sample if the estimate was too short; as drivers may be very
+    /// late, it is not defended against what later waits show.
+    pub fn add_between(&mut self, least: f64, most: f64) {
+        if !least.is_finite() || !most.is_finite() || self.median.is_some_and(|median| median >= least) {
+            return self.add_bound(most);
+        }
+        self.push(most.max(0.0));
+        (self.floor, self.n_bounds) = (least, 1);
     }
 
     /// Takes the knowledge that the duration was at most so many seconds, as when a wait has overslept.
     ///
     /// An estimate that is too long sees nothing but such bounds, so it must shrink by itself until the end is seen
     /// again. A single bound counts as a sample a little below it; from the second in a row on the window is wrong, and
-    /// the estimate falls to shares of the bound that soon are halves.
+    /// the estimate falls to the middle between the bound and what the duration was at least, if that is known.
     pub fn add_bound(&mut self, seconds: f64) {
         if self.median.is_some_and(|median| median < seconds) || !seconds.is_finite() {
             return;
         }
+        if seconds <= self.floor {
+            self.floor = 0.0;
+        }
         self.n_bounds += 1;
+        let middle = (self.floor + seconds) / 2.0;
         match self.n_bounds {
             1 => self.push(seconds * 0.9),
             n_bounds => {
                 self.forget();
-                self.push(seconds * if n_bounds == 2 { 0.8 } else { 0.5 });
+                self.push(if n_bounds == 2 { middle.max(0.8 * seconds) } else { middle });
             }
         }
     }
@@ -137,6 +155,30 @@ mod tests {
         assert_eq!(estimate.seconds(), Some(truth), "guesses give way to what was seen");
         estimate.add_bound(5.0);
         assert_eq!(estimate.seconds(), Some(truth), "a bound above it says nothing new");
+    }
+
+    /// A driver that is late by more than half of the duration does not keep the estimate swinging between too short,
+    /// which makes the waiter ask the driver, and too long, which makes it oversleep.
+    #[test]
+    fn a_late_driver_does_not_keep_it_from_the_truth() {
+        let (truth, looks_for, late) = (762.0, 200.0, 400.0);
+        for first in [5.0, 100.0, 330.0, 600.0, 700.0, 900.0, 1200.0, 5000.0] {
+            let mut estimate = Estimate::seeded(first);
+            let mut n_late = 0;
+            for _ in 0..40 {
+                let expected = estimate.seconds().unwrap();
+                if expected > truth {
+                    n_late += 1;
+                    estimate.add_bound(0.98 * expected);
+                } else if expected + looks_for < truth {
+                    n_late += 1;
+                    estimate.add_between(expected + looks_for, truth + late);
+                } else {
+                    estimate.add(truth);
+                }
+            }
+            assert!((estimate.seconds().unwrap() - truth).abs() < 1.0 && n_late <= 9, "{first}: {n_late} {estimate:?}");
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub struct Waiter {
     options: WaitOptions,
     /// Seconds by which sleeps were too long.
     overshoot: Estimate,
+    shortest: ShortestSleep,
     stats: WaitStats,
 }
 
@@ -76,6 +77,21 @@ pub struct Seen {
     pub at: f64,
     /// Whether it happened just then; otherwise it had happened before the first look.
     pub is_sharp: bool,
+    /// When it was last seen not to have happened, if that was in this wait: just before `at`, but for a driver's wait
+    /// behind looks in vain.
+    pub not_before: Option<f64>,
+}
+
+impl Seen {
+    /// Tells an estimate how long took what started at `start`, as far as this shows it.
+    pub fn teach(&self, estimate: &mut Estimate, start: f64) {
+        let taken = self.at - start.min(self.at);
+        match (self.is_sharp, self.not_before) {
+            (true, None) => estimate.add(taken),
+            (true, Some(not_before)) => estimate.add_between(not_before - start.min(not_before), taken),
+            (false, _) => estimate.add_bound(taken),
+        }
+    }
 }
 
 /// A wait that took too long.
@@ -110,11 +126,28 @@ pub struct WaitStats {
     pub blocked_seconds: f64,
 }
 
+/// The shortest sleep that the system keeps, as far as is known.
+///
+/// Short sleeps are not long ones with less of the same overshoot: many systems let no sleep be shorter than some 100
+/// us, and who asks for 30 wakes up too late although long sleeps are exact. Shorter ones are tried now and then, and
+/// the more seldom the more often that went wrong.
+#[derive(Clone, Copy, Debug)]
+struct ShortestSleep {
+    seconds: f64,
+    /// Shorter ones that were not tried since the last trial, and after how many one is.
+    n_passed: u32,
+    patience: u32,
+}
+
 /// A sleep shorter than this is not worth the call.
 const SHORTEST_SLEEP: f64 = 20e-6;
 
-/// The overshoot that is assumed before one was measured: what `usleep` takes on a phone.
+/// The overshoot that is assumed before one was measured, and the shortest sleep that is kept: what `usleep` takes on a
+/// phone (80 to 100 us: HeteroLLM, arXiv 2501.14794 v2, section 4.3).
 const FIRST_OVERSHOOT: f64 = 100e-6;
+
+/// After how many chances a shorter sleep is tried, at first and at most.
+const PATIENCE: [u32; 2] = [32, 1024];
 
 /// How much earlier than the predicted end looking begins at least, in seconds.
 const LEAD: f64 = 5e-6;
@@ -128,7 +161,8 @@ const BLOCK_SLICE: f64 = 500e-6;
 impl Waiter {
     /// Waits by a clock, which must be that of the processors.
     pub fn new(clock: Arc<dyn Clock>, options: WaitOptions) -> Waiter {
-        Waiter { clock, options, overshoot: Estimate::seeded(FIRST_OVERSHOOT), stats: WaitStats::default() }
+        let overshoot = Estimate::seeded(FIRST_OVERSHOOT);
+        Waiter { clock, options, overshoot, shortest: ShortestSleep::new(), stats: WaitStats::default() }
     }
 
     /// The clock.
@@ -166,7 +200,7 @@ impl Waiter {
         let start = self.clock.now();
         if let Some(idx) = finished(awaited) {
             self.stats.n_ready += 1;
-            return Ok(Seen { idx, at: start, is_sharp: false });
+            return Ok(Seen { idx, at: start, is_sharp: false, not_before: None });
         }
         let expected = awaited.iter().filter_map(|awaited| awaited.expected).min_by(f64::total_cmp);
         let polled_until = match self.options.policy {
@@ -181,7 +215,7 @@ impl Waiter {
                     && let Some(idx) = finished(awaited)
                 {
                     self.stats.n_overslept += 1;
-                    return Ok(Seen { idx, at: now, is_sharp: false });
+                    return Ok(Seen { idx, at: now, is_sharp: false, not_before: None });
                 }
                 expected.map_or(now, |expected| expected.max(now)) + self.options.poll_seconds
             }
@@ -191,7 +225,7 @@ impl Waiter {
         {
             return result;
         }
-        self.block(awaited, start)
+        self.block(awaited, start, self.options.policy == WaitPolicy::Predicted)
     }
 
     /// Lets the driver of a processor wait until it has finished, whether it has already or not: a driver's `finish`,
@@ -199,24 +233,30 @@ impl Waiter {
     pub fn finish(&mut self, awaited: &Awaited) -> Result<Seen, Stuck> {
         self.stats.n_waits += 1;
         let start = self.clock.now();
-        self.block(std::slice::from_ref(awaited), start)
+        self.block(std::slice::from_ref(awaited), start, false)
     }
 
     /// Sleeps, if it is worth while, and returns the time afterwards.
     fn sleep_until_shortly_before(&mut self, expected: f64, now: f64) -> f64 {
         // Sleeps are too long and predictions not exact: better to look for a moment than to be late.
         let margin = self.overshoot.upper().unwrap_or(FIRST_OVERSHOOT);
-        let until = expected - margin - LEAD - LEAD_SHARE * (expected - now);
-        if until - now < SHORTEST_SLEEP {
+        let latest = expected - LEAD - LEAD_SHARE * (expected - now);
+        let (seconds, most) = (latest - margin - now, latest - now);
+        let is_kept = seconds >= self.shortest.seconds;
+        if !is_kept && most >= self.shortest.seconds {
             // Sleeps are believed to be too long only until they have been tried again: a busy moment passes.
-            if expected - now > SHORTEST_SLEEP {
-                self.overshoot.add(margin * 0.5);
-            }
+            self.overshoot.add(margin * 0.5);
             return now;
         }
-        self.clock.sleep(until - now);
+        if !is_kept && !self.shortest.is_to_be_tried(most) {
+            return now;
+        }
+        self.clock.sleep(if is_kept { seconds } else { most });
         let after = self.clock.now();
-        self.overshoot.add((after - until).max(0.0));
+        match is_kept {
+            true => self.overshoot.add((after - now - seconds).max(0.0)),
+            false => self.shortest.tried(most, after <= latest + LEAD),
+        }
         self.stats.n_slept += 1;
         self.stats.slept_seconds += after - now;
         after
@@ -232,7 +272,7 @@ impl Waiter {
             let found = finished(awaited);
             let now = self.clock.now();
             let result = match (found, stuck(awaited, start, now)) {
-                (Some(idx), _) => Some(Ok(Seen { idx, at: now, is_sharp: true })),
+                (Some(idx), _) => Some(Ok(Seen { idx, at: now, is_sharp: true, not_before: None })),
                 (None, Some(stuck)) => Some(Err(stuck)),
                 (None, None) => None,
             };
@@ -254,9 +294,11 @@ impl Waiter {
     }
 
     /// Lets the backend of the first to end wait.
-    fn block(&mut self, awaited: &[Awaited], start: f64) -> Result<Seen, Stuck> {
+    fn block(&mut self, awaited: &[Awaited], start: f64, has_looked: bool) -> Result<Seen, Stuck> {
         self.stats.n_blocked += 1;
         let blocked_from = self.clock.now();
+        // Where drivers always wait, what they cost is part of how long everything takes.
+        let not_before = has_looked.then_some(blocked_from);
         let end_of = |awaited: &Awaited| awaited.expected.unwrap_or(f64::INFINITY);
         let first = (0..awaited.len()).min_by(|&a, &b| end_of(&awaited[a]).total_cmp(&end_of(&awaited[b])));
         let first = first.expect("there is something to wait for");
@@ -274,7 +316,7 @@ impl Waiter {
             // An error ends the submission too; whoever takes its ticket back sees which.
             let found = if has_ended.unwrap_or(true) { Some(first) } else { finished(awaited) };
             if let Some(idx) = found {
-                break Ok(Seen { idx, at: now, is_sharp: true });
+                break Ok(Seen { idx, at: now, is_sharp: true, not_before });
             }
             if let Some(stuck) = stuck(awaited, start, now) {
                 break Err(stuck);
@@ -282,6 +324,35 @@ impl Waiter {
         };
         self.stats.blocked_seconds += now - blocked_from;
         result
+    }
+}
+
+impl ShortestSleep {
+    fn new() -> ShortestSleep {
+        ShortestSleep { seconds: FIRST_OVERSHOOT, n_passed: 0, patience: PATIENCE[0] }
+    }
+
+    /// Whether a sleep that is shorter than any known to be kept is tried now.
+    fn is_to_be_tried(&mut self, seconds: f64) -> bool {
+        if seconds < SHORTEST_SLEEP {
+            return false;
+        }
+        self.n_passed += 1;
+        let is_tried = self.n_passed >= self.patience;
+        if is_tried {
+            self.n_passed = 0;
+        }
+        is_tried
+    }
+
+    /// Takes what a trial showed.
+    fn tried(&mut self, seconds: f64, was_in_time: bool) {
+        if was_in_time {
+            // A little shorter ones are believed as well, until they are found out.
+            *self = ShortestSleep { seconds: 0.9 * seconds, ..ShortestSleep::new() };
+        } else {
+            self.patience = (2 * self.patience).min(PATIENCE[1]);
+        }
     }
 }
 
