@@ -13,10 +13,13 @@ pub(crate) fn team(devices: Vec<Arc<dyn Backend>>) -> Arc<Team> {
         kind: device.info().kind,
         submit_seconds: 0.0,
         submit_idle_seconds: 0.0,
+        start_seconds: 0.0,
         sync_seconds: 0.0,
         row_alignment: 32,
         standard_rows: Vec::new(),
         order_sensitive: false,
+        max_segment_weight_bytes: None,
+        max_graphs: None,
     };
     let costs = EvenCosts { devices: devices.iter().map(costs).collect(), classes: Mutex::default() };
     let solve = SolveOptions::new(DeviceSet::first(devices.len()));
