@@ -126,15 +126,9 @@ fn alone(folder: &Path, gpu: &str, weights: WeightFormat, usual_length: usize) {
 /// Every product is cut between the processors, however fast each is, and other operators go to this one and that.
 #[cfg(feature = "gpu-vulkano")]
 fn together(folder: &Path, devices: &str, weights: WeightFormat, usual_length: usize) {
-    let names = devices.split(',').map(str::to_owned).collect();
-    let options = DeviceOptions {
-        devices: DeviceSelection::Named(names),
-        threads: Some(2),
-        activations: Activations::Float,
-        ..DeviceOptions::default()
-    };
     let cpu = load(folder, "cpu", weights);
-    let model = cpu.with_team(even_costs::team(backends::open(&options).expect("the processors")));
+    let opened = backends::open(&device_options(devices)).expect("the processors");
+    let model = cpu.with_team(even_costs::team(opened));
     same_tokens(&cpu, &model, usual_length);
     let shares = Session::new(&model).expect("a session").device_shares();
     assert!(shares.iter().all(|share| *share > 0.1), "{devices}: one had next to nothing to do: {shares:?}");
@@ -163,16 +157,21 @@ fn same_tokens(cpu: &Arc<Model>, model: &Arc<Model>, usual_length: usize) {
     }
 }
 
-fn load(folder: &Path, device: &str, weights: WeightFormat) -> Arc<Model> {
-    let devices = DeviceOptions {
-        devices: DeviceSelection::Named(vec![device.to_owned()]),
-        threads: Some(2),
-        activations: Activations::Float,
-        ..DeviceOptions::default()
-    };
+fn load(folder: &Path, devices: &str, weights: WeightFormat) -> Arc<Model> {
+    let devices = device_options(devices);
     let options = ModelOptions { devices, weights: Some(weights), context: Some(CONTEXT), ..ModelOptions::default() };
     let source = ModelSource::Folder(folder.to_path_buf());
     Model::load(source, &options, &mut |_| {}).unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
+}
+
+/// Processors with these names, which keep activations as floats.
+fn device_options(names: &str) -> DeviceOptions {
+    DeviceOptions {
+        devices: DeviceSelection::Named(names.split(',').map(str::to_owned).collect()),
+        threads: Some(2),
+        activations: Activations::Float,
+        ..DeviceOptions::default()
+    }
 }
 
 /// The best next tokens one after the other, and by how much the best was ahead at least, as a part of the largest
