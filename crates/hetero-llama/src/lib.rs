@@ -50,6 +50,7 @@ pub mod text_stream;
 pub mod tokenizer;
 pub mod weights;
 
+mod chunking;
 mod files;
 
 pub use backends::{Activations, DeviceOptions, DeviceSelection};

@@ -170,8 +170,8 @@ pub(crate) fn failed(failure: &Failure) -> LlamaError {
 fn measuring(capacity: usize, options: &ModelOptions, thoroughness: Thoroughness) -> MeasureOptions {
     let least = MeasureOptions {
         budget_seconds: options.together.budget_seconds,
-        // The ends of the range, and a tile.
-        rows: vec![1, capacity.min(32), capacity],
+        // The ends of the range, and what prompts are cut into for processors that take fixed lengths.
+        rows: vec![1, capacity.min(32), capacity.min(128), capacity],
         past: vec![512],
         column_shares: vec![1],
         n_repeats: 2,

@@ -10,6 +10,7 @@ use hetero_sched::trace::write_chrome_json;
 use hetero_sched::{Runner, SchedError, plan};
 
 use crate::LlamaError;
+use crate::chunking::next_tokens;
 use crate::graph::{self, GraphOptions, ModelGraph};
 use crate::model::Model;
 
@@ -27,15 +28,31 @@ const MAX_LOGITS: usize = 8 << 20;
 #[derive(Debug)]
 pub struct Session {
     model: Arc<Model>,
-    prefill: Step,
-    /// For one position; the prefill step when that is for one position already.
+    /// For several positions: one for each length that is worth a graph of its own, ascending. Those that are not the
+    /// longest are made ready when they are needed first.
+    prefill: Vec<Prefill>,
+    /// For one position; `None` where prefill is for one position already.
     decode: Option<Step>,
+    /// Of the graphs that are still to be made ready.
+    options: GraphOptions,
+    /// Keys and values, which all graphs share.
+    state: Vec<Arc<SharedTensor>>,
     context: usize,
     cache_bytes: u64,
     /// The tokens in the cache.
     tokens: Vec<u32>,
     /// Logits of the last position, `[vocabulary]`; empty before the first.
     logits: Vec<f32>,
+}
+
+/// Prefill steps of up to so many positions.
+#[derive(Debug)]
+struct Prefill {
+    capacity: usize,
+    /// What a step is predicted to take, in seconds, or else its length: only proportions count.
+    cost: f64,
+    /// `None` until it is needed.
+    step: Option<Step>,
 }
 
 /// A graph made ready to run.
@@ -81,16 +98,26 @@ impl Session {
             RowSelection::All => (MAX_LOGITS / model.config().vocab).clamp(16, PREFILL_CHUNK),
         };
         let options = GraphOptions { capacity: chunk.min(context), logits, ..model.graph_options() };
-        let prefill = graph::build(model.config(), &options);
-        let state = prefill.allocate_state(&*model.devices()[0]).map_err(SchedError::from)?;
+        let longest = graph::build(model.config(), &options);
+        let state = longest.allocate_state(&*model.devices()[0]).map_err(SchedError::from)?;
         let cache_bytes = state.iter().map(|tensor| tensor.desc().bytes() as u64).sum();
+        let mut prefill = Vec::new();
+        for capacity in model.team().lengths(options.capacity) {
+            let graph = graph::build(model.config(), &GraphOptions { capacity, ..options }).graph;
+            let seconds = model.team().predicted_seconds(&graph, StepParams { past: 0, rows: capacity })?;
+            prefill.push(Prefill { capacity, cost: seconds.unwrap_or(capacity as f64), step: None });
+        }
         let decode = (options.capacity > 1).then(|| {
             let options = GraphOptions { capacity: 1, ..options };
             make_ready(model, graph::build(model.config(), &options), &state)
         });
+        let decode = decode.transpose()?;
+        prefill.last_mut().expect("the longest").step = Some(make_ready(model, longest, &state)?);
         Ok(Session {
-            prefill: make_ready(model, prefill, &state)?,
-            decode: decode.transpose()?,
+            prefill,
+            decode,
+            options,
+            state,
             model: Arc::clone(model),
             context,
             cache_bytes,
@@ -137,7 +164,7 @@ impl Session {
             operations.iter_mut().zip(step.runner.operations()).for_each(|(sum, of_step)| *sum += of_step);
         }
         if operations.iter().all(|&of_device| of_device == 0.0) {
-            return self.prefill.runner.executor().plan().shares(operations.len());
+            return self.longest().runner.executor().plan().shares(operations.len());
         }
         plan::shares(&operations)
     }
@@ -158,7 +185,31 @@ impl Session {
 
     /// The graphs by the names of their phases.
     fn steps(&self) -> impl Iterator<Item = (&'static str, &Step)> {
-        [("prefill", &self.prefill)].into_iter().chain(self.decode.as_ref().map(|decode| ("decode", decode)))
+        let prefill = self.prefill.iter().filter_map(|prefill| Some(("prefill", prefill.step.as_ref()?)));
+        prefill.chain(self.decode.as_ref().map(|decode| ("decode", decode)))
+    }
+
+    /// The prefill step for most positions.
+    fn longest(&self) -> &Step {
+        self.prefill.last().and_then(|prefill| prefill.step.as_ref()).expect("made ready at once")
+    }
+
+    /// The graph for so many positions, made ready if it has not been yet.
+    fn step_for(&mut self, n_tokens: usize) -> Result<&mut Step, LlamaError> {
+        let Session { model, prefill, decode, options, state, .. } = self;
+        if let Some(decode) = decode.as_mut().filter(|_| n_tokens == 1) {
+            return Ok(decode);
+        }
+        let fitting = prefill.iter_mut().find(|prefill| prefill.capacity >= n_tokens);
+        let prefill = fitting.expect("steps are no longer than the longest graph");
+        let step = match prefill.step.take() {
+            Some(step) => step,
+            None => {
+                let options = GraphOptions { capacity: prefill.capacity, ..*options };
+                make_ready(model, graph::build(model.config(), &options), state)?
+            }
+        };
+        Ok(prefill.step.insert(step))
     }
 
     /// Appends tokens to the sequence; afterwards [`Session::logits`] are those of the last of them.
@@ -178,7 +229,7 @@ impl Session {
         cancel: &CancelToken,
         visit: impl FnMut(usize, &[f32]),
     ) -> Result<(), LlamaError> {
-        let logits = self.prefill.graph.graph.value(self.prefill.graph.logits);
+        let logits = self.longest().graph.graph.value(self.longest().graph.logits);
         assert_eq!(logits.rows, Rows::Positions, "only a session for scoring has the logits of all positions");
         self.run(tokens, cancel, visit)
     }
@@ -197,15 +248,18 @@ impl Session {
         if let Some(&token) = tokens.iter().find(|&&token| token as usize >= vocabulary) {
             return Err(LlamaError::TokenOutOfRange { token, vocabulary });
         }
-        for chunk in tokens.chunks(self.prefill.graph.graph.capacity()) {
+        let lengths: Vec<(usize, f64)> = self.prefill.iter().map(|prefill| (prefill.capacity, prefill.cost)).collect();
+        let mut rest = tokens;
+        while !rest.is_empty() {
+            let (chunk, behind) = rest.split_at(next_tokens(rest.len(), &lengths));
+            rest = behind;
             if cancel.is_cancelled() {
                 return Err(LlamaError::Cancelled);
             }
             let past = self.tokens.len();
-            let step = match &mut self.decode {
-                Some(decode) if chunk.len() == 1 => decode,
-                _ => &mut self.prefill,
-            };
+            // Given back below; after an error there are none.
+            let mut last_logits = std::mem::take(&mut self.logits);
+            let step = self.step_for(chunk.len())?;
             let written = Part::whole(chunk.len(), 1);
             let tokens = bytemuck::cast_slice(chunk);
             step.runner.tensor(step.graph.tokens).slot().write_bytes(&written, tokens).map_err(SchedError::from)?;
@@ -220,15 +274,16 @@ impl Session {
                 Rows::Positions => chunk.len(),
             };
             // Row by row into the same memory, so that the last is what stays.
-            self.logits.resize(vocabulary, 0.0);
+            last_logits.resize(vocabulary, 0.0);
             for row in 0..n_rows {
                 let part = Part { rows: row..row + 1, columns: 0..vocabulary };
-                let row_bytes = bytemuck::cast_slice_mut(&mut self.logits);
+                let row_bytes = bytemuck::cast_slice_mut(&mut last_logits);
                 logits.read_bytes(&part, row_bytes).map_err(SchedError::from)?;
                 if step.graph.graph.value(step.graph.logits).rows == Rows::Positions {
-                    visit(past + row, &self.logits);
+                    visit(past + row, &last_logits);
                 }
             }
+            self.logits = last_logits;
             self.tokens.extend_from_slice(chunk);
         }
         Ok(())

@@ -109,6 +109,9 @@ pub(crate) fn team(
     let team = TeamOptions { solve, executor, is_strict: together.is_strict };
     let team = Team::new(devices, Arc::new(costs), team);
     team.adapt(TOLERANCE);
+    if together.dynamic_length == DynamicLength::Tensor {
+        team.use_graphs_again();
+    }
     for (device_idx, reason) in unusable {
         team.leave_out(device_idx, &reason);
     }

@@ -6,6 +6,7 @@
 //! slower or faster than the plan assumes, there is a new plan, if that is better.
 
 mod adapt;
+mod lengths;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -15,7 +16,8 @@ use self::adapt::Adaptation;
 use crate::cost::{CostModel, DeviceSet, MAX_DEVICES};
 use crate::explain::{Explanation, explain};
 use crate::report::StepReport;
-use crate::solver::{PlanCache, PlanKey, Solution, SolveOptions, solve};
+use crate::solver::{PlanCache, PlanKey, Solution, SolveOptions, predict, solve};
+use crate::timing::TimedSubmission;
 use crate::trace::Doing;
 use crate::{Executor, ExecutorOptions, PlacedPart, Plan, Residency, SchedError, timing};
 
@@ -51,6 +53,7 @@ struct TeamState {
     /// By how much predictions may be off before plans are made anew; `None` when they never are.
     tolerance: Option<f64>,
     replans: Vec<Replan>,
+    uses_graphs_again: bool,
 }
 
 /// A device that failed and is not used any more.
@@ -96,8 +99,13 @@ impl Team {
 
     fn of(devices: Vec<Arc<dyn Backend>>, costs: Option<Arc<dyn CostModel>>, options: TeamOptions) -> Arc<Team> {
         assert!(devices.len() <= MAX_DEVICES, "a plan uses at most {MAX_DEVICES} devices");
-        let state =
-            TeamState { usable: options.solve.devices, losses: Vec::new(), tolerance: None, replans: Vec::new() };
+        let state = TeamState {
+            usable: options.solve.devices,
+            losses: Vec::new(),
+            tolerance: None,
+            replans: Vec::new(),
+            uses_graphs_again: false,
+        };
         Arc::new(Team { devices, costs, options, state: Mutex::new(state), residency: Mutex::default() })
     }
 
@@ -193,6 +201,8 @@ pub struct Runner {
     current: Option<Current>,
     /// What was learnt of the devices; `None` for a single one.
     adaptation: Option<Adaptation>,
+    /// Whether there are plans for standard lengths alone.
+    uses_graphs_again: bool,
     /// For each device, the arithmetic operations that it has computed.
     operations: Vec<f64>,
 }
@@ -200,9 +210,12 @@ pub struct Runner {
 /// What a plan was made for.
 #[derive(Debug)]
 struct Current {
-    rows: usize,
+    /// The step that it was made for.
+    planned: StepParams,
     /// The first and one past the last number of past positions that the plan is for.
     past: [usize; 2],
+    /// Those of them that the predictions are for.
+    predicted_past: [usize; 2],
     usable: DeviceSet,
     /// `None` for a single device.
     solution: Option<Arc<Solution>>,
@@ -222,10 +235,14 @@ impl Runner {
         first: StepParams,
     ) -> Result<Runner, SchedError> {
         let mut plans = PlanCache::new(KEPT_PLANS);
-        let adaptation = team.costs.clone().zip(team.state().tolerance);
+        let (tolerance, uses_graphs_again) = {
+            let state = team.state();
+            (state.tolerance, state.uses_graphs_again)
+        };
+        let adaptation = team.costs.clone().zip(tolerance);
         let adaptation = adaptation.map(|(costs, tolerance)| Adaptation::new(costs, tolerance));
         loop {
-            let current = Current::of(team, team.costs.as_deref(), graph, &mut plans, first)?;
+            let current = Current::of(team, team.costs.as_deref(), graph, &mut plans, first, team.usable())?;
             let executor = Executor::with_options(
                 current.plan(graph),
                 &team.devices,
@@ -237,10 +254,16 @@ impl Runner {
             match executor {
                 Ok(mut executor) => {
                     current.predict(team, &mut executor);
-                    let operations = vec![0.0; team.devices.len()];
-                    let (team, graph) = (Arc::clone(team), Arc::clone(graph));
-                    let current = Some(current);
-                    return Ok(Runner { team, graph, executor, plans, current, adaptation, operations });
+                    return Ok(Runner {
+                        team: Arc::clone(team),
+                        graph: Arc::clone(graph),
+                        executor,
+                        plans,
+                        current: Some(current),
+                        adaptation,
+                        uses_graphs_again,
+                        operations: vec![0.0; team.devices.len()],
+                    });
                 }
                 Err(error) => team.go_on_after(error)?,
             }
@@ -261,7 +284,9 @@ impl Runner {
         }
         let current = self.current.as_ref().expect("the step had a plan");
         self.operations.iter_mut().zip(&current.operations).for_each(|(sum, step)| *sum += step);
-        if let Some(adaptation) = &mut self.adaptation {
+        // A step that is much shorter than the one that the plan is for says nothing about the devices.
+        let is_typical = 10 * step.rows >= 9 * current.planned.rows;
+        if let Some(adaptation) = self.adaptation.as_mut().filter(|_| is_typical) {
             adaptation.learn(self.executor.observed());
         }
         Ok(())
@@ -270,8 +295,10 @@ impl Runner {
     /// Sees to it that the executor has the plan for a step.
     fn make_ready(&mut self, step: StepParams) -> Result<(), SchedError> {
         let usable = self.team.usable();
+        let planned = self.planned(step);
         let is_due = self.adaptation.as_ref().is_some_and(Adaptation::is_due);
-        if !is_due && self.current.as_ref().is_some_and(|current| current.is_for(step, usable)) {
+        if !is_due && self.current.as_ref().is_some_and(|current| current.is_for(planned, usable)) {
+            self.predict_behind(step.past);
             return Ok(());
         }
         let begin = self.executor.traced_now();
@@ -280,15 +307,18 @@ impl Runner {
             // They were made with costs that are not true any more.
             self.plans.clear();
         }
-        let costs: Option<&dyn CostModel> = match &self.adaptation {
-            Some(adaptation) => Some(adaptation.costs()),
+        let costs = match &self.adaptation {
+            Some(adaptation) => Some(adaptation.costs() as &dyn CostModel),
             None => self.team.costs.as_deref(),
         };
-        let mut current = Current::of(&self.team, costs, &self.graph, &mut self.plans, step)?;
-        if let Some(drift) = drift {
-            let before = self.current.as_ref().filter(|before| before.is_for(step, usable));
-            let replan = self.team.reconsider(&drift, before, &mut current);
-            self.team.tell_replan(replan);
+        let mut current = Current::of(&self.team, costs, &self.graph, &mut self.plans, planned, usable)?;
+        // What is there already may be nearly as good, and needs nothing compiled.
+        let is_like = |before: &&Current| (before.planned.rows, before.usable) == (planned.rows, usable);
+        if let Some(costs) = costs {
+            let choice = self.team.reconsider(costs, self.current.as_ref().filter(is_like), &mut current);
+            if let Some(drift) = drift {
+                self.team.tell_replan(&drift, planned.rows, choice);
+            }
         }
         self.executor.trace_host(Doing::Plan, begin);
         let is_same = |before: &Current| match (&before.solution, &current.solution) {
@@ -300,7 +330,29 @@ impl Runner {
         }
         current.predict(&self.team, &mut self.executor);
         self.current = Some(current);
+        self.predict_behind(step.past);
         Ok(())
+    }
+
+    /// Predicts the present plan anew when there are so many more positions before the step that attention takes longer
+    /// than was predicted.
+    fn predict_behind(&mut self, past: usize) {
+        let Some(current) = &self.current else { return };
+        if (current.predicted_past[0]..current.predicted_past[1]).contains(&past) {
+            return;
+        }
+        let step = StepParams { past, rows: current.planned.rows };
+        let predicted_past = PlanKey::span(step);
+        let last = StepParams { past: predicted_past[1] - 1, ..step };
+        let options = SolveOptions { devices: current.usable, ..self.team.options.solve.clone() };
+        let predicted = current.solution.as_ref().zip(self.costs());
+        let predicted = predicted.and_then(|(solution, costs)| predict(&solution.plan, costs, last, &options));
+        let current = self.current.as_mut().expect("seen above");
+        current.predicted_past = predicted_past;
+        if let Some(solution) = predicted {
+            current.solution = Some(Arc::new(solution));
+            current.predict(&self.team, &mut self.executor);
+        }
     }
 
     /// The team that runs it.
@@ -337,33 +389,37 @@ impl Runner {
 }
 
 impl Current {
+    /// The plan of a step, predicted for that step.
     fn of(
         team: &Team,
         costs: Option<&dyn CostModel>,
         graph: &Arc<Graph>,
         plans: &mut PlanCache,
-        step: StepParams,
+        planned: StepParams,
+        usable: DeviceSet,
     ) -> Result<Current, SchedError> {
-        let usable = team.usable();
+        let all = [0, usize::MAX];
         let Some(costs) = costs else {
-            let operations = Plan::single_device(Arc::clone(graph), 0).operations(1, step);
-            return Ok(Current { rows: step.rows, past: [0, usize::MAX], usable, solution: None, operations });
+            let operations = Plan::single_device(Arc::clone(graph), 0).operations(1, planned);
+            return Ok(Current { planned, past: all, predicted_past: all, usable, solution: None, operations });
         };
         let options = SolveOptions { devices: usable, ..team.options.solve.clone() };
-        let key = PlanKey::new(step, &options);
+        let key = PlanKey::new(planned, &options);
         let solution = plans.get_or_solve(&key, |step| solve(graph, costs, step, &options))?;
         let has_fixed_shapes = |placed: &PlacedPart| !costs.devices()[placed.device_idx].standard_rows.is_empty();
         // Other cuts would be other graphs to compile, for seconds, and all that a longer past changes is attention.
         let is_lasting = solution.plan.placements().iter().flatten().any(has_fixed_shapes);
-        let past = if is_lasting { [0, usize::MAX] } else { PlanKey::span(step) };
-        let operations = solution.plan.operations(team.devices.len(), step);
-        Ok(Current { rows: step.rows, past, usable, solution: Some(solution), operations })
+        let predicted_past = PlanKey::span(planned);
+        let past = if is_lasting { all } else { predicted_past };
+        let operations = solution.plan.operations(team.devices.len(), planned);
+        Ok(Current { planned, past, predicted_past, usable, solution: Some(solution), operations })
     }
 
-    fn is_for(&self, step: StepParams, usable: DeviceSet) -> bool {
+    /// Whether it is the plan for a step like `planned`.
+    fn is_for(&self, planned: StepParams, usable: DeviceSet) -> bool {
         let is_whole = self.solution.is_none();
-        (is_whole || self.rows == step.rows)
-            && (self.past[0]..self.past[1]).contains(&step.past)
+        (is_whole || self.planned.rows == planned.rows)
+            && (self.past[0]..self.past[1]).contains(&planned.past)
             && self.usable == usable
     }
 
@@ -377,9 +433,14 @@ impl Current {
     /// Tells the executor how long each submission is predicted to take.
     fn predict(&self, team: &Team, executor: &mut Executor) {
         let (Some(solution), Some(costs)) = (&self.solution, &team.costs) else { return };
+        let seconds =
+            |timed: &[TimedSubmission]| timed.iter().map(|timed| timed.end - timed.start).collect::<Vec<f64>>();
+        if executor.submissions().len() == solution.submissions.len() {
+            return executor.predict(&seconds(&solution.submissions));
+        }
+        // A device that takes no segment as large as the solver's has more of them.
         let list: Vec<_> = executor.submissions().cloned().collect();
         let timeline = timing::timeline(&solution.plan, &list, &solution.part_seconds, costs.devices());
-        let seconds: Vec<f64> = timeline.submissions.iter().map(|timed| timed.end - timed.start).collect();
-        executor.predict(&seconds);
+        executor.predict(&seconds(&timeline.submissions));
     }
 }

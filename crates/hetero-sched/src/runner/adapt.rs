@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use hetero_core::StepParams;
+
 use super::{Current, Replan, Team};
 use crate::cost::CostModel;
 use crate::profile::online::{CorrectedCosts, Corrections, Drift};
-use crate::solver::{Objective, Solution};
-use crate::{submissions, timing};
+use crate::solver::{Objective, SolveOptions, predict};
 
 /// A new plan must be faster by this part.
 const LEAST_GAIN: f64 = 0.03;
@@ -56,18 +57,14 @@ impl Adaptation {
         self.drift.is_some()
     }
 
-    /// Why it is, if it is, and for each device by how much its costs change with it; from now on costs are those that
-    /// are true.
-    pub(super) fn take_drift(&mut self) -> Option<(Drift, Vec<f64>)> {
+    /// Why it is, if it is; from now on costs are those that are true.
+    pub(super) fn take_drift(&mut self) -> Option<Drift> {
         let drift = self.drift.take()?;
-        let n_devices = self.profiled.devices().len();
-        let before: Vec<f64> = (0..n_devices).map(|device_idx| self.corrected.factor(device_idx)).collect();
         self.corrected = self.corrections.apply(Arc::clone(&self.profiled));
         let has_lasted = self.n_since >= 4 * self.n_steps;
         self.n_steps = if has_lasted { FEWEST_STEPS } else { (2 * self.n_steps).min(MOST_STEPS) };
         self.n_since = 0;
-        let changes = before.iter().enumerate().map(|(idx, before)| self.corrected.factor(idx) / before);
-        Some((drift, changes.collect()))
+        Some(drift)
     }
 
     /// What plans are made with.
@@ -76,69 +73,47 @@ impl Adaptation {
     }
 }
 
+/// The plan in use beside the one that is best now.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Choice {
+    /// Predicted seconds of a step by the one and by the other.
+    seconds: [f64; 2],
+    /// Whether the best one is enough better to be taken.
+    is_new: bool,
+}
+
 impl Team {
     /// Compares the plan in use with the one that is best now, and puts the former in the latter's place when nearly
     /// nothing is gained.
-    pub(super) fn reconsider(
-        &self,
-        (drift, changes): &(Drift, Vec<f64>),
-        before: Option<&Current>,
-        now: &mut Current,
-    ) -> Replan {
-        let solution = now.solution.as_ref().expect("a single device does not drift");
+    pub(super) fn reconsider(&self, costs: &dyn CostModel, before: Option<&Current>, now: &mut Current) -> Choice {
+        let solution = now.solution.as_ref().expect("who has costs has a solution");
         let best = solution.prediction.seconds;
-        let device = self.devices()[drift.device_idx].info().name.clone();
-        let mut replan = Replan {
-            device,
-            rows: now.rows,
-            factors: [drift.planned, drift.measured],
-            seconds: [best, best],
-            is_new: true,
+        let new = Choice { seconds: [best, best], is_new: true };
+        let Some((before, old)) = before.and_then(|before| Some((before, before.solution.as_ref()?))) else {
+            return new;
         };
-        let Some(old) = before.and_then(|before| before.solution.as_ref()) else { return replan };
-        let updated = self.updated(old, changes);
-        replan.seconds[0] = updated.prediction.seconds;
+        let options = SolveOptions { devices: now.usable, ..self.options.solve.clone() };
+        let last = StepParams { past: now.predicted_past[1] - 1, rows: now.planned.rows };
+        let Some(updated) = predict(&old.plan, costs, last, &options) else { return new };
+        let seconds = [updated.prediction.seconds, best];
         let is_same = old.plan.placements() == solution.plan.placements();
         let is_for_time = self.options.solve.objective == Objective::Time;
-        let gain = replan.seconds[0] - best;
-        let is_faster =
-            gain > LEAST_GAIN * replan.seconds[0] && gain * PAID_OFF_AFTER > solution.prediction.compile_seconds;
-        replan.is_new = !is_same && (!is_for_time || is_faster);
-        if !replan.is_new && !is_same {
-            now.operations.clone_from(&before.expect("it has a solution").operations);
-            now.past = before.expect("it has a solution").past;
+        let gain = seconds[0] - best;
+        let is_faster = gain > LEAST_GAIN * seconds[0] && gain * PAID_OFF_AFTER > solution.prediction.compile_seconds;
+        let is_new = !is_same && (!is_for_time || is_faster);
+        if !is_new {
+            now.operations.clone_from(&before.operations);
+            now.past = if before.past[1] == usize::MAX { before.past } else { now.predicted_past };
             now.solution = Some(Arc::new(updated));
         }
-        replan
+        Choice { seconds, is_new }
     }
 
-    /// A plan with what it is predicted to take now that costs have changed.
-    fn updated(&self, old: &Solution, changes: &[f64]) -> Solution {
-        let mut solution = old.clone();
-        let devices = self.costs.as_ref().expect("there is a plan").devices();
-        let placed = old.plan.placements().iter().flatten();
-        for (placed, seconds) in placed.zip(&mut solution.part_seconds) {
-            *seconds *= changes[placed.device_idx];
-        }
-        solution.prediction.busy_seconds.iter_mut().zip(changes).for_each(|(busy, change)| *busy *= change);
-        let list = submissions(&solution.plan);
-        solution.prediction.seconds = timing::timeline(&solution.plan, &list, &solution.part_seconds, devices).seconds;
-        solution
-    }
-
-    /// Tells it once, and keeps it for who asks later.
-    pub(super) fn tell_replan(&self, replan: Replan) {
-        let Replan { device, rows, factors: [before, now], seconds: [old, new], is_new } = &replan;
-        tracing::info!(
-            device,
-            rows,
-            before,
-            now,
-            old_seconds = old,
-            new_seconds = new,
-            is_new,
-            "a device is not as fast as planned with"
-        );
+    /// Tells that a device has drifted, and what came of it: once, and to who asks later.
+    pub(super) fn tell_replan(&self, drift: &Drift, rows: usize, Choice { seconds, is_new }: Choice) {
+        let device = self.devices()[drift.device_idx].info().name.clone();
+        let replan = Replan { device, rows, factors: [drift.planned, drift.measured], seconds, is_new };
+        tracing::info!(?replan, "a device is not as fast as planned with");
         self.state().replans.push(replan);
     }
 }
