@@ -222,6 +222,7 @@ impl Schedule {
             time: 0.0,
             devices: self.first.map(|first| Device { head: first.unwrap_or(NONE), ..Device::IDLE }),
             submitting: None,
+            wake: 0.0,
         };
         while run.step(tell) {}
         let ends = self.last.iter().zip(overheads).filter_map(|(last, overheads)| {
@@ -242,6 +243,8 @@ struct Run<'s> {
     devices: [Device; MAX_DEVICES],
     /// What the host submits, and until when.
     submitting: Option<(u32, f64)>,
+    /// Nothing can be submitted before this, unless a job ends; zero when that is to be found out.
+    wake: f64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -280,20 +283,24 @@ impl Device {
 impl Run<'_> {
     /// Goes on to the next event; no when there is none.
     fn step(&mut self, tell: &mut impl FnMut(Event)) -> bool {
-        let mut until = f64::INFINITY;
-        match self.submitting {
-            Some((_, end)) => until = end,
+        let mut until = match self.submitting {
+            Some((_, end)) => end,
+            None if self.time < self.wake => self.wake,
             None => match self.next_ready() {
                 Ok(job) => {
                     let device = usize::from(self.jobs[job as usize].device);
                     let overheads = &self.overheads[device];
                     let idle = if self.devices[device].running == NONE { overheads.idle } else { 0.0 };
-                    until = self.time + overheads.submit + idle;
+                    let until = self.time + overheads.submit + idle;
                     self.submitting = Some((job, until));
+                    until
                 }
-                Err(at) => until = until.min(at),
+                Err(at) => {
+                    self.wake = at;
+                    at
+                }
             },
-        }
+        };
         let mut first = None;
         for (idx, device) in self.devices.iter().enumerate() {
             if device.running != NONE {
@@ -315,6 +322,7 @@ impl Run<'_> {
             (Some(device), _) => self.go_on(device, tell),
             (None, Some((job, _))) => {
                 self.submitting = None;
+                self.wake = 0.0;
                 let device = usize::from(self.jobs[job as usize].device);
                 self.devices[device].head = self.jobs[job as usize].next;
                 if self.devices[device].running == NONE {
@@ -385,6 +393,7 @@ impl Run<'_> {
             return;
         }
         job.end = time;
+        self.wake = 0.0;
         tell(Event::Job { job: device.running as usize, start: device.job_start, end: time });
         let next = job.next;
         if next != NONE && next != device.head {

@@ -298,7 +298,10 @@ impl<'e> StepGuard<'e> {
             let ticket = run.ticket.take().expect("a run under way has a ticket");
             run.bindings = ticket.wait().map_err(|error| SchedError::Device { device_idx, error })?;
             run.bindings.tensors.clear();
-            let end = if device.n_finished > position { at } else { run.end.unwrap_or(run.start).min(at) };
+            // What had ended before it was looked for did so when it was expected, or what runs behind it seems to have
+            // just begun.
+            let is_seen = is_sharp && device.n_finished > position;
+            let end = if is_seen { at } else { run.end.unwrap_or(run.start).min(at) };
             let start = run.start.min(run.queued(at)).clamp(device.last_end, at);
             device.last_end = end.max(start);
             let node = run.submission.parts.first().map(|part| graph.node(part.node));

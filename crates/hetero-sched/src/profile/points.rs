@@ -87,7 +87,10 @@ pub(super) fn points(
                 }
             }
             if let Op::Attention { context, .. } = spec.op {
-                for &past in options.past.iter().filter(|&&past| past < context) {
+                // A short context has room for less, and its end is worth knowing too.
+                let mut pasts: Vec<usize> = options.past.iter().map(|&past| past.min(context - 1)).collect();
+                pasts.dedup();
+                for past in pasts.into_iter().filter(|&past| past > 0) {
                     add(1, 1, past, whole, OperandOrder::default());
                 }
             }

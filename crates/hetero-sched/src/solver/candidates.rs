@@ -6,6 +6,7 @@ use crate::cost::{CostModel, DeviceSet, MAX_DEVICES, PartShape};
 use crate::plan::{PlacedPart, Plan};
 use crate::timing::Load;
 
+use super::cuts::ROW_STEP;
 use super::problem::{Problem, Template, least_common_multiple};
 use super::state::{Candidate, Cut, MAX_PARTS, Piece};
 use super::{DynamicLength, SolveOptions};
@@ -377,7 +378,13 @@ impl<'a> Pool<'a> {
         let n_rows = rows[1] - rows[0];
         let is_online = self.options.dynamic_length == DynamicLength::Online;
         let costs = &self.costs.devices()[device];
-        let computed = if is_online { n_rows } else { costs.padded_rows(n_rows) };
+        // The last part of the step has all further rows of the tensor too, and a graph of fixed shape computes them.
+        let has_more = rows[1] == template.rows && template.last_row > template.rows && !costs.standard_rows.is_empty();
+        let computed = match (is_online, has_more) {
+            (true, _) => n_rows,
+            (false, true) => (template.last_row - rows[0]).next_multiple_of(ROW_STEP),
+            (false, false) => costs.padded_rows(n_rows),
+        };
         // A graph of fixed shape looks back from the last position that there may be.
         let capacity = if costs.standard_rows.is_empty() { 0 } else { self.problem.capacity };
         PartShape {

@@ -52,11 +52,6 @@ impl Clock {
         Clock { ..*self }.submit(device_idx, ready, overheads)
     }
 
-    /// The end of everything.
-    pub(crate) fn end(&self) -> f64 {
-        self.free.iter().copied().fold(0.0, f64::max)
-    }
-
     /// When the host knows that every device has finished.
     pub(crate) fn end_known(&self, overheads: &[Overheads; MAX_DEVICES]) -> f64 {
         let used = self.free.iter().zip(overheads).filter(|(free, _)| **free > 0.0);

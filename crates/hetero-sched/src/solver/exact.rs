@@ -4,11 +4,13 @@
 //! Submissions are those of [`mod@crate::submissions`], formed here from pieces, so that no plan has to be made to know
 //! what it takes.
 
+use std::ops::Range;
+
 use crate::cost::{CostModel, MAX_DEVICES};
 use crate::timing::{Event, Overheads, Schedule, TimedSubmission, Timeline};
 
-use super::problem::{Problem, Work};
-use super::state::{MAX_PARTS, Piece};
+use super::problem::{Input, Problem, Work};
+use super::state::Piece;
 
 /// A step that is put together node by node. Keeps its memory from one to the next.
 #[derive(Debug)]
@@ -22,8 +24,9 @@ pub(crate) struct Exact {
     known: Vec<[u32; MAX_DEVICES]>,
     /// For each device its latest job, whether that takes more work, and the bytes of weights in it.
     latest: [Latest; MAX_DEVICES],
-    /// By slot.
-    values: Vec<Value>,
+    /// By slot, where in `parts` the value lies.
+    values: Vec<Range<u32>>,
+    parts: Vec<Located>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -33,12 +36,7 @@ struct Latest {
     bytes: u64,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Value {
-    n_parts: usize,
-    parts: [Located; MAX_PARTS],
-}
-
+/// Who computes which rectangle of a value, in which job.
 #[derive(Clone, Copy, Debug)]
 struct Located {
     device: u32,
@@ -49,8 +47,6 @@ struct Located {
 
 const NO_JOB: u32 = u32::MAX;
 const NONE: Latest = Latest { job: NO_JOB, is_open: false, bytes: 0 };
-const NOWHERE: Value =
-    Value { n_parts: 0, parts: [Located { device: 0, job: NO_JOB, rows: [0; 2], columns: [0; 2] }; MAX_PARTS] };
 
 impl Exact {
     pub(crate) fn new(costs: &dyn CostModel) -> Exact {
@@ -66,6 +62,7 @@ impl Exact {
             known: Vec::new(),
             latest: [NONE; MAX_DEVICES],
             values: Vec::new(),
+            parts: Vec::new(),
         }
     }
 
@@ -97,33 +94,32 @@ impl Exact {
         self.known.clear();
         self.latest = [NONE; MAX_DEVICES];
         self.values.clear();
-        self.values.resize(problem.n_slots, NOWHERE);
-        let mut n_parts = 0;
+        self.values.resize(problem.n_slots, 0..0);
+        self.parts.clear();
         for (idx, pieces) in nodes {
             self.add(problem, &problem.works[idx], pieces);
-            n_parts += pieces.len();
         }
-        n_parts
+        self.parts.len()
     }
 
     fn add(&mut self, problem: &Problem, work: &Work, pieces: &[Piece]) {
         let inputs = problem.inputs(work);
         let template = &problem.templates[work.template];
-        let mut value = Value { n_parts: pieces.len(), ..NOWHERE };
+        let first_part = self.parts.len() as u32;
         // What other devices wait for takes nothing more, and nothing of this node either.
         for piece in pieces {
             let latest = &mut self.latest;
-            for_each_need(&self.values, inputs, piece, |part| {
+            for_each_need(&self.values, &self.parts, inputs, piece, |part| {
                 let latest = &mut latest[part.device as usize];
                 latest.is_open &= latest.job != part.job;
             });
         }
-        for (piece, located) in pieces.iter().zip(&mut value.parts) {
+        for piece in pieces {
             let device = piece.device;
             let Latest { job: last, is_open, bytes } = self.latest[device];
             let mut known = if last == NO_JOB { [0; MAX_DEVICES] } else { self.known[last as usize] };
             let mut wanted = [0; MAX_DEVICES];
-            for_each_need(&self.values, inputs, piece, |part| {
+            for_each_need(&self.values, &self.parts, inputs, piece, |part| {
                 let wanted = &mut wanted[part.device as usize];
                 *wanted = part.job.saturating_add(1).max(*wanted);
             });
@@ -150,18 +146,29 @@ impl Exact {
                 job
             };
             self.schedule.push(job, piece.load);
-            *located = Located { device: device as u32, job: job as u32, rows: piece.rows, columns: piece.columns };
+            self.parts.push(Located {
+                device: device as u32,
+                job: job as u32,
+                rows: piece.rows,
+                columns: piece.columns,
+            });
         }
-        self.values[work.output] = value;
+        self.values[work.output] = first_part..self.parts.len() as u32;
     }
 }
 
 /// Calls `f` for every part on another device that a piece needs.
-fn for_each_need(values: &[Value], inputs: &[super::problem::Input], piece: &Piece, mut f: impl FnMut(&Located)) {
+fn for_each_need(
+    values: &[Range<u32>],
+    parts: &[Located],
+    inputs: &[Input],
+    piece: &Piece,
+    mut f: impl FnMut(&Located),
+) {
     let meet = |a: [u32; 2], b: [u32; 2]| a[0] < b[1] && b[0] < a[1];
     for input in inputs {
-        let Some(value) = input.slot.map(|slot| &values[slot]) else { continue };
-        for part in &value.parts[..value.n_parts] {
+        let Some(Range { start, end }) = input.slot.map(|slot| values[slot].clone()) else { continue };
+        for part in &parts[start as usize..end as usize] {
             if part.device as usize != piece.device
                 && (input.all_rows || meet(part.rows, piece.rows))
                 && (!input.same_columns || meet(part.columns, piece.columns))

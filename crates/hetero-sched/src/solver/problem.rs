@@ -56,6 +56,8 @@ pub(crate) struct Template {
     pub(crate) rows: usize,
     /// Rows of the output tensor.
     pub(crate) tensor_rows: usize,
+    /// Positions that a graph of fixed shape computes when it has the last ones of the step.
+    pub(crate) last_row: usize,
     pub(crate) columns: usize,
     /// Whether positions may be computed apart.
     pub(crate) cuts_rows: bool,
@@ -277,6 +279,7 @@ fn describe(graph: &Graph, costs: &dyn CostModel, idx: usize, rows: usize, align
         class: costs.class(&spec),
         rows,
         tensor_rows: desc.rows,
+        last_row: if is_cache { graph.capacity() } else { desc.rows },
         columns: desc.columns,
         cuts_rows: rule.rows,
         column_step: if step < desc.columns { step } else { 0 },

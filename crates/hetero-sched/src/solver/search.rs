@@ -31,6 +31,25 @@ pub(crate) struct Search<'a> {
     spare: Vec<State>,
     outcome: Outcome,
     exact: Exact,
+    /// What the beam may do.
+    pub(crate) limits: Limits,
+}
+
+/// What a beam may do.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// States that are kept at most.
+    pub(crate) width: usize,
+    /// Devices that are used.
+    pub(crate) devices: DeviceSet,
+    /// Whether operators stay whole.
+    pub(crate) is_whole: bool,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits { width: usize::MAX, devices: DeviceSet::first(MAX_DEVICES), is_whole: false }
+    }
 }
 
 /// The trace of a state in which nothing has been chosen.
@@ -55,7 +74,18 @@ impl<'a> Search<'a> {
         let overheads = Overheads::of(pool.costs.devices());
         let (trace, records, cuts, spare) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let exact = Exact::new(pool.costs);
-        Search { pool, overheads, weighting, trace, records, cuts, spare, outcome: Outcome::new(), exact }
+        Search {
+            pool,
+            overheads,
+            weighting,
+            trace,
+            records,
+            cuts,
+            spare,
+            outcome: Outcome::new(),
+            exact,
+            limits: Limits::default(),
+        }
     }
 
     /// Whether there are so few combinations that all can be tried.
@@ -146,12 +176,6 @@ impl<'a> Search<'a> {
     pub(crate) fn seconds_of<'c>(&mut self, candidates: impl Iterator<Item = &'c Candidate>) -> f64 {
         let pieces = candidates.map(|candidate| &candidate.pieces[..]).enumerate();
         self.exact.seconds(self.pool.problem, pieces)
-    }
-
-    /// What is minimised, if the step ended with what is queued.
-    pub(crate) fn value(&self, state: &State) -> f64 {
-        let end = state.progress.clock.end();
-        self.weighting.value(end, state.progress.joules, state.progress.own_bytes)
     }
 
     /// What is minimised, at the end of a step.
@@ -260,7 +284,8 @@ impl<'a> Search<'a> {
             return;
         }
         let effort = &self.pool.options.effort;
-        let considered = effort.width * 4;
+        let width = effort.width.min(self.limits.width);
+        let considered = width * 4;
         if self.records.len() > considered {
             self.records.select_nth_unstable_by(considered, order);
             self.records.truncate(considered);
@@ -275,13 +300,11 @@ impl<'a> Search<'a> {
                 same_ways += usize::from(other.ways == record.ways);
                 same_way += usize::from(other.way == record.way);
             }
-            if same_places < effort.width_per_place
-                && same_ways < effort.width_per_ways
-                && same_way < effort.width.div_ceil(3)
+            if same_places < effort.width_per_place && same_ways < effort.width_per_ways && same_way < width.div_ceil(3)
             {
                 self.records[kept] = record;
                 kept += 1;
-                if kept == effort.width {
+                if kept == width {
                     break;
                 }
             }
@@ -291,16 +314,25 @@ impl<'a> Search<'a> {
 
     /// Fills `cuts` with those that are worth trying for a node in a state.
     fn list_cuts(&mut self, idx: usize, work: &Work, template: &Template, state: &State) {
-        let Search { pool, cuts, overheads, .. } = self;
+        let Search { pool, cuts, overheads, limits, .. } = self;
         let problem = pool.problem;
         debug_assert_eq!(template.node, idx, "the search decides at the first node of a kind");
         cuts.clear();
-        cuts.extend_from_slice(pool.fixed_cuts(work.template));
-        if pool.options.granularity == Granularity::Layer || pool.devices.len() < 2 {
+        let limits = *limits;
+        let fits = |cut: Cut| {
+            let devices = cut.devices();
+            devices.iter().all(|device| limits.devices.contains(device)) && (!limits.is_whole || devices.len() == 1)
+        };
+        cuts.extend(pool.fixed_cuts(work.template).iter().filter(|(cut, _)| fits(*cut)));
+        if cuts.is_empty() {
+            // What none of them can compute is computed elsewhere.
+            cuts.extend_from_slice(pool.fixed_cuts(work.template));
+        }
+        if limits.is_whole || pool.options.granularity == Granularity::Layer || pool.devices.len() < 2 {
             return;
         }
         let mut add = |pool: &mut Pool<'_>, cut: Cut| {
-            if !cuts.iter().any(|&(known, _)| known == cut) {
+            if fits(cut) && !cuts.iter().any(|&(known, _)| known == cut) {
                 cuts.extend(pool.find(work.template, cut).map(|candidate| (cut, candidate)));
             }
         };

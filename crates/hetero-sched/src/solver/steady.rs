@@ -2,18 +2,29 @@
 
 use std::ops::Range;
 
-use super::Method;
+use crate::cost::{DeviceSet, MAX_DEVICES};
+
+use super::Granularity;
 use super::candidates::pairs;
 use super::cuts::{FEW_CUTS, ROW_STEP};
 use super::problem::Layers;
-use super::search::{NO_CHOICE, Search};
+use super::search::{Limits, NO_CHOICE, Search};
 use super::state::{Cut, State};
 
 /// A change that makes an operator this many times as long is not tried.
 const LONGER: f64 = 1.5;
 
 /// So many layers one after the other tell what one of them takes when many run.
-const N_COPIES: usize = 3;
+const N_COPIES: usize = 2;
+
+/// A simple plan is looked at in full when its layers take less than so many times as long as the best ones.
+const CLOSE: f64 = 1.01;
+
+/// How many ways into the layers and out of them are compared.
+const N_ENDS: usize = 3;
+
+/// States that a search for whole operators keeps.
+const NARROW: usize = 4;
 
 /// For each node of a graph, the number of the candidate that was chosen for it.
 pub(crate) type Choices = Vec<usize>;
@@ -21,16 +32,29 @@ pub(crate) type Choices = Vec<usize>;
 impl Search<'_> {
     /// Choices for all nodes, or `None` when some node has no candidate.
     ///
-    /// The search proposes some, and so do every device alone and the method of the paper; the one that is worth most by
-    /// what the whole step takes is taken.
+    /// The search proposes some, and so do every device alone, whole operators and the method of the paper; the one that
+    /// is worth most by what the whole step takes is taken.
     pub(crate) fn solve_all(&mut self) -> Option<Choices> {
         let problem = self.pool.problem;
         let n_nodes = problem.works.len();
         let mut fresh = State::new(problem.n_slots);
         fresh.trace = NO_CHOICE;
+        let mut simple: Vec<Choices> = Vec::new();
+        for device in self.pool.devices.clone() {
+            simple.extend(self.whole_on(device, 0..n_nodes));
+        }
+        if self.pool.devices.len() > 1 {
+            simple.extend(self.solve_as_paper());
+        }
         let mut found: Vec<Choices> = Vec::new();
         if let Some(layers) = problem.layers.clone() {
-            found.extend(self.solve_layers(&layers, &fresh));
+            let solved = self.solve_layers(&layers, &fresh, &simple);
+            // A few layers tell what is not worth a second look.
+            if let Some((value, choices)) = solved {
+                let (start, n_copies) = (layers.first.start, layers.count.min(N_COPIES));
+                simple.retain(|other| self.layers_value(start, n_copies, &other[layers.first.clone()]) < value * CLOSE);
+                found.push(choices);
+            }
         } else {
             let keep_all = self.is_small();
             let ends = self.beam(0..n_nodes, vec![fresh.clone()], keep_all);
@@ -42,11 +66,9 @@ impl Search<'_> {
                 found.push(choices);
             }
         }
-        for device in self.pool.devices.clone() {
-            found.extend(self.whole_on(device, 0..n_nodes));
-        }
-        if self.pool.devices.len() > 1 && self.pool.options.method == Method::WholeLayer {
-            found.extend(self.solve_as_paper());
+        found.extend(simple);
+        if found.len() < 2 {
+            return found.pop();
         }
         let mut best: Option<(f64, Choices)> = None;
         for choices in found {
@@ -70,42 +92,51 @@ impl Search<'_> {
         nodes.map(|idx| self.pool.find(problem.works[idx].template, Cut::Whole(device as u8))).collect()
     }
 
-    fn solve_layers(&mut self, layers: &Layers, fresh: &State) -> Vec<Choices> {
+    /// Choices for all nodes with those of a layer the same in all layers, and what a few layers are worth with them.
+    fn solve_layers(&mut self, layers: &Layers, fresh: &State, simple: &[Choices]) -> Option<(f64, Choices)> {
         let first = layers.first.clone();
-        let mut found = Vec::new();
-        for layer in self.solve_layer(layers) {
-            // The way into the first layer is the one that is best once layers run.
-            let mut best: Option<(f64, State, Choices)> = None;
-            for start in self.beam(0..first.start, vec![fresh.clone()], false).into_iter().take(8) {
-                let mut state = start.clone();
-                for copy in 0..2 {
-                    self.walk(&mut state, layers.copy(copy), &layer);
-                }
-                let value = self.value(&state);
-                if best.as_ref().is_none_or(|(least, ..)| value < *least) {
-                    let choices = self.choices(&start);
-                    best = Some((value, state, choices));
-                }
-            }
-            let Some((_, mut state, mut choices)) = best else { continue };
-            for copy in 2..layers.count {
-                self.walk(&mut state, layers.copy(copy), &layer);
-            }
-            state.trace = NO_CHOICE;
-            let ends = self.beam(layers.end()..self.pool.problem.works.len(), vec![state], false);
-            let end = ends.into_iter().min_by(|a, b| self.final_value(a).total_cmp(&self.final_value(b)));
-            let Some(end) = end else { continue };
-            for _ in 0..layers.count {
-                choices.extend_from_slice(&layer);
-            }
-            choices.extend(self.choices(&end));
-            found.push(choices);
+        let n_nodes = self.pool.problem.works.len();
+        let (value, layer) = self.solve_layer(layers, simple)?;
+        // What comes before and after is chosen by what it takes beside one layer.
+        let before = self.beam(0..first.start, vec![fresh.clone()], false);
+        let mut prefixes: Vec<Choices> = before.iter().take(N_ENDS).map(|state| self.choices(state)).collect();
+        prefixes.extend(simple.iter().map(|choices| choices[..first.start].to_vec()));
+        let mut choices = self.best_with(0..first.end, prefixes, |prefix| [prefix, &layer].concat())?;
+        let last = layers.copy(layers.count - 1);
+        let mut state = fresh.clone();
+        self.walk(&mut state, last.clone(), &layer);
+        let after = self.beam(last.end..n_nodes, vec![state], false);
+        let mut suffixes: Vec<Choices> = after.iter().take(N_ENDS).map(|state| self.choices(state)).collect();
+        suffixes.extend(simple.iter().map(|choices| choices[last.end..].to_vec()));
+        let suffix = self.best_with(last.start..n_nodes, suffixes, |suffix| [&layer, suffix].concat())?;
+        for _ in 0..layers.count {
+            choices.extend_from_slice(&layer);
         }
-        found
+        choices.extend(suffix);
+        Some((value, choices))
     }
 
-    /// Choices for the nodes of one layer that make many of them fast, the best first.
-    fn solve_layer(&mut self, layers: &Layers) -> Vec<Choices> {
+    /// Of some choices those that are worth most within others.
+    fn best_with(
+        &mut self,
+        nodes: Range<usize>,
+        mut all: Vec<Choices>,
+        within: impl Fn(&[usize]) -> Choices,
+    ) -> Option<Choices> {
+        all.sort_unstable();
+        all.dedup();
+        let mut best: Option<(f64, Choices)> = None;
+        for choices in all {
+            let value = self.exact_value(nodes.clone(), &within(&choices));
+            if best.as_ref().is_none_or(|(least, _)| value < *least) {
+                best = Some((value, choices));
+            }
+        }
+        best.map(|(_, choices)| choices)
+    }
+
+    /// Choices for the nodes of one layer that make many of them fast, and what a few layers are worth with them.
+    fn solve_layer(&mut self, layers: &Layers, simple: &[Choices]) -> Option<(f64, Choices)> {
         let problem = self.pool.problem;
         let first = layers.first.clone();
         // Where the layer before may have left its output: on any of the devices.
@@ -122,15 +153,23 @@ impl Search<'_> {
             })
             .collect();
         let mut found: Vec<Choices> = Vec::new();
-        for state in self.beam(first.clone(), entries, false) {
-            let choices = self.choices(&state);
-            if !found.contains(&choices) {
-                found.push(choices);
+        let mut add = |search: &Self, ends: Vec<State>| {
+            for state in ends {
+                let choices = search.choices(&state);
+                if !found.contains(&choices) {
+                    found.push(choices);
+                }
             }
+        };
+        let ends = self.beam(first.clone(), entries.clone(), false);
+        add(self, ends);
+        for limits in self.narrower() {
+            self.limits = limits;
+            let ends = self.beam(first.clone(), entries.clone(), false);
+            add(self, ends);
         }
-        for device in self.pool.devices.clone() {
-            found.extend(self.whole_on(device, first.clone()));
-        }
+        self.limits = Limits::default();
+        found.extend(simple.iter().map(|choices| choices[first.clone()].to_vec()));
         let n_copies = layers.count.min(N_COPIES);
         let mut rated: Vec<(f64, Choices)> = Vec::new();
         for choices in found {
@@ -141,8 +180,21 @@ impl Search<'_> {
         for (value, choices) in &mut rated {
             *value = self.improve(Trial::new(first.clone(), n_copies), choices);
         }
-        rated.sort_by(|a, b| a.0.total_cmp(&b.0));
-        rated.into_iter().map(|(_, choices)| choices).collect()
+        rated.into_iter().min_by(|a, b| a.0.total_cmp(&b.0))
+    }
+
+    /// What else is searched: whole operators, and of more than two devices every two.
+    fn narrower(&self) -> Vec<Limits> {
+        let mut all = Vec::new();
+        if self.pool.options.granularity != Granularity::Layer && self.pool.devices.len() > 1 {
+            all.push(Limits { width: NARROW, is_whole: true, ..Limits::default() });
+        }
+        if self.pool.devices.len() > 2 {
+            let two = pairs(&self.pool.devices).map(|(a, b)| DeviceSet::one(a).with(b));
+            let width = self.pool.options.effort.width / 2;
+            all.extend(two.map(|devices| Limits { width, devices, is_whole: false }));
+        }
+        all
     }
 
     /// What some layers are worth that are computed alike.
@@ -240,6 +292,22 @@ impl Search<'_> {
         }
     }
 
+    /// What changed choices are worth at most: no device is faster than its work alone.
+    fn least_value(&self, trial: &Trial) -> f64 {
+        let works = &self.pool.problem.works[trial.nodes.clone()];
+        let mut busy = [0.0; MAX_DEVICES];
+        let (mut joules, mut bytes) = (0.0, 0);
+        for (work, &choice) in works.iter().zip(&trial.changed) {
+            let candidate = self.pool.candidate(work.template, choice);
+            candidate.pieces.iter().for_each(|piece| busy[piece.device] += piece.load.seconds);
+            joules += candidate.joules;
+            bytes += candidate.own_bytes;
+        }
+        let n = trial.n_copies as f64;
+        let seconds = n * busy.into_iter().fold(0.0, f64::max);
+        self.weighting.value(seconds, n * joules, trial.n_copies as u64 * bytes)
+    }
+
     /// Gives a cut to the nodes that are meant, where they can have it, and keeps the change if it lowers the value.
     fn try_change(
         &mut self,
@@ -263,6 +331,9 @@ impl Search<'_> {
             }
         }
         if !is_changed {
+            return false;
+        }
+        if self.least_value(trial) >= trial.least {
             return false;
         }
         let value = self.layers_value(trial.nodes.start, trial.n_copies, &trial.changed);
