@@ -178,6 +178,7 @@ fn measuring(capacity: usize, options: &ModelOptions, thoroughness: Thoroughness
         least_seconds: 2e-3,
         n_nodes: 16,
         fills_operands: true,
+        blank_weight: None,
         kernel_version: kernel_version(options.devices.activations),
     };
     let mut rows = vec![1, 2, 4, 8, 16, 32, 64, 128, 256, capacity];

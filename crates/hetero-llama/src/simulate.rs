@@ -5,8 +5,6 @@
 
 mod planned;
 
-use std::fmt;
-use std::str::FromStr;
 use std::sync::Arc;
 
 pub use backend_npu_sim::{FaultPlan, ProcessorUsage, Soc, SocError, Trace};
@@ -19,6 +17,7 @@ use hetero_sched::{Loss, Runner, SchedError, Solution, Team};
 use crate::LlamaError;
 use crate::config::ModelConfig;
 use crate::graph::{self, GraphOptions, ModelGraph};
+pub use crate::mode::Mode as SimulateMode;
 
 /// The smallest number of positions of a prefill graph: an NPU's tile.
 const LEAST_CAPACITY: usize = 32;
@@ -77,19 +76,6 @@ impl SimulateOptions {
             trace: false,
         }
     }
-}
-
-/// Who computes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum SimulateMode {
-    /// One processor does everything.
-    Only(DeviceKind),
-    /// GPU and NPU, each operator on one of them: the paper's Hetero-layer.
-    Layer,
-    /// GPU and NPU, operators cut between them: the paper's Hetero-tensor.
-    Tensor,
-    /// GPU, NPU and CPU, operators cut between them.
-    Tensor3,
 }
 
 /// What a simulation has found. All times are virtual.
@@ -322,43 +308,11 @@ fn devices(prefill: &SimulatedPhase, decode: &SimulatedPhase) -> Vec<SimulatedDe
     kinds.into_iter().filter(|&kind| sum(kind, |usage| usage.busy_seconds) > 0.0).map(device).collect()
 }
 
-impl SimulateMode {
-    /// Every mode.
-    pub const ALL: [SimulateMode; 6] = [
-        SimulateMode::Only(DeviceKind::Cpu),
-        SimulateMode::Only(DeviceKind::Gpu),
-        SimulateMode::Only(DeviceKind::Npu),
-        SimulateMode::Layer,
-        SimulateMode::Tensor,
-        SimulateMode::Tensor3,
-    ];
-
-    /// The processors that take part, the one that allocates shared memory first.
-    fn devices(self) -> Vec<DeviceKind> {
-        match self {
-            SimulateMode::Only(kind) => vec![kind],
-            SimulateMode::Layer | SimulateMode::Tensor => vec![DeviceKind::Gpu, DeviceKind::Npu],
-            SimulateMode::Tensor3 => vec![DeviceKind::Gpu, DeviceKind::Npu, DeviceKind::Cpu],
-        }
-    }
-}
-
-impl fmt::Display for SimulateMode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            SimulateMode::Only(kind) => write!(f, "{kind}-only"),
-            SimulateMode::Layer => f.write_str("layer"),
-            SimulateMode::Tensor => f.write_str("tensor"),
-            SimulateMode::Tensor3 => f.write_str("tensor-3"),
-        }
-    }
-}
-
-impl FromStr for SimulateMode {
-    type Err = String;
-
-    fn from_str(name: &str) -> Result<Self, Self::Err> {
-        let found = Self::ALL.into_iter().find(|mode| mode.to_string() == name);
-        found.ok_or_else(|| format!("expected one of {}", Self::ALL.map(|mode| mode.to_string()).join(", ")))
+/// The processors that take part in a mode, the one that allocates shared memory first.
+fn devices_of(mode: SimulateMode) -> Vec<DeviceKind> {
+    match mode {
+        SimulateMode::Only(kind) => vec![kind],
+        SimulateMode::Layer | SimulateMode::Tensor => vec![DeviceKind::Gpu, DeviceKind::Npu],
+        SimulateMode::Tensor3 => vec![DeviceKind::Gpu, DeviceKind::Npu, DeviceKind::Cpu],
     }
 }

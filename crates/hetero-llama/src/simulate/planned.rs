@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use backend_npu_sim::SimulatedSoc;
+use backend_npu_sim::{SimulatedSoc, blank_weight};
 use hetero_core::{Backend, DeviceInfo};
 use hetero_sched::cost::{DeviceSet, ProfiledCosts, ProfiledOptions};
 use hetero_sched::profile::{MeasureOptions, measure_all};
@@ -10,7 +10,7 @@ use hetero_sched::solver::{Granularity, SolveOptions};
 use hetero_sched::sync::Clock;
 use hetero_sched::{ExecutorOptions, Synchronisation, Team, TeamOptions};
 
-use super::{SimulateMode, SimulateOptions};
+use super::{SimulateMode, SimulateOptions, devices_of};
 use crate::LlamaError;
 use crate::graph::ModelGraph;
 
@@ -21,10 +21,10 @@ pub(super) fn team(
     bench: &Arc<SimulatedSoc>,
     prefill: &ModelGraph,
 ) -> Result<Arc<Team>, LlamaError> {
-    let kinds = options.mode.devices();
-    let devices_of =
+    let kinds = devices_of(options.mode);
+    let backends =
         |phone: &SimulatedSoc| -> Vec<Arc<dyn Backend>> { kinds.iter().map(|&kind| phone.backend(kind)).collect() };
-    let devices = devices_of(soc);
+    let devices = backends(soc);
     let synchronisation = if options.fast_sync { Synchronisation::Fast } else { Synchronisation::PerCrossing };
     let executor =
         ExecutorOptions { synchronisation, clock: Arc::new(PhoneClock(Arc::clone(soc))), ..ExecutorOptions::default() };
@@ -39,9 +39,10 @@ pub(super) fn team(
         budget_seconds: f64::INFINITY,
         n_repeats: 1,
         fills_operands: false,
+        blank_weight: Some(blank_weight),
         ..MeasureOptions::default()
     };
-    let profile = measure_all(&devices_of(bench), &prefill.graph, &clock, &measuring)?;
+    let profile = measure_all(&backends(bench), &prefill.graph, &clock, &measuring)?;
     let infos: Vec<DeviceInfo> = devices.iter().map(|device| device.info().clone()).collect();
     let phone = soc.soc();
     let costs = ProfiledOptions {

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use backend_npu_sim::soc::Overheads;
-use backend_npu_sim::{FaultPlan, Numerics, SimOptions, SimulatedSoc, Soc, TimeMode};
+use backend_npu_sim::{FaultPlan, Numerics, SimOptions, SimulatedSoc, Soc, TimeMode, blank_weight};
 use hetero_core::{Backend, DeviceInfo, DeviceKind};
 use hetero_llama::simulate::{DynamicLength, Method};
 use hetero_sched::cost::{DeviceSet, ProfiledCosts, ProfiledOptions};
@@ -102,6 +102,7 @@ impl Mode {
             budget_seconds: f64::INFINITY,
             n_repeats: 1,
             fills_operands: false,
+            blank_weight: Some(blank_weight),
             ..MeasureOptions::default()
         };
         let clock = PhoneClock(phone);

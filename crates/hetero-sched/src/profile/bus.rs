@@ -126,7 +126,7 @@ pub(super) fn measure_bus(
                 let n_weights = (MOST_WEIGHT_BYTES / shape.weight_bytes().max(1)).max(1);
                 let n_nodes = ((SHORT_SECONDS / sample.seconds).ceil() as usize).clamp(1, MOST_NODES.min(n_weights));
                 let start = profile.devices[device].overheads.start_seconds;
-                let probe = Probe::new(&*backends[device], clock, &shape, n_nodes, options.fills_operands);
+                let probe = Probe::new(&*backends[device], clock, &shape, n_nodes, options);
                 let mut probe = match probe {
                     Ok(probe) => probe,
                     Err(BackendError::LimitReached { .. }) => continue,
@@ -199,8 +199,8 @@ impl Ballast {
         let rows = (BALLAST_BYTES / logical_bytes(&of_rows(1)) as usize).max(1);
         let shape = of_rows(rows);
         let bytes = logical_bytes(&shape);
-        let mut one = Probe::new(backend, clock, &shape, 1, options.fills_operands)?;
-        let mut probe = Probe::new(backend, clock, &shape, BALLAST_NODES, options.fills_operands)?;
+        let mut one = Probe::new(backend, clock, &shape, 1, options)?;
+        let mut probe = Probe::new(backend, clock, &shape, BALLAST_NODES, options)?;
         let mut least = [f64::INFINITY; 2];
         // The first run is to warm up.
         for _ in 0..=options.n_repeats.max(1) {

@@ -7,7 +7,10 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use hetero_core::{Backend, BackendError, DType, Graph, Op, OpSpec, OperandOrder, SharedTensor, Support, TensorDesc};
+use hetero_core::{
+    Backend, BackendError, DType, Graph, Op, OpSpec, OperandOrder, SharedTensor, Support, TensorDesc, WeightLayout,
+    WeightMatrix,
+};
 
 use super::bus::measure_bus;
 use super::points::{Point, Wanted, distinct_operators, points};
@@ -28,6 +31,9 @@ const COPY_BYTES: usize = 8 << 20;
 const N_NODES: usize = 3;
 /// A measurement is repeated no more often than this.
 const MOST_REPEATS: usize = 200;
+
+/// Makes a weight matrix that is never read, from its name and layout.
+pub type BlankWeight = fn(&str, WeightLayout) -> Result<Arc<WeightMatrix>, BackendError>;
 
 /// What is measured, and for how long.
 #[derive(Clone, Debug)]
@@ -50,6 +56,8 @@ pub struct MeasureOptions {
     /// Whether operands hold numbers. A simulated device that only keeps time never looks at them, and filling the
     /// weights of a large model takes seconds.
     pub fills_operands: bool,
+    /// Where weights come from that hold no numbers; `None` for memory of the device, which takes time to clear.
+    pub blank_weight: Option<BlankWeight>,
     /// Goes into [`Identity::kernel_version`].
     pub kernel_version: String,
 }
@@ -65,6 +73,7 @@ impl Default for MeasureOptions {
             least_seconds: 0.0,
             n_nodes: N_NODES,
             fills_operands: true,
+            blank_weight: None,
             kernel_version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }
@@ -325,7 +334,7 @@ fn measure_point(
     overheads: &MeasuredOverheads,
     options: &MeasureOptions,
 ) -> Result<(Sample, u64), BackendError> {
-    let mut one = Probe::new(backend, clock, shape, 1, options.fills_operands)?;
+    let mut one = Probe::new(backend, clock, shape, 1, options)?;
     let (compile_seconds, own_bytes) = (one.compile_seconds, one.own_bytes);
     let mut single = one.run(clock)?;
     let fixed = overheads.submit_seconds + overheads.submit_idle_seconds + overheads.poll_sync_seconds;
@@ -339,7 +348,7 @@ fn measure_point(
     } else {
         // What takes long shows among a few; what is over at once needs many to be seen beside the noise.
         let n_nodes = if single > LONG_SECONDS / 10.0 { N_NODES } else { most_nodes };
-        let mut several = Probe::new(backend, clock, shape, n_nodes, options.fills_operands)?;
+        let mut several = Probe::new(backend, clock, shape, n_nodes, options)?;
         let [shorter, longer] = fastest_of_two([&mut one, &mut several], clock, options)?;
         let difference = (longer - shorter) / (n_nodes - 1) as f64;
         // Noise may make the difference vanish where the work itself is next to nothing. A node takes its share of all
@@ -397,8 +406,8 @@ fn measure_overheads(
     let Some(spec) = supported.min_by_key(size) else { return Ok(MeasuredOverheads::default()) };
     let columns = spec.op.output_columns();
     let shape = ProbeShape { spec: spec.clone(), rows: 1, past: 0, columns, order: OperandOrder::default() };
-    let mut one = Probe::new(backend, clock, &shape, 1, options.fills_operands)?;
-    let mut several = Probe::new(backend, clock, &shape, N_NODES, options.fills_operands)?;
+    let mut one = Probe::new(backend, clock, &shape, 1, options)?;
+    let mut several = Probe::new(backend, clock, &shape, N_NODES, options)?;
     let polled = fastest(&mut one, clock, options)?;
     let work = ((fastest(&mut several, clock, options)? - polled) / (N_NODES - 1) as f64).max(0.0);
     let (mut submit_idle, mut poll, mut blocked) = (f64::INFINITY, f64::INFINITY, f64::INFINITY);
@@ -444,7 +453,7 @@ fn measure_queued(
     let Some(spec) = specs.filter(fits).max_by_key(size) else { return Ok((f64::INFINITY, 0.0)) };
     let columns = spec.op.output_columns();
     let shape = ProbeShape { spec: spec.clone(), rows: 1, past: 0, columns, order: OperandOrder::default() };
-    let mut front = Probe::new(backend, clock, &shape, 1, options.fills_operands)?;
+    let mut front = Probe::new(backend, clock, &shape, 1, options)?;
     let alone = fastest(&mut front, clock, options)?;
     let (mut submit, mut both) = (f64::INFINITY, f64::INFINITY);
     for _ in 0..=options.n_repeats.max(1) {
@@ -527,8 +536,7 @@ fn measure_slowdowns(
     let failed = |device_idx: usize| move |error| Failure { device_idx, error };
     let mut alone = Vec::new();
     for &device in devices {
-        let mut probe =
-            Probe::new(&*backends[device], clock, shape, 1, options.fills_operands).map_err(failed(device))?;
+        let mut probe = Probe::new(&*backends[device], clock, shape, 1, options).map_err(failed(device))?;
         alone.push(fastest(&mut probe, clock, options).map_err(failed(device))?);
     }
     let longest = alone.iter().copied().fold(0.0, f64::max);
@@ -536,8 +544,7 @@ fn measure_slowdowns(
     let mut probes = Vec::new();
     for (&device, seconds) in devices.iter().zip(&mut alone) {
         let n_nodes = ((longest / *seconds).round() as usize).clamp(1, 8);
-        let mut probe =
-            Probe::new(&*backends[device], clock, shape, n_nodes, options.fills_operands).map_err(failed(device))?;
+        let mut probe = Probe::new(&*backends[device], clock, shape, n_nodes, options).map_err(failed(device))?;
         *seconds = fastest(&mut probe, clock, options).map_err(failed(device))?;
         probes.push(probe);
     }

@@ -21,7 +21,7 @@ mod probe;
 
 pub use bus::{Bus, Traffic};
 pub use folder::ProfileFolder;
-pub use measure::{Failure, MeasureOptions, Measured, Progress, measure, measure_all};
+pub use measure::{BlankWeight, Failure, MeasureOptions, Measured, Progress, measure, measure_all};
 pub use store::ProfileError;
 
 use hetero_core::{DeviceInfo, DeviceKind, Op, OpSpec};

@@ -8,6 +8,7 @@ use hetero_core::{
     WeightMatrix, WeightRows,
 };
 
+use super::MeasureOptions;
 use crate::sync::Clock;
 
 /// What weights and activations are filled with. As 32-bit float, as half and as scale of a group it is a small
@@ -83,7 +84,7 @@ impl Probe {
         clock: &dyn Clock,
         shape: &ProbeShape,
         n_nodes: usize,
-        fills_operands: bool,
+        options: &MeasureOptions,
     ) -> Result<Probe, BackendError> {
         let op = shape.op();
         let mut b = GraphBuilder::new(shape.rows);
@@ -113,7 +114,7 @@ impl Probe {
             let output = graph.tensor_desc(graph.node(NodeId(node)).output);
             let mut weights = Vec::with_capacity(layouts.len());
             for layout in &layouts {
-                let weight = backend.load_weight(WeightRows::all(matrix(backend, *layout, fills_operands)?))?;
+                let weight = backend.load_weight(WeightRows::all(matrix(backend, *layout, options)?))?;
                 own_bytes = weight.own_bytes().max(own_bytes);
                 weights.push(weight);
             }
@@ -132,7 +133,7 @@ impl Probe {
         for binding_idx in 0..segment.n_bindings() {
             let value = segment.values_of(binding_idx).next().expect("a binding holds a value");
             let tensor = SharedTensor::new(backend.allocate(&graph.tensor_desc(value))?);
-            if fills_operands && graph.value(value).kind == ValueKind::Input {
+            if options.fills_operands && graph.value(value).kind == ValueKind::Input {
                 fill_activations(&tensor);
             }
             tensors.push((tensor, segment.writes(value)));
@@ -184,10 +185,17 @@ fn layouts(op: &Op) -> Vec<WeightLayout> {
     }
 }
 
-fn matrix(backend: &dyn Backend, layout: WeightLayout, is_filled: bool) -> Result<Arc<WeightMatrix>, BackendError> {
+fn matrix(
+    backend: &dyn Backend,
+    layout: WeightLayout,
+    options: &MeasureOptions,
+) -> Result<Arc<WeightMatrix>, BackendError> {
+    if let (false, Some(blank)) = (options.fills_operands, options.blank_weight) {
+        return blank("probe", layout);
+    }
     let tensor = WeightMatrix::allocate(&layout, backend)?;
     WeightMatrix::build("probe", layout, tensor, |bytes| {
-        if is_filled {
+        if options.fills_operands {
             bytes.fill(FILLING);
         }
         Ok(())
