@@ -38,8 +38,8 @@ enum Chore {
     FitSoc(fit_soc::Args),
     /// Draw docs/figures again from the simulator
     Figures,
-    /// Write docs/paper-results.md again: the paper's evaluation on the simulated phone
-    Paper,
+    /// Write docs/paper-results.md and its figures again: the paper's evaluation on the simulated phone
+    Paper(paper::Args),
     /// Write a Hugging Face model directory with random weights
     Synth(synth::Args),
     /// Make the test fixtures again with Python's transformers
@@ -55,7 +55,7 @@ fn main() -> ExitCode {
         Chore::Bench(args) => bench::run(&args),
         Chore::FitSoc(args) => fit_soc::run(&args),
         Chore::Figures => figures::run(),
-        Chore::Paper => paper::run(),
+        Chore::Paper(args) => paper::run(&args),
         Chore::Synth(args) => synth::run(&args),
         Chore::Fixtures(args) => python::fixtures(&args),
         Chore::DemoModel(args) => python::demo_model(&args),
