@@ -7,28 +7,23 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use hetero_core::{
-    Backend, BackendError, DType, Graph, Op, OpSpec, OperandOrder, SharedTensor, Support, TensorDesc, WeightLayout,
-    WeightMatrix,
-};
+use hetero_core::{Backend, BackendError, Graph, OperandOrder, WeightLayout, WeightMatrix};
 
 use super::bus::measure_bus;
+use super::overheads::measure_overheads;
 use super::points::{Point, Wanted, distinct_operators, points};
 use super::probe::{Probe, ProbeShape};
+use super::together::{Pairing, measure_slowdowns, pairings};
 use super::{DeviceProfile, FORMAT, Identity, MeasuredOverheads, Profile, Sample, Together, operator_key};
 use crate::SchedError;
 use crate::sync::Clock;
 
 /// The part of a column of measurements that repeats a node: larger ones would take more memory than a phone has.
-const MOST_WEIGHT_BYTES: usize = 64 << 20;
+pub(super) const MOST_WEIGHT_BYTES: usize = 64 << 20;
 /// Work that takes longer than this many seconds is measured once.
 const LONG_SECONDS: f64 = 0.05;
-/// Devices run together at no more rows than this.
-const MOST_ROWS_TOGETHER: usize = 256;
-/// What copying is measured with: more than caches near a core hold.
-const COPY_BYTES: usize = 8 << 20;
 /// Equal nodes of the longer submission, at least.
-const N_NODES: usize = 3;
+pub(super) const N_NODES: usize = 3;
 /// A measurement is repeated no more often than this.
 const MOST_REPEATS: usize = 200;
 
@@ -56,6 +51,9 @@ pub struct MeasureOptions {
     /// Whether operands hold numbers. A simulated device that only keeps time never looks at them, and filling the
     /// weights of a large model takes seconds.
     pub fills_operands: bool,
+    /// Whether to measure what operators move over the bus that devices share; without it plans follow how devices slow
+    /// each other down.
+    pub measures_bus: bool,
     /// Where weights come from that hold no numbers; `None` for memory of the device, which takes time to clear.
     pub blank_weight: Option<BlankWeight>,
     /// Goes into [`Identity::kernel_version`].
@@ -73,6 +71,7 @@ impl Default for MeasureOptions {
             least_seconds: 0.0,
             n_nodes: N_NODES,
             fills_operands: true,
+            measures_bus: true,
             blank_weight: None,
             kernel_version: env!("CARGO_PKG_VERSION").to_owned(),
         }
@@ -200,12 +199,6 @@ struct Run<'r> {
     watch: &'r mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>,
 }
 
-/// Devices that run an operator at the same time.
-struct Pairing {
-    devices: Vec<usize>,
-    shape: ProbeShape,
-}
-
 impl Run<'_> {
     /// Whether a device can be measured, and there is still time for it.
     fn may_go_on(&mut self, device_idx: usize) -> bool {
@@ -276,11 +269,19 @@ impl Run<'_> {
     }
 
     fn measure_bus(&mut self, wanted: &[Wanted]) {
-        if !self.measured.failures.is_empty() || !self.measured.is_complete {
+        let is_wanted = self.options.measures_bus && self.measured.failures.is_empty();
+        if !is_wanted || !self.measured.is_complete {
             return;
         }
-        let Run { backends, clock, options, begin, measured, .. } = self;
-        let mut may_go_on = || clock.now() - *begin <= options.budget_seconds;
+        let Run { backends, clock, options, begin, measured, watch, n_done, n_all } = self;
+        let before = measured.profile.clone();
+        let mut may_go_on = || {
+            let seconds = clock.now() - *begin;
+            let (n_done, n_all) = (*n_done, *n_all);
+            let (operator, device, profile) = ("memory bus", "all", &before);
+            let progress = Progress { n_done, n_all, seconds, operator, device, is_new: false, profile };
+            seconds <= options.budget_seconds && watch(&progress).is_continue()
+        };
         match measure_bus(backends, wanted, *clock, options, &mut measured.profile, &mut may_go_on) {
             Ok(is_complete) => measured.is_complete = is_complete,
             Err(Failure { device_idx, error }) => self.fail(device_idx, error),
@@ -362,7 +363,7 @@ fn measure_point(
 }
 
 /// The fastest of some runs, after one to warm up.
-fn fastest(probe: &mut Probe, clock: &dyn Clock, options: &MeasureOptions) -> Result<f64, BackendError> {
+pub(super) fn fastest(probe: &mut Probe, clock: &dyn Clock, options: &MeasureOptions) -> Result<f64, BackendError> {
     let begin = clock.now();
     let mut least = probe.run(clock)?;
     if least > LONG_SECONDS {
@@ -392,179 +393,4 @@ fn fastest_of_two(
         least = [least[0].min(one.run(clock)?), least[1].min(other.run(clock)?)];
     }
     Ok(least)
-}
-
-/// Submission and waiting, by the smallest operator that the device computes.
-fn measure_overheads(
-    backend: &dyn Backend,
-    wanted: &[Wanted],
-    clock: &dyn Clock,
-    options: &MeasureOptions,
-) -> Result<MeasuredOverheads, BackendError> {
-    let size = |spec: &&OpSpec| spec.op.operations(1, 0) + spec.op.output_columns() as u64;
-    let supported = wanted.iter().map(|wanted| &wanted.spec).filter(|spec| backend.support(spec) == Support::Yes);
-    let Some(spec) = supported.min_by_key(size) else { return Ok(MeasuredOverheads::default()) };
-    let columns = spec.op.output_columns();
-    let shape = ProbeShape { spec: spec.clone(), rows: 1, past: 0, columns, order: OperandOrder::default() };
-    let mut one = Probe::new(backend, clock, &shape, 1, options)?;
-    let mut several = Probe::new(backend, clock, &shape, N_NODES, options)?;
-    let polled = fastest(&mut one, clock, options)?;
-    let work = ((fastest(&mut several, clock, options)? - polled) / (N_NODES - 1) as f64).max(0.0);
-    let (mut submit_idle, mut poll, mut blocked) = (f64::INFINITY, f64::INFINITY, f64::INFINITY);
-    for _ in 0..options.n_repeats.max(1) {
-        let begin = clock.now();
-        let ticket = one.submit()?;
-        submit_idle = submit_idle.min(clock.now() - begin);
-        ticket.timeline().block_until(ticket.value())?;
-        blocked = blocked.min(clock.now() - begin);
-        let begin = clock.now();
-        assert!(ticket.is_complete(), "a submission that was waited for is complete");
-        poll = poll.min(clock.now() - begin);
-        one.collect(ticket)?;
-    }
-    drop(several);
-    let copy_seconds_per_byte = measure_copy(backend, clock, options)?;
-    let (submit, start) = measure_queued(backend, wanted, &mut one, work, clock, options)?;
-    let submit = submit.min(submit_idle);
-    // A polling host sees the end half a look late, on average; what remains is the start of an idle device.
-    Ok(MeasuredOverheads {
-        submit_seconds: submit,
-        submit_idle_seconds: (polled - submit - work - poll - start).max(0.0),
-        start_seconds: start,
-        poll_sync_seconds: poll,
-        block_sync_seconds: (blocked - polled).max(0.0) + poll,
-        copy_seconds_per_byte,
-    })
-}
-
-/// Seconds of the host for a submission behind one that is under way, and of the device between the two.
-fn measure_queued(
-    backend: &dyn Backend,
-    wanted: &[Wanted],
-    behind: &mut Probe,
-    behind_seconds: f64,
-    clock: &dyn Clock,
-    options: &MeasureOptions,
-) -> Result<(f64, f64), BackendError> {
-    // The largest operator that is not too large, so that the device is still at it.
-    let size = |spec: &&OpSpec| spec.op.operations(1, 0);
-    let fits = |spec: &&OpSpec| size(spec) < (MOST_WEIGHT_BYTES / 2) as u64 && backend.support(spec) == Support::Yes;
-    let specs = wanted.iter().map(|wanted| &wanted.spec);
-    let Some(spec) = specs.filter(fits).max_by_key(size) else { return Ok((f64::INFINITY, 0.0)) };
-    let columns = spec.op.output_columns();
-    let shape = ProbeShape { spec: spec.clone(), rows: 1, past: 0, columns, order: OperandOrder::default() };
-    let mut front = Probe::new(backend, clock, &shape, 1, options)?;
-    let alone = fastest(&mut front, clock, options)?;
-    let (mut submit, mut both) = (f64::INFINITY, f64::INFINITY);
-    for _ in 0..=options.n_repeats.max(1) {
-        let begin = clock.now();
-        let before = front.submit()?;
-        let queued = clock.now();
-        let ticket = behind.submit()?;
-        submit = submit.min(clock.now() - queued);
-        while !ticket.is_complete() {
-            std::hint::spin_loop();
-        }
-        both = both.min(clock.now() - begin);
-        front.collect(before)?;
-        behind.collect(ticket)?;
-    }
-    Ok((submit, (both - alone - behind_seconds).max(0.0)))
-}
-
-/// Seconds of the host for each byte that it reads out of a tensor of the device and writes back.
-fn measure_copy(backend: &dyn Backend, clock: &dyn Clock, options: &MeasureOptions) -> Result<f64, BackendError> {
-    let columns = COPY_BYTES;
-    let tensor = SharedTensor::new(backend.allocate(&TensorDesc { rows: 1, columns, dtype: DType::U8 })?);
-    if tensor.tensor().host_ptr().is_none() {
-        return Ok(0.0);
-    }
-    let mut copy = vec![0; columns];
-    let mut least = f64::INFINITY;
-    // The first run maps the memory.
-    for _ in 0..=options.n_repeats.max(1) {
-        let begin = clock.now();
-        copy.copy_from_slice(tensor.view().row::<u8>(0));
-        tensor.slot().row_mut::<u8>(0).copy_from_slice(&copy);
-        least = least.min(clock.now() - begin);
-    }
-    Ok(least / (2 * columns) as f64)
-}
-
-/// Pairs, and all, of the devices, with the largest linear operator that all of them compute.
-fn pairings(backends: &[Arc<dyn Backend>], wanted: &[Wanted], options: &MeasureOptions) -> Vec<Pairing> {
-    let mut sets: Vec<Vec<usize>> = Vec::new();
-    for a in 0..backends.len() {
-        sets.extend((a + 1..backends.len()).map(|b| vec![a, b]));
-    }
-    if backends.len() > 2 {
-        sets.push((0..backends.len()).collect());
-    }
-    let mut rows: Vec<usize> = [options.rows.iter().min(), options.rows.iter().max()]
-        .into_iter()
-        .flatten()
-        .map(|&rows| rows.min(MOST_ROWS_TOGETHER))
-        .collect();
-    rows.dedup();
-    let mut pairings = Vec::new();
-    for devices in sets {
-        let is_common = |spec: &&OpSpec| {
-            let is_linear = matches!(spec.op, Op::Linear { .. });
-            is_linear && devices.iter().all(|&device| backends[device].support(spec) == Support::Yes)
-        };
-        let size = |spec: &&OpSpec| spec.op.operations(1, 0);
-        // One that is not too large for several copies.
-        let fits = |spec: &&OpSpec| spec.op.operations(1, 0) < (MOST_WEIGHT_BYTES / 2) as u64;
-        let specs = wanted.iter().map(|wanted| &wanted.spec);
-        let Some(spec) = specs.filter(is_common).filter(fits).max_by_key(size) else { continue };
-        for &rows in &rows {
-            let columns = spec.op.output_columns();
-            let shape = ProbeShape { spec: spec.clone(), rows, past: 0, columns, order: OperandOrder::default() };
-            pairings.push(Pairing { devices: devices.clone(), shape });
-        }
-    }
-    pairings
-}
-
-fn measure_slowdowns(
-    backends: &[Arc<dyn Backend>],
-    devices: &[usize],
-    shape: &ProbeShape,
-    clock: &dyn Clock,
-    options: &MeasureOptions,
-) -> Result<Vec<f64>, Failure> {
-    let failed = |device_idx: usize| move |error| Failure { device_idx, error };
-    let mut alone = Vec::new();
-    for &device in devices {
-        let mut probe = Probe::new(&*backends[device], clock, shape, 1, options).map_err(failed(device))?;
-        alone.push(fastest(&mut probe, clock, options).map_err(failed(device))?);
-    }
-    let longest = alone.iter().copied().fold(0.0, f64::max);
-    // Equally long work for all, so that they run side by side from begin to end.
-    let mut probes = Vec::new();
-    for (&device, seconds) in devices.iter().zip(&mut alone) {
-        let n_nodes = ((longest / *seconds).round() as usize).clamp(1, 8);
-        let mut probe = Probe::new(&*backends[device], clock, shape, n_nodes, options).map_err(failed(device))?;
-        *seconds = fastest(&mut probe, clock, options).map_err(failed(device))?;
-        probes.push(probe);
-    }
-    let mut slowdowns = vec![f64::INFINITY; devices.len()];
-    for _ in 0..options.n_repeats.max(1) {
-        let mut running = Vec::new();
-        for (probe, &device) in probes.iter_mut().zip(devices) {
-            let begin = clock.now();
-            running.push((begin, probe.submit().map_err(failed(device))?, None));
-        }
-        while running.iter().any(|(_, _, end)| end.is_none()) {
-            for (_, ticket, end) in running.iter_mut().filter(|(_, _, end)| end.is_none()) {
-                *end = ticket.is_complete().then(|| clock.now());
-            }
-        }
-        for (idx, (begin, ticket, end)) in running.into_iter().enumerate() {
-            let seconds = end.expect("all have ended") - begin;
-            slowdowns[idx] = slowdowns[idx].min((seconds / alone[idx]).max(1.0));
-            probes[idx].collect(ticket).map_err(failed(devices[idx]))?;
-        }
-    }
-    Ok(slowdowns)
 }

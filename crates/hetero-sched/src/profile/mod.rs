@@ -16,8 +16,10 @@ pub mod online;
 pub mod predict;
 pub mod store;
 
+mod overheads;
 mod points;
 mod probe;
+mod together;
 
 pub use bus::{Bus, Traffic};
 pub use folder::ProfileFolder;

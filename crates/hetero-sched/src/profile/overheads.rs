@@ -1,0 +1,109 @@
+//! What starting work on a device, waiting for it and copying cost.
+
+use hetero_core::{Backend, BackendError, DType, OpSpec, OperandOrder, SharedTensor, Support, TensorDesc};
+
+use super::MeasuredOverheads;
+use super::measure::{MOST_WEIGHT_BYTES, MeasureOptions, N_NODES, fastest};
+use super::points::Wanted;
+use super::probe::{Probe, ProbeShape};
+use crate::sync::Clock;
+
+/// What copying is measured with: more than caches near a core hold.
+const COPY_BYTES: usize = 8 << 20;
+
+/// Submission and waiting, by the smallest operator that the device computes.
+pub(super) fn measure_overheads(
+    backend: &dyn Backend,
+    wanted: &[Wanted],
+    clock: &dyn Clock,
+    options: &MeasureOptions,
+) -> Result<MeasuredOverheads, BackendError> {
+    let size = |spec: &&OpSpec| spec.op.operations(1, 0) + spec.op.output_columns() as u64;
+    let supported = wanted.iter().map(|wanted| &wanted.spec).filter(|spec| backend.support(spec) == Support::Yes);
+    let Some(spec) = supported.min_by_key(size) else { return Ok(MeasuredOverheads::default()) };
+    let columns = spec.op.output_columns();
+    let shape = ProbeShape { spec: spec.clone(), rows: 1, past: 0, columns, order: OperandOrder::default() };
+    let mut one = Probe::new(backend, clock, &shape, 1, options)?;
+    let mut several = Probe::new(backend, clock, &shape, N_NODES, options)?;
+    let polled = fastest(&mut one, clock, options)?;
+    let work = ((fastest(&mut several, clock, options)? - polled) / (N_NODES - 1) as f64).max(0.0);
+    let (mut submit_idle, mut poll, mut blocked) = (f64::INFINITY, f64::INFINITY, f64::INFINITY);
+    for _ in 0..options.n_repeats.max(1) {
+        let begin = clock.now();
+        let ticket = one.submit()?;
+        submit_idle = submit_idle.min(clock.now() - begin);
+        ticket.timeline().block_until(ticket.value())?;
+        blocked = blocked.min(clock.now() - begin);
+        let begin = clock.now();
+        assert!(ticket.is_complete(), "a submission that was waited for is complete");
+        poll = poll.min(clock.now() - begin);
+        one.collect(ticket)?;
+    }
+    drop(several);
+    let copy_seconds_per_byte = measure_copy(backend, clock, options)?;
+    let (submit, start) = measure_queued(backend, wanted, &mut one, work, clock, options)?;
+    let submit = submit.min(submit_idle);
+    // A polling host sees the end half a look late, on average; what remains is the start of an idle device.
+    Ok(MeasuredOverheads {
+        submit_seconds: submit,
+        submit_idle_seconds: (polled - submit - work - poll - start).max(0.0),
+        start_seconds: start,
+        poll_sync_seconds: poll,
+        block_sync_seconds: (blocked - polled).max(0.0) + poll,
+        copy_seconds_per_byte,
+    })
+}
+
+/// Seconds of the host for a submission behind one that is under way, and of the device between the two.
+fn measure_queued(
+    backend: &dyn Backend,
+    wanted: &[Wanted],
+    behind: &mut Probe,
+    behind_seconds: f64,
+    clock: &dyn Clock,
+    options: &MeasureOptions,
+) -> Result<(f64, f64), BackendError> {
+    // The largest operator that is not too large, so that the device is still at it.
+    let size = |spec: &&OpSpec| spec.op.operations(1, 0);
+    let fits = |spec: &&OpSpec| size(spec) < (MOST_WEIGHT_BYTES / 2) as u64 && backend.support(spec) == Support::Yes;
+    let specs = wanted.iter().map(|wanted| &wanted.spec);
+    let Some(spec) = specs.filter(fits).max_by_key(size) else { return Ok((f64::INFINITY, 0.0)) };
+    let columns = spec.op.output_columns();
+    let shape = ProbeShape { spec: spec.clone(), rows: 1, past: 0, columns, order: OperandOrder::default() };
+    let mut front = Probe::new(backend, clock, &shape, 1, options)?;
+    let alone = fastest(&mut front, clock, options)?;
+    let (mut submit, mut both) = (f64::INFINITY, f64::INFINITY);
+    for _ in 0..=options.n_repeats.max(1) {
+        let begin = clock.now();
+        let before = front.submit()?;
+        let queued = clock.now();
+        let ticket = behind.submit()?;
+        submit = submit.min(clock.now() - queued);
+        while !ticket.is_complete() {
+            std::hint::spin_loop();
+        }
+        both = both.min(clock.now() - begin);
+        front.collect(before)?;
+        behind.collect(ticket)?;
+    }
+    Ok((submit, (both - alone - behind_seconds).max(0.0)))
+}
+
+/// Seconds of the host for each byte that it reads out of a tensor of the device and writes back.
+fn measure_copy(backend: &dyn Backend, clock: &dyn Clock, options: &MeasureOptions) -> Result<f64, BackendError> {
+    let columns = COPY_BYTES;
+    let tensor = SharedTensor::new(backend.allocate(&TensorDesc { rows: 1, columns, dtype: DType::U8 })?);
+    if tensor.tensor().host_ptr().is_none() {
+        return Ok(0.0);
+    }
+    let mut copy = vec![0; columns];
+    let mut least = f64::INFINITY;
+    // The first run maps the memory.
+    for _ in 0..=options.n_repeats.max(1) {
+        let begin = clock.now();
+        copy.copy_from_slice(tensor.view().row::<u8>(0));
+        tensor.slot().row_mut::<u8>(0).copy_from_slice(&copy);
+        least = least.min(clock.now() - begin);
+    }
+    Ok(least / (2 * columns) as f64)
+}
