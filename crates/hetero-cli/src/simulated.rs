@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
-use clap::ValueEnum;
 use hetero_core::WeightFormat;
 use hetero_llama::LlamaError;
 use hetero_llama::config::{ModelConfig, SHAPE_NAMES};
-use hetero_llama::simulate::{DynamicLength, Method, SimulateMode, SimulateOptions, Soc};
+use hetero_llama::simulate::{SimulateMode, SimulateOptions, Soc};
 
 use crate::error::CliError;
 use crate::options;
+use crate::together::PlanArgs;
 
 /// Which model, on which SoC, and how its processors share the work.
 #[derive(Debug, clap::Args)]
@@ -30,34 +30,11 @@ pub(crate) struct SimulatedArgs {
     /// both), tensor-3 (the CPU computes too)
     #[arg(long, value_name = "MODE", default_value = "tensor")]
     pub(crate) mode: SimulateMode,
-    /// How a mode of several processors plans: `whole-layer`, or `paper` for each operator alone as HeteroLLM does
-    #[arg(long, value_name = "METHOD", default_value = "whole-layer")]
-    method: MethodName,
-    /// What an NPU does with a prompt for whose length it has no graph: `tensor` for whatever is fastest, `padding`,
-    /// `online` to compile one, `pipe` for standard lengths in sequence
-    #[arg(long, value_name = "STRATEGY", default_value = "tensor")]
-    dynamic: DynamicName,
-    /// Run the same plan without fast synchronisation: copy what crosses between processors, and let their drivers finish
-    /// at every crossing
-    #[arg(long)]
-    no_fast_sync: bool,
+    #[command(flatten)]
+    plan: PlanArgs,
     /// What linear weights are held in: f32, f16, bf16, w8g32, w4g32
     #[arg(long, value_name = "FMT", default_value = "w4g32", value_parser = options::weight_format)]
     weights: WeightFormat,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum MethodName {
-    WholeLayer,
-    Paper,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum DynamicName {
-    Tensor,
-    Padding,
-    Online,
-    Pipe,
 }
 
 impl SimulatedArgs {
@@ -68,17 +45,10 @@ impl SimulatedArgs {
             prompt: self.prompt as usize,
             decode: self.decode as usize,
             mode: self.mode,
-            method: match self.method {
-                MethodName::WholeLayer => Method::WholeLayer,
-                MethodName::Paper => Method::Paper,
-            },
-            dynamic_length: match self.dynamic {
-                DynamicName::Tensor => DynamicLength::Tensor,
-                DynamicName::Padding => DynamicLength::Padding,
-                DynamicName::Online => DynamicLength::Online,
-                DynamicName::Pipe => DynamicLength::Pipe,
-            },
-            fast_sync: !self.no_fast_sync,
+            method: self.plan.method(),
+            dynamic_length: self.plan.dynamic_length(),
+            objective: self.plan.objective(),
+            fast_sync: self.plan.is_fast_sync(),
             ..SimulateOptions::new(Soc::load(&self.soc).map_err(LlamaError::from)?, shape(&self.shape)?)
         })
     }

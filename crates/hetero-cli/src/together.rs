@@ -6,7 +6,7 @@ use std::str::FromStr;
 use clap::ValueEnum;
 use etcetera::{BaseStrategy, choose_base_strategy};
 use hetero_llama::Mode;
-use hetero_llama::team::{Method, Objective, TogetherOptions};
+use hetero_llama::team::{DynamicLength, Method, Objective, TogetherOptions};
 use hetero_sched::profile::ProfileFolder;
 
 /// The environment variable with the folder of profiles.
@@ -34,6 +34,10 @@ pub(crate) struct PlanArgs {
     /// How plans are found: `whole-layer`, or `paper` for each operator alone as HeteroLLM does
     #[arg(long, value_name = "METHOD", default_value = "whole-layer")]
     method: MethodName,
+    /// What an NPU does with a prompt for whose length it has no graph: `tensor` for whatever is fastest, `padding`,
+    /// `online` to compile one, `pipe` for standard lengths in sequence
+    #[arg(long, value_name = "STRATEGY", default_value = "tensor")]
+    dynamic: DynamicName,
     /// What plans make small: `time`, `energy`, or a number for time plus so many seconds for each joule
     #[arg(long, value_name = "WHAT", default_value = "time")]
     objective: ObjectiveName,
@@ -49,6 +53,14 @@ enum MethodName {
     Paper,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum DynamicName {
+    Tensor,
+    Padding,
+    Online,
+    Pipe,
+}
+
 /// What is to be small, as users write it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct ObjectiveName(Objective);
@@ -59,6 +71,7 @@ impl TogetherArgs {
         TogetherOptions {
             mode: self.mode,
             method: self.plan.method(),
+            dynamic_length: self.plan.dynamic_length(),
             objective: self.plan.objective(),
             fast_sync: self.plan.is_fast_sync(),
             is_strict,
@@ -82,6 +95,16 @@ impl PlanArgs {
         match self.method {
             MethodName::WholeLayer => Method::WholeLayer,
             MethodName::Paper => Method::Paper,
+        }
+    }
+
+    /// What an NPU does with a prompt for whose length it has no graph.
+    pub(crate) fn dynamic_length(&self) -> DynamicLength {
+        match self.dynamic {
+            DynamicName::Tensor => DynamicLength::Tensor,
+            DynamicName::Padding => DynamicLength::Padding,
+            DynamicName::Online => DynamicLength::Online,
+            DynamicName::Pipe => DynamicLength::Pipe,
         }
     }
 

@@ -11,7 +11,7 @@ pub use backend_npu_sim::{FaultPlan, ProcessorUsage, Soc, SocError, Trace};
 use backend_npu_sim::{MemoryMode, Numerics, SimOptions, SimulatedSoc, TimeMode, blank_weight};
 use hetero_core::{DType, DeviceKind, OperandOrder, RowSelection, StepParams, WeightFormat};
 use hetero_sched::explain::Explanation;
-pub use hetero_sched::solver::{DynamicLength, Granularity, Method, Prediction};
+pub use hetero_sched::solver::{DynamicLength, Granularity, Method, Objective, Prediction};
 use hetero_sched::{Loss, Runner, SchedError, Solution, Team};
 
 use crate::LlamaError;
@@ -41,6 +41,8 @@ pub struct SimulateOptions {
     pub faults: FaultPlan,
     /// By what plans are found.
     pub method: Method,
+    /// What plans make small.
+    pub objective: Objective,
     /// What an NPU does with a prompt of a length for which it has no graph.
     pub dynamic_length: DynamicLength,
     /// Which cuts of operators [`SimulateMode::Tensor`] and [`SimulateMode::Tensor3`] may use.
@@ -68,6 +70,7 @@ impl SimulateOptions {
             mode: SimulateMode::Tensor,
             faults: FaultPlan::default(),
             method: Method::default(),
+            objective: Objective::default(),
             dynamic_length: DynamicLength::default(),
             cuts: Granularity::default(),
             operand_order: None,

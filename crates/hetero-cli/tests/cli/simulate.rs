@@ -97,6 +97,8 @@ fn bad_arguments_are_refused() {
         (&["--mode", "gpu-only", "--soc", argument(&soc)], "soc.toml"),
         (&["--mode", "gpu-only", "--fault", "gpu:tired@1"], "tired"),
         (&["--mode", "gpu-only", "--weights", "w3"], "w4g32"),
+        (&["--objective", "speed"], "energy"),
+        (&["--dynamic", "wait"], "padding"),
         (&["--mode", "gpu-only", "--trace", "/no/such/folder/trace.json"], "trace.json"),
     ] {
         run(arguments).assert_failed(2, told);
@@ -109,6 +111,18 @@ fn bad_arguments_are_refused() {
     ] {
         hetero(&[&["simulate", "--mode", "gpu-only"][..], &arguments].concat()).assert_failed(2, told);
     }
+}
+
+#[test]
+fn plans_make_small_what_they_are_asked_to() {
+    let prefill = |objective: &str| {
+        let document = run(&["--json", "--mode", "tensor-3", "--objective", objective]).json();
+        ["seconds", "energy_joules"].map(|figure| document["prefill"][figure].as_f64().expect("a number"))
+    };
+    let [fast, thrifty] = ["time", "energy"].map(prefill);
+    assert!(fast[0] <= thrifty[0] && thrifty[1] < fast[1], "by time {fast:?}, by energy {thrifty:?}");
+    let mixed = prefill("0.05");
+    assert!(mixed[0] <= thrifty[0] && mixed[1] <= fast[1], "{mixed:?} between {fast:?} and {thrifty:?}");
 }
 
 #[test]

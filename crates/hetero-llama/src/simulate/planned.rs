@@ -55,6 +55,7 @@ pub(super) fn team(
     let solve = SolveOptions {
         granularity: if options.mode == SimulateMode::Layer { Granularity::Layer } else { options.cuts },
         method: options.method,
+        objective: options.objective,
         dynamic_length: options.dynamic_length,
         operand_order: options.operand_order,
         ..SolveOptions::new(DeviceSet::first(devices.len()))

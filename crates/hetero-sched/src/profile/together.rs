@@ -64,8 +64,7 @@ pub(super) fn measure_slowdowns(
     let failed = |device_idx: usize| move |error| Failure { device_idx, error };
     let mut alone = Vec::new();
     for &device in devices {
-        let mut probe =
-            Probe::new(&*backends[device], clock, shape, 1, options).map_err(failed(device))?;
+        let mut probe = Probe::new(&*backends[device], clock, shape, 1, options).map_err(failed(device))?;
         alone.push(fastest(&mut probe, clock, options).map_err(failed(device))?);
     }
     let longest = alone.iter().copied().fold(0.0, f64::max);
@@ -73,8 +72,7 @@ pub(super) fn measure_slowdowns(
     let mut probes = Vec::new();
     for (&device, seconds) in devices.iter().zip(&mut alone) {
         let n_nodes = ((longest / *seconds).round() as usize).clamp(1, 8);
-        let mut probe =
-            Probe::new(&*backends[device], clock, shape, n_nodes, options).map_err(failed(device))?;
+        let mut probe = Probe::new(&*backends[device], clock, shape, n_nodes, options).map_err(failed(device))?;
         *seconds = fastest(&mut probe, clock, options).map_err(failed(device))?;
         probes.push(probe);
     }
