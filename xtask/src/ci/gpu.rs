@@ -29,15 +29,16 @@ pub(super) fn excluded() -> String {
     BACKENDS.iter().map(|name| format!("--exclude {name} ")).collect()
 }
 
-/// The backends, the kernels in every form, and a model on each backend.
+/// The backends, a model on each, and the kernels as SPIR-V.
 pub(super) fn tests(run: &mut Run) -> Result<()> {
-    // One suite makes hundreds of pipelines, so it is not ended after some minutes as tests of the workspace are.
-    let line = Invocation::cargo("test --no-fail-fast").packages(BACKENDS.iter().copied());
-    run.check_tests(on_software(line).words("-- --show-output"))?;
+    // In one command, for which everything is compiled once. One suite makes hundreds of pipelines, so it is not ended
+    // after some minutes as tests of the workspace are.
+    let line = Invocation::cargo("test --no-fail-fast --test conformance --test device --test gpu")
+        .packages(BACKENDS.iter().copied().chain(["hetero-llama"]))
+        .words("--features hetero-llama/gpu-vulkano,hetero-llama/gpu-wgpu,hetero-llama/npu-sim -- --show-output");
+    run.check_tests(on_software(line))?;
     // The other tests of the kernels need no driver and no feature.
-    run.check_tests(Invocation::cargo("test -p hetero-shaders --all-features --test shaders spirv"))?;
-    let line = "test -p hetero-llama --features gpu-vulkano,gpu-wgpu,npu-sim --test gpu -- --show-output";
-    run.check_tests(on_software(Invocation::cargo(line))).map(drop)
+    run.check_tests(Invocation::cargo("test -p hetero-shaders --all-features --test shaders spirv")).map(drop)
 }
 
 /// Hides the machine's own GPU, so that the results are the same everywhere.
