@@ -53,6 +53,34 @@ fn an_interrupted_text_ends_in_order() {
     assert!(stderr.contains("first token") && !stderr.contains("context of"), "{stderr}");
 }
 
+/// What was measured until an interrupt is kept.
+#[cfg(feature = "npu-sim")]
+#[test]
+fn an_interrupted_profile_goes_on_where_it_was() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let profiles = folder.path().to_str().expect("UTF-8");
+    let arguments = ["profile", "--devices", "cpu,gpu-sim,npu-sim", "--profiles", profiles, "--json"];
+    let mut child = command(&arguments).spawn().expect("the program starts");
+    // Measurements are kept every few seconds; the first file says that some were made.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(120);
+    while std::fs::read_dir(folder.path()).expect("readable").next().is_none() {
+        assert!(std::time::Instant::now() < deadline, "nothing is kept");
+        assert!(child.try_wait().expect("a child").is_none(), "it is not done so soon");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    interrupt(&child);
+    let mut stdout = String::new();
+    child.stdout.take().expect("a pipe").read_to_string(&mut stdout).expect("UTF-8");
+    let (status, stderr) = end_of(child);
+    assert_eq!(status.code(), Some(0), "{stderr}");
+    assert!(stderr.contains("not complete"), "{stderr}");
+    let begun: serde_json::Value = serde_json::from_str(&stdout).expect("one JSON document");
+    assert_eq!(begun["complete"], false);
+    let again = crate::program::hetero(&[&arguments[..], &["--budget", "1ms"]].concat()).json();
+    assert!(begun["measured"].as_u64() > Some(0));
+    assert_eq!(again["known"], begun["measured"]);
+}
+
 #[test]
 fn without_a_computation_an_interrupt_ends_the_program() {
     let mut child = command(&["chat"]).spawn().expect("the program starts");
