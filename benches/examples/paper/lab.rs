@@ -109,10 +109,16 @@ impl Case {
 pub(crate) struct Lab {
     done: RefCell<HashMap<Case, Rc<Simulation>>>,
     /// `None` for as many as the machine has cores.
-    pub(crate) n_threads: Option<usize>,
+    n_threads: Option<usize>,
 }
 
 impl Lab {
+    /// On so many threads.
+    #[cfg(test)]
+    pub(crate) fn on(n_threads: usize) -> Lab {
+        Lab { n_threads: Some(n_threads), ..Lab::default() }
+    }
+
     /// The results of cases, in their order.
     pub(crate) fn run_all(&self, cases: &[Case]) -> Result<Vec<Rc<Simulation>>> {
         let mut missing: Vec<Case> = Vec::new();

@@ -13,8 +13,7 @@ const SECTIONS: [Section; 1] = [decode::write];
 fn two_runs_write_the_same_bytes() {
     let [first, second] = [1, 3].map(|n_threads| {
         let docs = tempfile::tempdir().expect("a folder");
-        let lab = Lab { n_threads: Some(n_threads), ..Lab::default() };
-        write(&lab, &SECTIONS, docs.path()).expect("a page");
+        write(&Lab::on(n_threads), &SECTIONS, docs.path()).expect("a page");
         files(docs.path())
     });
     assert_eq!(first.len(), 2, "a page and a figure");
