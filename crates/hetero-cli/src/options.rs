@@ -121,26 +121,6 @@ impl ModelArgs {
         })
     }
 
-    /// Tells on standard error where the measurements of processors come from.
-    pub(crate) fn tell_profiling(&self, facts: &ProfilingFacts) {
-        let ProfilingFacts { file, trouble, n_known, n_new, seconds, is_complete } = facts;
-        if let Some(trouble) = trouble {
-            note(format_args!("profile  {trouble}"));
-        }
-        let known = match n_known {
-            0 => String::new(),
-            n => format!("{n} measurements known, "),
-        };
-        let new = match n_new {
-            0 => "none made".to_owned(),
-            n => format!("{n} made in {seconds:.1} s"),
-        };
-        let missing = if *is_complete { "" } else { ", others are missing" };
-        let kept =
-            file.as_ref().map_or_else(|| ", not kept".to_owned(), |file| format!(", kept in {}", file.display()));
-        note(format_args!("profile  {known}{new}{missing}{kept}"));
-    }
-
     /// Tells on standard error what was loaded and what it runs on.
     pub(crate) fn tell_facts(&self, model: &Model) {
         let facts = model.facts();
@@ -158,7 +138,7 @@ impl ModelArgs {
             note(format_args!("device   {}: {}", device.info().name, device.info().description));
         }
         if let Some(profiling) = &facts.profiling {
-            self.tell_profiling(profiling);
+            tell_profiling(profiling);
         }
     }
 
@@ -178,6 +158,25 @@ impl ModelArgs {
         let options = DeviceOptions { soc: self.soc.clone(), faults: self.fault.clone(), ..options };
         options
     }
+}
+
+/// Tells on standard error where the measurements of processors come from.
+pub(crate) fn tell_profiling(facts: &ProfilingFacts) {
+    let ProfilingFacts { file, trouble, n_known, n_new, seconds, is_complete } = facts;
+    if let Some(trouble) = trouble {
+        note(format_args!("profile  {trouble}"));
+    }
+    let known = match n_known {
+        0 => String::new(),
+        n => format!("{n} measurements known, "),
+    };
+    let new = match n_new {
+        0 => "none made".to_owned(),
+        n => format!("{n} made in {seconds:.1} s"),
+    };
+    let missing = if *is_complete { "" } else { ", others are missing" };
+    let kept = file.as_ref().map_or_else(|| ", not kept".to_owned(), |file| format!(", kept in {}", file.display()));
+    note(format_args!("profile  {known}{new}{missing}{kept}"));
 }
 
 /// Where a model's files are: in a folder, or in the program itself.

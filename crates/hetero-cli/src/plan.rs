@@ -1,19 +1,29 @@
 //! `hetero plan`: which processor would compute what, and why.
 
+use std::path::PathBuf;
+
 use hetero_llama::simulate::{SimulateMode, SimulatedPlan, plan};
+use hetero_llama::{DeviceOptions, DeviceSelection, ModelOptions, team};
 use hetero_sched::explain::{ExplainedOperator, Explanation};
 use serde::Serialize;
 
 use crate::error::CliError;
 use crate::json::{self, SCHEMA};
+use crate::options;
 use crate::output::write_stdout;
 use crate::simulated::SimulatedArgs;
 
-/// Plan a model on a simulated SoC: which processor computes which part, and why; nothing is run
+/// Plan a model on a simulated SoC, or on this machine: which processor computes which part, and why; nothing is run
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
     what: SimulatedArgs,
+    /// Plan for these processors of this machine, which are measured as for a run, such as `cpu,npu-sim`
+    #[arg(long, value_name = "LIST")]
+    devices: Option<DeviceSelection>,
+    /// Folder in which measurements of them are kept [default: $HETERO_PROFILES, or the user's folder for caches]
+    #[arg(long, value_name = "FOLDER", requires = "devices")]
+    profiles: Option<PathBuf>,
     /// Plan a single token behind the prompt instead of the prompt
     #[arg(long)]
     decode_step: bool,
@@ -33,7 +43,10 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
             fix: "give --mode layer, tensor or tensor-3".into(),
         });
     }
-    let plan = plan(&args.what.options()?, args.decode_step)?;
+    let plan = match &args.devices {
+        None => plan(&args.what.options()?, args.decode_step)?,
+        Some(devices) => plan_here(args, devices)?,
+    };
     if args.json {
         return json::print(&Document::of(&plan));
     }
@@ -42,6 +55,27 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
         explanation.operators.iter_mut().for_each(|operator| operator.alternatives.clear());
     }
     write_stdout(&explanation.to_string())
+}
+
+/// A plan for processors of this machine.
+fn plan_here(args: &Args, devices: &DeviceSelection) -> Result<SimulatedPlan, CliError> {
+    let simulated = args.what.options()?;
+    let devices = DeviceOptions { devices: devices.clone(), soc: Some(args.what.soc.clone()), ..Default::default() };
+    let options = ModelOptions {
+        devices,
+        together: args.what.together(args.profiles.as_deref()),
+        weights: Some(simulated.weights),
+        context: None,
+    };
+    let planned = team::plan(&simulated.config, &options, simulated.prompt, args.decode_step)?;
+    let Some((solution, explanation, facts)) = planned else {
+        return Err(CliError::Usage {
+            message: "devices: one processor computes everything, and there is nothing to plan".into(),
+            fix: "give several with commas between: `--devices cpu,npu-sim`".into(),
+        });
+    };
+    options::tell_profiling(&facts);
+    Ok(SimulatedPlan { solution, explanation })
 }
 
 #[derive(Serialize)]

@@ -6,15 +6,13 @@ use std::ops::ControlFlow;
 use std::str::FromStr;
 use std::time::Duration;
 
-use hetero_llama::ModelOptions;
 use hetero_llama::profiling::{self, Thoroughness};
-use hetero_llama::team::TogetherOptions;
 use indicatif::ProgressBar;
 
 use crate::error::CliError;
 use crate::interrupt::Interrupt;
 use crate::json;
-use crate::options::ModelArgs;
+use crate::options::{self, ModelArgs};
 use crate::output::{note, write_stdout};
 use crate::progress;
 
@@ -43,15 +41,9 @@ pub(crate) struct Args {
 /// Measures, keeps and prints.
 pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     let interrupt = Interrupt::install();
-    let options = args.model.options(None);
-    let options = ModelOptions {
-        together: TogetherOptions {
-            budget_seconds: args.budget.0.as_secs_f64(),
-            measures_anew: args.fresh,
-            ..options.together
-        },
-        ..options
-    };
+    let mut options = args.model.options(None);
+    options.together.budget_seconds = args.budget.0.as_secs_f64();
+    options.together.measures_anew = args.fresh;
     let config = args.model.config(args.shape.as_deref())?;
     let mut bar: Option<ProgressBar> = None;
     let profiling = interrupt.during(|cancel| {
@@ -67,7 +59,7 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
         let device = &profiling.devices[failure.device_idx].info().name;
         note(format_args!("lost     {device}: {}; the others were measured without it", failure.error));
     }
-    args.model.tell_profiling(&profiling.facts);
+    options::tell_profiling(&profiling.facts);
     if !profiling.facts.is_complete {
         note("the profile is not complete: the same command goes on from here, --budget gives it more time");
     }

@@ -6,6 +6,7 @@ use hetero_core::WeightFormat;
 use hetero_llama::LlamaError;
 use hetero_llama::config::{ModelConfig, SHAPE_NAMES};
 use hetero_llama::simulate::{SimulateMode, SimulateOptions, Soc};
+use hetero_llama::team::TogetherOptions;
 
 use crate::error::CliError;
 use crate::options;
@@ -51,6 +52,13 @@ impl SimulatedArgs {
             fast_sync: self.plan.is_fast_sync(),
             ..SimulateOptions::new(Soc::load(&self.soc).map_err(LlamaError::from)?, shape(&self.shape)?)
         })
+    }
+}
+
+impl SimulatedArgs {
+    /// How processors of this machine would work together, with measurements kept in `profiles` or the usual place.
+    pub(crate) fn together(&self, profiles: Option<&Path>) -> TogetherOptions {
+        self.plan.together(Some(self.mode), profiles)
     }
 }
 

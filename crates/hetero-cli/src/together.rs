@@ -1,6 +1,6 @@
 //! The options of how several processors share the work.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::ValueEnum;
@@ -68,28 +68,32 @@ struct ObjectiveName(Objective);
 impl TogetherArgs {
     /// How the processors of a run work together.
     pub(crate) fn options(&self, is_strict: bool) -> TogetherOptions {
+        TogetherOptions { is_strict, ..self.plan.together(self.mode, self.profiles.as_deref()) }
+    }
+}
+
+/// Where measurements are kept; `None` where the system has no place for it.
+fn profile_folder(given: Option<&Path>) -> Option<ProfileFolder> {
+    let given = given.map(Path::to_path_buf).or_else(|| std::env::var_os(PROFILES_VARIABLE).map(PathBuf::from));
+    let given = given.filter(|folder| !folder.as_os_str().is_empty());
+    let usual = || Some(choose_base_strategy().ok()?.cache_dir().join("hetero").join("profiles"));
+    given.or_else(usual).map(ProfileFolder::new)
+}
+
+impl PlanArgs {
+    /// How processors work together in a mode, with measurements kept in `profiles` or the usual place.
+    pub(crate) fn together(&self, mode: Option<Mode>, profiles: Option<&Path>) -> TogetherOptions {
         TogetherOptions {
-            mode: self.mode,
-            method: self.plan.method(),
-            dynamic_length: self.plan.dynamic_length(),
-            objective: self.plan.objective(),
-            fast_sync: self.plan.is_fast_sync(),
-            is_strict,
-            profiles: self.profiles(),
+            mode,
+            method: self.method(),
+            dynamic_length: self.dynamic_length(),
+            objective: self.objective(),
+            fast_sync: self.is_fast_sync(),
+            profiles: profile_folder(profiles),
             ..TogetherOptions::default()
         }
     }
 
-    /// Where measurements are kept; `None` where the system has no place for it.
-    fn profiles(&self) -> Option<ProfileFolder> {
-        let given = self.profiles.clone().or_else(|| std::env::var_os(PROFILES_VARIABLE).map(PathBuf::from));
-        let given = given.filter(|folder| !folder.as_os_str().is_empty());
-        let usual = || Some(choose_base_strategy().ok()?.cache_dir().join("hetero").join("profiles"));
-        given.or_else(usual).map(ProfileFolder::new)
-    }
-}
-
-impl PlanArgs {
     /// By what plans are found.
     pub(crate) fn method(&self) -> Method {
         match self.method {

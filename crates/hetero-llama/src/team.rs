@@ -3,18 +3,21 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use hetero_core::{Backend, DeviceKind, Graph};
+use hetero_core::{Backend, DeviceKind, Graph, StepParams, WeightFormat};
 use hetero_sched::cost::{DeviceSet, MAX_DEVICES, ProfiledOptions};
+use hetero_sched::explain::Explanation;
 use hetero_sched::profile::{Measured, ProfileFolder, Progress};
 use hetero_sched::solver::SolveOptions;
 pub use hetero_sched::solver::{DynamicLength, Method, Objective};
 use hetero_sched::sync::WaitPolicy;
-use hetero_sched::{ExecutorOptions, Synchronisation, Team, TeamOptions};
+use hetero_sched::{ExecutorOptions, Solution, Synchronisation, Team, TeamOptions};
 
 use crate::backends::{self, Power};
+use crate::config::ModelConfig;
 use crate::error::{LlamaError, TeamError};
+use crate::graph::{self, GraphOptions};
 use crate::mode::Mode;
-use crate::model::ModelOptions;
+use crate::model::{self, ModelOptions};
 use crate::profiling::{self, ProfilingFacts, Thoroughness};
 
 /// Plans are reconsidered when a processor's times are off the prediction by more than this part.
@@ -130,6 +133,37 @@ fn power(devices: &[Arc<dyn Backend>], options: &ModelOptions) -> Result<Vec<Pow
         }
     };
     devices.iter().map(power).collect()
+}
+
+/// A plan for a prompt of so many tokens, or with `is_decode` for a single token behind it, on processors of this
+/// machine: they are measured as for a run, and nothing else is run. `None` where one processor does everything.
+///
+/// # Errors
+/// Processors that cannot be opened or measured, an empty prompt, and one that is longer than the model allows.
+pub fn plan(
+    config: &ModelConfig,
+    options: &ModelOptions,
+    prompt: usize,
+    is_decode: bool,
+) -> Result<Option<(Solution, Explanation, ProfilingFacts)>, LlamaError> {
+    if prompt == 0 {
+        return Err(LlamaError::EmptyPrompt);
+    }
+    if prompt >= config.max_positions {
+        return Err(LlamaError::PromptTooLong { tokens: prompt, context: config.max_positions });
+    }
+    let graph_options = model::graph_options("the model", config, options, WeightFormat::Bf16)?;
+    let prefill = model::prefill_graph(config, graph_options).graph;
+    let (team, facts) = team(model::open(options)?, &prefill, options, &mut |_| {})?;
+    let Some(facts) = facts else { return Ok(None) };
+    let rows = if is_decode { 1 } else { prompt.min(prefill.capacity()) };
+    // As sessions do: a step has the graph of the next longer length.
+    let mut lengths = team.lengths(prefill.capacity()).into_iter();
+    let capacity = if is_decode { 1 } else { lengths.find(|&length| length >= rows).unwrap_or(rows) };
+    let graph = graph::build(config, &GraphOptions { capacity, ..graph_options }).graph;
+    let past = if is_decode { prompt } else { 0 };
+    let (solution, explanation) = team.explain(&graph, StepParams { past, rows })?;
+    Ok(Some((solution, explanation, facts)))
 }
 
 /// The devices of which plans cannot be made, and why.

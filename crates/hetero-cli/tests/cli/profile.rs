@@ -115,7 +115,7 @@ fn a_processor_that_fails_while_it_is_measured_is_left_out() {
         assert_eq!(ran.stderr.matches("lost     npu-sim").count(), 1, "{fault}: {}", ran.stderr);
         assert_eq!(ran.success(), expected, "{fault}");
         together(&RUN, other.path(), &["--fault", fault, "--strict"]).assert_failed(3, reason);
-        let document = together(&["profile", "--json"], other.path(), &["--fault", fault]).json();
+        let document = together(&["profile", "--json", "--budget", "1s"], other.path(), &["--fault", fault]).json();
         let failure = document["devices"][1]["failure"].as_str().unwrap_or_default();
         assert!(failure.contains(reason), "{fault}: {failure}");
         assert_eq!(document["devices"][0]["failure"], Value::Null);
@@ -178,6 +178,31 @@ fn what_was_predicted_stands_beside_what_was_measured() {
     assert_eq!(plain["tokens"], document["tokens"]);
     let share: f64 = plain["devices"].as_array().expect("a list").iter().filter_map(|d| d["share"].as_f64()).sum();
     assert!((share - 1.0).abs() < 1e-9, "{share}");
+}
+
+#[test]
+fn a_plan_for_this_machine_follows_from_what_is_kept() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let fixture = fixtures().into_iter().find(|path| path.ends_with("llama3-gqa")).expect("the fixture");
+    let plan = |more: &[&str]| {
+        let shape = ["plan", "--shape", argument(&fixture), "--weights", "f32", "--prompt", "40"];
+        let devices = ["--devices", "cpu,npu-sim", "--profiles", argument(folder.path())];
+        hetero(&[&shape[..], &devices, more].concat())
+    };
+    let first = plan(&["--json"]);
+    assert!(first.stderr.contains("made in"), "{}", first.stderr);
+    let document = first.json();
+    assert!(document["predicted_seconds"].as_f64() > Some(0.0));
+    let ops = document["ops"].as_array().expect("a list");
+    let devices = ops.iter().flat_map(|op| op["parts"].as_array().expect("a list")).map(|part| &part["device"]);
+    assert!(devices.clone().all(|device| device == "cpu" || device == "npu-sim"));
+    let explained = plan(&["--explain", "--decode-step"]);
+    assert!(explained.stderr.contains("none made"), "{}", explained.stderr);
+    assert!(explained.success().contains("  not "), "the alternatives are told");
+    plan(&["--devices", "cpu"]).assert_failed(2, "cannot be used multiple times");
+    hetero(&["plan", "--devices", "cpu"]).assert_failed(2, "two processors");
+    hetero(&["plan", "--devices", "tpu"]).assert_failed(2, "tpu");
+    hetero(&["plan", "--profiles", "x"]).assert_failed(2, "--devices");
 }
 
 #[test]
