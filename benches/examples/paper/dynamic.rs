@@ -10,8 +10,7 @@ use crate::page::{Page, mean, percent};
 use crate::plot::{self, Frame, Line};
 
 /// Around the standard lengths, and between them.
-const LENGTHS: [usize; 22] =
-    [33, 48, 64, 65, 96, 128, 129, 135, 160, 200, 256, 257, 300, 350, 400, 512, 513, 600, 700, 850, 1000, 1024];
+const LENGTHS: [usize; 18] = [33, 48, 64, 65, 96, 128, 129, 135, 200, 256, 257, 300, 400, 512, 513, 700, 850, 1024];
 /// Those just above a standard length.
 const JUST_ABOVE: [usize; 5] = [33, 65, 129, 257, 513];
 
