@@ -13,6 +13,7 @@ use hetero_core::{DType, DeviceKind, OperandOrder, RowSelection, StepParams, Wei
 use hetero_sched::explain::Explanation;
 pub use hetero_sched::solver::{DynamicLength, Granularity, Method, Objective, Prediction};
 use hetero_sched::{Loss, Runner, SchedError, Solution, Team};
+pub use planned::PhoneClock;
 
 use crate::LlamaError;
 use crate::config::ModelConfig;

@@ -64,9 +64,9 @@ pub(super) fn team(
     Ok(Team::new(devices, Arc::new(costs), options))
 }
 
-/// A phone's host clock.
+/// A simulated phone's host clock.
 #[derive(Debug)]
-struct PhoneClock(Arc<SimulatedSoc>);
+pub struct PhoneClock(pub Arc<SimulatedSoc>);
 
 impl Clock for PhoneClock {
     fn now(&self) -> f64 {

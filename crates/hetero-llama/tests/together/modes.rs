@@ -9,11 +9,11 @@ use std::sync::Arc;
 use backend_npu_sim::soc::Overheads;
 use backend_npu_sim::{FaultPlan, Numerics, SimOptions, SimulatedSoc, Soc, TimeMode, blank_weight};
 use hetero_core::{Backend, DeviceInfo, DeviceKind};
-use hetero_llama::simulate::{DynamicLength, Method};
+use hetero_llama::simulate::{DynamicLength, Method, PhoneClock};
 use hetero_sched::cost::{DeviceSet, ProfiledCosts, ProfiledOptions};
 use hetero_sched::profile::{MeasureOptions, measure_all};
 use hetero_sched::solver::Granularity;
-use hetero_sched::sync::{Clock, WaitOptions, WaitPolicy};
+use hetero_sched::sync::{WaitOptions, WaitPolicy};
 use hetero_sched::{ExecutorOptions, SolveOptions, Synchronisation, Team, TeamOptions};
 
 use crate::subject::Subject;
@@ -162,18 +162,4 @@ fn even_phone() -> Soc {
     soc.npu.bytes_per_second = 60e9;
     soc.npu.kernels.float.stall_rows = 0.0;
     soc
-}
-
-/// A phone's host clock.
-#[derive(Debug)]
-struct PhoneClock(Arc<SimulatedSoc>);
-
-impl Clock for PhoneClock {
-    fn now(&self) -> f64 {
-        self.0.clock().now()
-    }
-
-    fn sleep(&self, seconds: f64) {
-        self.0.clock().sleep(seconds);
-    }
 }
