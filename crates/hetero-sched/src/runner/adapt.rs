@@ -99,7 +99,10 @@ impl Team {
         let is_same = old.plan.placements() == solution.plan.placements();
         let is_for_time = self.options.solve.objective == Objective::Time;
         let gain = seconds[0] - best;
-        let is_faster = gain > LEAST_GAIN * seconds[0] && gain * PAID_OFF_AFTER > solution.prediction.compile_seconds;
+        // Predicted once for layers that are alike, of which each has graphs of its own.
+        let layers = solution.plan.graph().nodes().iter().filter_map(|node| node.layer);
+        let compile_seconds = solution.prediction.compile_seconds * layers.max().map_or(1.0, |last| 1.0 + last as f64);
+        let is_faster = gain > LEAST_GAIN * seconds[0] && gain * PAID_OFF_AFTER > compile_seconds;
         let is_new = !is_same && (!is_for_time || is_faster);
         if !is_new {
             now.operations.clone_from(&before.operations);
