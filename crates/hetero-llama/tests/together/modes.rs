@@ -87,12 +87,18 @@ impl Mode {
             dynamic_length: self.dynamic_length,
             ..SolveOptions::new(DeviceSet::first(devices.len()))
         };
-        let team = Team::new(devices, Arc::new(self.costs(subject)), TeamOptions { solve, executor, is_strict: false });
+        let team = Team::new(devices, self.costs(subject), TeamOptions { solve, executor, is_strict: false });
         (team, phone)
     }
 
-    /// Measured in virtual time, in which the machine's load does not show.
-    fn costs(&self, subject: &Subject) -> ProfiledCosts {
+    /// What the processors cost, measured once for all modes that have them.
+    fn costs(&self, subject: &Subject) -> Arc<ProfiledCosts> {
+        let mut known = subject.costs.lock().expect("no test panics while it measures");
+        Arc::clone(known.entry(self.devices).or_insert_with(|| Arc::new(self.measure(subject))))
+    }
+
+    /// Measures in virtual time, in which the machine's load does not show.
+    fn measure(&self, subject: &Subject) -> ProfiledCosts {
         let options = SimOptions { numerics: Numerics::None, time: TimeMode::Virtual, ..SimOptions::default() };
         let phone = SimulatedSoc::new(even_phone(), options);
         let devices: Vec<Arc<dyn Backend>> = self.devices.iter().map(|&kind| phone.backend(kind)).collect();

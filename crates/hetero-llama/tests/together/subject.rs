@@ -1,13 +1,15 @@
 //! A model with fifty prompts and the tokens that the CPU alone writes behind them.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use hetero_core::{DType, RowSelection, WeightFormat};
+use hetero_core::{DType, DeviceKind, RowSelection, WeightFormat};
 use hetero_llama::graph::{self, GraphOptions, ModelGraph};
 use hetero_llama::{
     Activations, CancelToken, DeviceOptions, DeviceSelection, Model, ModelOptions, ModelSource, Session,
 };
+use hetero_sched::cost::ProfiledCosts;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
@@ -31,6 +33,8 @@ pub(crate) struct Subject {
     /// What token embeddings are stored in.
     embedding: WeightFormat,
     pub(crate) prompts: Vec<Prompt>,
+    /// What processors cost, as far as a mode has asked for it.
+    pub(crate) costs: Mutex<HashMap<&'static [DeviceKind], Arc<ProfiledCosts>>>,
 }
 
 /// A prompt and what follows it.
@@ -71,7 +75,7 @@ impl Subject {
                 prompts.push(Prompt { tokens, expected });
             }
         }
-        Subject { folder, alone, embedding, prompts }
+        Subject { folder, alone, embedding, prompts, costs: Mutex::default() }
     }
 
     /// The model on devices with these names.
