@@ -315,7 +315,8 @@ impl Runner {
         // What is there already may be nearly as good, and needs nothing compiled.
         let is_like = |before: &&Current| (before.planned.rows, before.usable) == (planned.rows, usable);
         if let Some(costs) = costs {
-            let choice = self.team.reconsider(costs, self.current.as_ref().filter(is_like), &mut current);
+            let choice =
+                self.team.reconsider(costs, self.current.as_ref().filter(is_like), &mut current, drift.is_some());
             if let Some(drift) = drift {
                 self.team.tell_replan(&drift, planned.rows, choice);
             }

@@ -43,8 +43,27 @@ struct Measured {
     traffic: Option<Predictor>,
     /// Bytes per second of all columns, by the logarithm of the rows.
     rates: [f64; N_RATES],
-    /// Seconds to compile, for each row and column.
-    compile_seconds_per_element: f64,
+    compiling: Compiling,
+}
+
+/// What compiling takes: a graph of its own, and what grows with the rows times the columns.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Compiling {
+    seconds: f64,
+    seconds_per_element: f64,
+}
+
+impl Compiling {
+    /// The line through the samples with the least squares, of those that rise from no less than zero.
+    fn fit(samples: &[Sample]) -> Compiling {
+        let elements = |sample: &Sample| (sample.rows * sample.columns) as f64;
+        let mean = |of: &dyn Fn(&Sample) -> f64| samples.iter().map(of).sum::<f64>() / samples.len() as f64;
+        let (x, y) = (mean(&elements), mean(&|sample| sample.compile_seconds));
+        let spread = mean(&|sample| (elements(sample) - x).powi(2));
+        let together = mean(&|sample| (elements(sample) - x) * (sample.compile_seconds - y));
+        let slope = if spread > 0.0 { (together / spread).clamp(0.0, y / x) } else { 0.0 };
+        Compiling { seconds: y - slope * x, seconds_per_element: slope }
+    }
 }
 
 /// Rates are kept for this many powers of two of rows.
@@ -213,7 +232,7 @@ impl CostModel for ProfiledCosts {
     fn compile_seconds(&self, device_idx: usize, shape: &PartShape) -> f64 {
         let elements = (shape.rows * shape.columns) as f64;
         self.measured(device_idx, shape.class)
-            .map_or(0.0, |(_, measured)| measured.compile_seconds_per_element * elements)
+            .map_or(0.0, |(_, Measured { compiling, .. })| compiling.seconds + compiling.seconds_per_element * elements)
     }
 }
 
@@ -242,8 +261,6 @@ fn measured(operator: &OperatorProfile, kind: DeviceKind, traffic: &[Sample]) ->
     let traffic = Predictor::pieces(traffic, kind);
     let samples = &operator.samples;
     let columns = samples.iter().map(|sample| sample.columns).max().unwrap_or(0);
-    let elements: f64 = samples.iter().map(|sample| (sample.rows * sample.columns) as f64).sum();
-    let compiling: f64 = samples.iter().map(|sample| sample.compile_seconds).sum();
     let mut rates = [0.0; N_RATES];
     for (log, rate) in rates.iter_mut().enumerate() {
         let seconds = predictor.seconds(1 << log, 0, columns, false);
@@ -256,7 +273,7 @@ fn measured(operator: &OperatorProfile, kind: DeviceKind, traffic: &[Sample]) ->
         rates,
         columns,
         own_bytes_per_column: operator.own_bytes_per_column,
-        compile_seconds_per_element: compiling / elements,
+        compiling: Compiling::fit(samples),
     })
 }
 
@@ -270,4 +287,32 @@ fn slowdowns(profile: &Profile) -> Vec<Vec<[f64; 2]>> {
         }
     }
     slowdowns
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(rows: usize, columns: usize, compile_seconds: f64) -> Sample {
+        Sample { rows, past: 0, columns, is_weight_stationary: false, seconds: 0.0, compile_seconds }
+    }
+
+    #[test]
+    fn a_graph_takes_time_to_compile_however_small_it_is() {
+        let line = |rows: usize, columns: usize| sample(rows, columns, 0.026 + 3e-7 * (rows * columns) as f64);
+        let fitted = Compiling::fit(&[line(1, 4096), line(128, 1024), line(512, 4096)]);
+        assert!(
+            (fitted.seconds - 0.026).abs() < 1e-9 && (fitted.seconds_per_element - 3e-7).abs() < 1e-12,
+            "{fitted:?}"
+        );
+    }
+
+    #[test]
+    fn noise_gives_neither_negative_times_nor_falling_ones() {
+        let falling = Compiling::fit(&[sample(1, 100, 2.0), sample(1, 300, 1.0)]);
+        assert_eq!(falling, Compiling { seconds: 1.5, seconds_per_element: 0.0 });
+        let steep = Compiling::fit(&[sample(1, 100, 0.0), sample(1, 300, 2.0)]);
+        assert_eq!(steep, Compiling { seconds: 0.0, seconds_per_element: 1.0 / 200.0 });
+        assert_eq!(Compiling::fit(&[sample(1, 10, 0.5)]), Compiling { seconds: 0.5, seconds_per_element: 0.0 });
+    }
 }

@@ -11,8 +11,11 @@ use crate::solver::{Objective, SolveOptions, predict};
 
 /// A new plan must be faster by this part.
 const LEAST_GAIN: f64 = 0.03;
-/// What it compiles must have paid off after so many steps: those of a longish reply.
-const PAID_OFF_AFTER: f64 = 512.0;
+/// What it compiles must have paid off after so many steps when a device has drifted: those of a longish reply.
+const PAID_OFF_AFTER_DRIFT: f64 = 512.0;
+/// The same when there are only more positions before the step. That happens to every reply, and nobody should see one
+/// stand still for seconds because of it.
+const PAID_OFF_AFTER_LENGTH: f64 = 16.0;
 /// Steps for which a plan stays after it was reconsidered. Where devices go up and down it is twice as many each time,
 /// until a plan has lasted four times as long.
 const FEWEST_STEPS: u32 = 16;
@@ -84,8 +87,14 @@ pub(super) struct Choice {
 
 impl Team {
     /// Compares the plan in use with the one that is best now, and puts the former in the latter's place when nearly
-    /// nothing is gained.
-    pub(super) fn reconsider(&self, costs: &dyn CostModel, before: Option<&Current>, now: &mut Current) -> Choice {
+    /// nothing is gained, or less than compiling would cost.
+    pub(super) fn reconsider(
+        &self,
+        costs: &dyn CostModel,
+        before: Option<&Current>,
+        now: &mut Current,
+        has_drifted: bool,
+    ) -> Choice {
         let solution = now.solution.as_ref().expect("who has costs has a solution");
         let best = solution.prediction.seconds;
         let new = Choice { seconds: [best, best], is_new: true };
@@ -102,7 +111,8 @@ impl Team {
         // Predicted once for layers that are alike, of which each has graphs of its own.
         let layers = solution.plan.graph().nodes().iter().filter_map(|node| node.layer);
         let compile_seconds = solution.prediction.compile_seconds * layers.max().map_or(1.0, |last| 1.0 + last as f64);
-        let is_faster = gain > LEAST_GAIN * seconds[0] && gain * PAID_OFF_AFTER > compile_seconds;
+        let n_steps = if has_drifted { PAID_OFF_AFTER_DRIFT } else { PAID_OFF_AFTER_LENGTH };
+        let is_faster = gain > LEAST_GAIN * seconds[0] && gain * n_steps > compile_seconds;
         let is_new = !is_same && (!is_for_time || is_faster);
         if !is_new {
             now.operations.clone_from(&before.operations);
