@@ -249,8 +249,12 @@ struct Runners {
 
 impl Graphs {
     fn new(options: &SimulateOptions, context: usize) -> Graphs {
-        // Room for the next standard length of an NPU, which computes no other.
-        let most_rows = options.prompt.next_power_of_two().max(LEAST_CAPACITY);
+        let most_rows = match options.dynamic_length {
+            // Graphs are made for the very prompt.
+            DynamicLength::Online => options.prompt.next_multiple_of(LEAST_CAPACITY),
+            // Room for the next standard length of an NPU, which computes no other.
+            _ => options.prompt.next_power_of_two().max(LEAST_CAPACITY),
+        };
         let graph_of = |capacity| {
             let graph_options = GraphOptions {
                 capacity,

@@ -380,9 +380,9 @@ impl<'a> Pool<'a> {
         let costs = &self.costs.devices()[device];
         // The last part of the step has all further rows of the tensor too, and a graph of fixed shape computes them.
         let has_more = rows[1] == template.rows && template.last_row > template.rows && !costs.standard_rows.is_empty();
-        let computed = match (is_online, has_more) {
-            (true, _) => n_rows,
-            (false, true) => (template.last_row - rows[0]).next_multiple_of(ROW_STEP),
+        let computed = match (has_more, is_online) {
+            (true, _) => (template.last_row - rows[0]).next_multiple_of(ROW_STEP),
+            (false, true) => n_rows,
             (false, false) => costs.padded_rows(n_rows),
         };
         // A graph of fixed shape looks back from the last position that there may be.
