@@ -11,8 +11,8 @@ use crate::solver::{Objective, SolveOptions, predict};
 
 /// A new plan must be faster by this part.
 const LEAST_GAIN: f64 = 0.03;
-/// What it compiles must have paid off after so many steps when a device has drifted: those of a longish reply.
-const PAID_OFF_AFTER_DRIFT: f64 = 512.0;
+/// What it compiles must have paid off after so many steps when a device has drifted: those of a conversation.
+const PAID_OFF_AFTER_DRIFT: f64 = 1024.0;
 /// The same when there are only more positions before the step. That happens to every reply, and nobody should see one
 /// stand still for seconds because of it.
 const PAID_OFF_AFTER_LENGTH: f64 = 16.0;
