@@ -6,7 +6,7 @@
 //! same bytes on every run.
 
 mod better;
-#[allow(dead_code, reason = "the figures of the simulator use more of it")]
+#[expect(dead_code, reason = "the figures of the simulator use more of it")]
 #[path = "../../../crates/backend-npu-sim/examples/figures/chart.rs"]
 mod chart;
 mod decode;

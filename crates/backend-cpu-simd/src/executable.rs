@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use hetero_core::reference::check_step;
-use hetero_core::{BackendError, Bindings, DeviceId, Executable, StepParams, Ticket, Timeline};
+use hetero_core::{BackendError, Bindings, DeviceId, Executable, StepCheck, StepParams, Ticket, Timeline};
 
 use crate::program::Program;
 use crate::queue::Queue;
@@ -11,6 +10,7 @@ use crate::queue::Queue;
 /// A program together with the queue that runs it.
 #[derive(Debug)]
 pub(crate) struct CpuExecutable {
+    check: StepCheck,
     program: Arc<Program>,
     queue: Arc<Queue>,
     device: DeviceId,
@@ -18,13 +18,14 @@ pub(crate) struct CpuExecutable {
 
 impl CpuExecutable {
     pub(crate) fn new(program: Program, queue: Arc<Queue>, device: DeviceId) -> CpuExecutable {
-        CpuExecutable { program: Arc::new(program), queue, device }
+        let check = StepCheck::new(program.segment());
+        CpuExecutable { check, program: Arc::new(program), queue, device }
     }
 }
 
 impl Executable for CpuExecutable {
     fn submit(&self, mut bindings: Bindings, step: StepParams) -> Result<Ticket, BackendError> {
-        check_step(self.program.segment(), &bindings, step);
+        self.check.check(&bindings, step);
         bindings.hand_over(self.device);
         let tensors = self.program.raw_tensors(&bindings);
         let value = self.queue.submit(Arc::clone(&self.program), tensors, step);

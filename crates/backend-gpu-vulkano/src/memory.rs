@@ -28,6 +28,10 @@ impl GpuTensor {
             return Err(BackendError::OutOfMemory { bytes });
         }
         let buffer = gpu.buffer(bytes, BufferUsage::STORAGE_BUFFER)?;
+        buffer.mapped_slice().map_err(|error| {
+            let reason = format!("memory that the host should reach is not mapped: {error}");
+            BackendError::Failed { device: gpu.info.name.clone(), reason }
+        })?;
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         Ok(GpuTensor { desc, gpu: Arc::clone(gpu), buffer, id })
     }
@@ -58,6 +62,7 @@ unsafe impl Tensor for GpuTensor {
     }
 
     fn host_ptr(&self) -> Option<NonNull<u8>> {
-        Some(self.buffer.mapped_slice().expect("a buffer in host-visible memory is mapped").cast())
+        // `GpuTensor::new` has seen that it is mapped.
+        self.buffer.mapped_slice().ok().map(NonNull::cast)
     }
 }

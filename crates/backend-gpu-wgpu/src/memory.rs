@@ -107,7 +107,8 @@ impl Readback {
 
     /// Maps the memory when its submission has finished, and copies bytes of the tensor from `start` on.
     fn read(&self, gpu: &Gpu, start: u64, out: &mut [u8]) -> Result<(), BackendError> {
-        let buffer = self.buffer.as_ref().expect("a copy was made");
+        let failed = |reason: String| BackendError::Failed { device: gpu.info.name.clone(), reason };
+        let buffer = self.buffer.as_ref().ok_or_else(|| failed("nothing was copied out".to_owned()))?;
         let first = (start - self.bytes.start) / MAP_ALIGNMENT * MAP_ALIGNMENT;
         let end = (start + out.len() as u64 - self.bytes.start).next_multiple_of(MAP_ALIGNMENT);
         let (sender, mapped) = channel();
@@ -116,7 +117,6 @@ impl Readback {
             let _ = sender.send(result);
         });
         gpu.timeline.poll(PollType::Wait { submission_index: self.submission.clone(), timeout: None })?;
-        let failed = |reason: String| BackendError::Failed { device: gpu.info.name.clone(), reason };
         let result = loop {
             match mapped.try_recv() {
                 Ok(result) => break result,

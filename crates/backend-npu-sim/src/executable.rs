@@ -3,9 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use hetero_core::{
-    BackendError, Binding, Bindings, Executable, HandBack, Op, Segment, StepParams, TensorDesc, Ticket, Timeline,
-};
+use hetero_core::{BackendError, Bindings, Executable, HandBack, Op, Segment, StepCheck, StepParams, Ticket, Timeline};
 use parking_lot::Mutex;
 
 use crate::backend::Device;
@@ -33,9 +31,7 @@ pub(crate) struct Program {
     segment: Segment,
     /// None when nothing is computed.
     arithmetic: Option<Arithmetic>,
-    bindings: Vec<ExpectedBinding>,
-    /// Positions that fit into the smallest cache.
-    context: Option<usize>,
+    check: StepCheck,
     labels: Arc<[NodeLabel]>,
     /// Nodes whose cost depends on the positions before.
     attention: Vec<usize>,
@@ -50,14 +46,6 @@ pub(crate) struct Job {
     step: StepParams,
     pub(crate) faults: SubmissionFaults,
     hand_back: Arc<HandBack>,
-}
-
-#[derive(Debug)]
-struct ExpectedBinding {
-    binding_idx: usize,
-    desc: TensorDesc,
-    name: String,
-    is_written: bool,
 }
 
 /// The demands of a step, kept for the next one.
@@ -77,7 +65,7 @@ impl SimExecutable {
 impl Executable for SimExecutable {
     fn submit(&self, bindings: Bindings, step: StepParams) -> Result<Ticket, BackendError> {
         let (device, program) = (&*self.device, &self.program);
-        program.check(&bindings, step);
+        program.check.check(&bindings, step);
         if let Some(error) = device.stop_error() {
             return Err(error);
         }
@@ -142,16 +130,6 @@ fn alone_seconds(demands: &[Demand]) -> f64 {
 impl Program {
     fn new(segment: &Segment, arithmetic: Option<Arithmetic>) -> Program {
         let graph = &segment.graph;
-        let expected = |&value: &_| ExpectedBinding {
-            binding_idx: segment.binding_idx(value),
-            desc: graph.tensor_desc(value),
-            name: graph.value(value).name.clone(),
-            is_written: segment.writes(value),
-        };
-        let contexts = segment.nodes.iter().filter_map(|node| match graph.node(node.node).op {
-            Op::CacheWrite { context, .. } | Op::Attention { context, .. } => Some(context),
-            _ => None,
-        });
         let labels = segment.nodes.iter().map(|segment_node| {
             let node = graph.node(segment_node.node);
             NodeLabel {
@@ -162,38 +140,12 @@ impl Program {
         });
         let is_attention = |idx: &usize| matches!(graph.node(segment.nodes[*idx].node).op, Op::Attention { .. });
         Program {
-            bindings: segment.values().iter().map(expected).collect(),
-            context: contexts.min(),
+            check: StepCheck::new(segment),
             labels: labels.collect(),
             attention: (0..segment.nodes.len()).filter(is_attention).collect(),
             costs: Mutex::new(None),
             arithmetic,
             segment: segment.clone(),
-        }
-    }
-
-    /// The checks of [`hetero_core::reference::check_step`], with what can be looked up looked up before.
-    fn check(&self, bindings: &Bindings, step: StepParams) {
-        let capacity = self.segment.graph.capacity();
-        assert!(step.rows > 0 && step.rows <= capacity, "a step of {} rows in a graph for {capacity}", step.rows);
-        assert_eq!(bindings.tensors.len(), self.segment.n_bindings(), "the bindings of the segment");
-        for expected in &self.bindings {
-            let binding = &bindings.tensors[expected.binding_idx];
-            assert_eq!(*binding.tensor().desc(), expected.desc, "the tensor for {:?}", expected.name);
-            let is_slot = matches!(binding, Binding::Write(_));
-            assert!(is_slot || !expected.is_written, "{:?} is written through a view", expected.name);
-        }
-        for (idx, binding) in bindings.tensors.iter().enumerate() {
-            let (needed, lent) = (&**self.segment.claim_of(idx), binding.claim());
-            assert!(
-                std::ptr::eq(needed, lent) || lent.covers(needed),
-                "the segment touches {needed:?} of a tensor {:?} of which the binding allows {lent:?}",
-                binding.tensor().desc(),
-            );
-        }
-        let end = step.past + step.rows;
-        if let Some(context) = self.context {
-            assert!(end <= context, "positions up to {end} in a cache for {context}");
         }
     }
 

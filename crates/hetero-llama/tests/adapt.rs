@@ -11,12 +11,12 @@ use common::{best_token, fixture};
 use hetero_core::{Backend, DType, DeviceInfo, DeviceKind, RowSelection, StepParams, WeightFormat};
 use hetero_llama::config::ModelConfig;
 use hetero_llama::graph::{self, GraphOptions, ModelGraph};
+use hetero_llama::simulate::PhoneClock;
 use hetero_llama::{
     Activations, CancelToken, DeviceOptions, DeviceSelection, Model, ModelOptions, ModelSource, Session,
 };
 use hetero_sched::cost::{DeviceSet, ProfiledCosts, ProfiledOptions};
 use hetero_sched::profile::{MeasureOptions, measure_all};
-use hetero_sched::sync::Clock;
 use hetero_sched::{ExecutorOptions, Replan, Runner, SolveOptions, Team, TeamOptions};
 
 const CONTEXT: usize = 112;
@@ -187,19 +187,5 @@ fn outliers_move_nothing() {
     for fault in ["", "npu:late=20x@every=97; gpu:late=10x@every=101"] {
         let (_, replans) = time_large(fault, true);
         assert_eq!(replans, [], "{fault}");
-    }
-}
-
-/// A phone's host clock.
-#[derive(Debug)]
-struct PhoneClock(Arc<SimulatedSoc>);
-
-impl Clock for PhoneClock {
-    fn now(&self) -> f64 {
-        self.0.clock().now()
-    }
-
-    fn sleep(&self, seconds: f64) {
-        self.0.clock().sleep(seconds);
     }
 }

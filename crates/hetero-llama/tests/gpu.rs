@@ -12,13 +12,11 @@ use std::sync::Arc;
 
 use hetero_core::{DeviceKind, WeightFormat};
 use hetero_llama::backends::{self, Availability};
-use hetero_llama::{
-    Activations, CancelToken, DeviceOptions, DeviceSelection, Model, ModelOptions, ModelSource, Session,
-};
+use hetero_llama::{Activations, DeviceOptions, DeviceSelection, Model, ModelOptions, ModelSource, Session};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
-use common::{best_token, fixture};
+use common::{fixture, greedy_with_lead};
 
 const N_PROMPTS: usize = 50;
 const CONTEXT: usize = 96;
@@ -145,9 +143,9 @@ fn same_tokens(cpu: &Arc<Model>, model: &Arc<Model>, usual_length: usize) {
         let length = FIRST_LENGTHS.get(n_drawn).copied().unwrap_or_else(|| 1 + below(usual_length));
         let prompt: Vec<u32> = (0..length).map(|_| below(cpu.config().vocab) as u32).collect();
         let n_tokens = 1 + below(5);
-        let (expected, lead) = greedy(&mut alone, &prompt, n_tokens);
+        let (expected, lead) = greedy_with_lead(&mut alone, &prompt, n_tokens);
         if lead >= LEAST_LEAD {
-            let (found, _) = greedy(&mut session, &prompt, n_tokens);
+            let (found, _) = greedy_with_lead(&mut session, &prompt, n_tokens);
             assert_eq!(found, expected, "{names:?}, prompt {n_drawn} of {length} tokens");
             n_compared += 1;
             if n_compared == N_PROMPTS {
@@ -171,28 +169,5 @@ fn device_options(names: &str) -> DeviceOptions {
         threads: Some(2),
         activations: Activations::Float,
         ..DeviceOptions::default()
-    }
-}
-
-/// The best next tokens one after the other, and by how much the best was ahead at least, as a part of the largest
-/// logit.
-fn greedy(session: &mut Session, prompt: &[u32], n_tokens: usize) -> (Vec<u32>, f32) {
-    let cancel = CancelToken::default();
-    session.truncate(0);
-    session.feed(prompt, &cancel).expect("a prompt that fits");
-    let mut tokens = Vec::new();
-    let mut least_lead = f32::INFINITY;
-    loop {
-        let logits = session.logits();
-        let best = best_token(logits);
-        let others = logits.iter().enumerate().filter(|&(token, _)| token != best as usize);
-        let second = others.map(|(_, &logit)| logit).fold(f32::NEG_INFINITY, f32::max);
-        let largest = logits.iter().fold(0.0, |largest: f32, logit| largest.max(logit.abs()));
-        least_lead = least_lead.min((logits[best as usize] - second) / largest);
-        tokens.push(best);
-        if tokens.len() == n_tokens {
-            return (tokens, least_lead);
-        }
-        session.feed(&[best], &cancel).expect("a token that fits");
     }
 }

@@ -8,9 +8,9 @@ use backend_npu_sim::{Numerics, SimOptions, SimulatedSoc, Soc, TimeMode, blank_w
 use hetero_core::{Backend, DType, DeviceInfo, DeviceKind, RowSelection, StepParams, WeightFormat};
 use hetero_llama::config::ModelConfig;
 use hetero_llama::graph::{self, GraphOptions};
+use hetero_llama::simulate::PhoneClock;
 use hetero_sched::cost::{DeviceSet, ProfiledCosts, ProfiledOptions};
 use hetero_sched::profile::{MeasureOptions, measure_all};
-use hetero_sched::sync::Clock;
 use hetero_sched::{ExecutorOptions, Runner, SolveOptions, Team, TeamOptions};
 
 const CAPACITY: usize = 512;
@@ -82,18 +82,4 @@ fn a_conversation_compiles_little() {
     }
     assert_eq!(compiled(), before, "no prompt has graphs of its own");
     assert!(team.replans().is_empty());
-}
-
-/// A phone's host clock.
-#[derive(Debug)]
-struct PhoneClock(Arc<SimulatedSoc>);
-
-impl Clock for PhoneClock {
-    fn now(&self) -> f64 {
-        self.0.clock().now()
-    }
-
-    fn sleep(&self, seconds: f64) {
-        self.0.clock().sleep(seconds);
-    }
 }

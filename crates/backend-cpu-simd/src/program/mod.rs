@@ -113,7 +113,7 @@ impl Program {
     ///
     /// # Safety
     ///
-    /// `tensors` came from [`Program::raw_tensors`] with bindings that passed `check_step` for `step` and were handed
+    /// `tensors` came from [`Program::raw_tensors`] with bindings that passed `StepCheck` for `step` and were handed
     /// over, and those bindings exist until this returns: the tensors are alive, the rectangles that the segment's
     /// nodes write are held as slots and those that they read as views or slots. Nothing else that was handed over to
     /// the same processor runs meanwhile.

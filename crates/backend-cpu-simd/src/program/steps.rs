@@ -218,7 +218,7 @@ impl Node {
             let past = run.step.past;
             let params =
                 CacheWrite { input, cache, element, context, head_dim, past, positions, kv_heads: 0..kv_heads };
-            // SAFETY: the cuts are disjoint positions, all below `context` by `check_step`.
+            // SAFETY: the cuts are disjoint positions, all below `context` by `StepCheck`.
             unsafe { (run.kernels.cache_write)(&params) }
         });
     }

@@ -76,18 +76,30 @@ pub(crate) fn logits(model: &Arc<Model>, tokens: &[u32]) -> Vec<f32> {
 
 /// The best next tokens, one after the other.
 pub(crate) fn greedy(session: &mut Session, prompt: &[u32], n_tokens: usize) -> Vec<u32> {
+    greedy_with_lead(session, prompt, n_tokens).0
+}
+
+/// The best next tokens one after the other, and by how much the best was ahead at least, as a part of the largest
+/// logit.
+pub(crate) fn greedy_with_lead(session: &mut Session, prompt: &[u32], n_tokens: usize) -> (Vec<u32>, f32) {
     let cancel = CancelToken::default();
     session.truncate(0);
     session.feed(prompt, &cancel).expect("a prompt that fits");
     let mut tokens = Vec::new();
-    while tokens.len() < n_tokens {
-        let best = best_token(session.logits());
+    let mut least_lead = f32::INFINITY;
+    loop {
+        let logits = session.logits();
+        let best = best_token(logits);
+        let others = logits.iter().enumerate().filter(|&(token, _)| token != best as usize);
+        let second = others.map(|(_, &logit)| logit).fold(f32::NEG_INFINITY, f32::max);
+        let largest = logits.iter().fold(0.0, |largest: f32, logit| largest.max(logit.abs()));
+        least_lead = least_lead.min((logits[best as usize] - second) / largest);
         tokens.push(best);
-        if tokens.len() < n_tokens {
-            session.feed(&[best], &cancel).expect("a token that fits");
+        if tokens.len() == n_tokens {
+            return (tokens, least_lead);
         }
+        session.feed(&[best], &cancel).expect("a token that fits");
     }
-    tokens
 }
 
 /// The first of the largest.

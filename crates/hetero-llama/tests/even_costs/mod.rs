@@ -8,19 +8,7 @@ use hetero_sched::{ExecutorOptions, SolveOptions, Team, TeamOptions};
 
 /// The first of the devices allocates what they share.
 pub(crate) fn team(devices: Vec<Arc<dyn Backend>>) -> Arc<Team> {
-    let costs = |device: &Arc<dyn Backend>| DeviceCosts {
-        name: device.info().name.clone(),
-        kind: device.info().kind,
-        submit_seconds: 0.0,
-        submit_idle_seconds: 0.0,
-        start_seconds: 0.0,
-        sync_seconds: 0.0,
-        row_alignment: 32,
-        standard_rows: Vec::new(),
-        order_sensitive: false,
-        max_segment_weight_bytes: None,
-        max_graphs: None,
-    };
+    let costs = |device: &Arc<dyn Backend>| DeviceCosts::new(&device.info().name, device.info().kind);
     let costs = EvenCosts { devices: devices.iter().map(costs).collect(), classes: Mutex::default() };
     let solve = SolveOptions::new(DeviceSet::first(devices.len()));
     let options = TeamOptions { solve, executor: ExecutorOptions::default(), is_strict: true };

@@ -6,14 +6,12 @@ use std::sync::{Arc, Mutex};
 
 use hetero_core::{DType, DeviceKind, RowSelection, WeightFormat};
 use hetero_llama::graph::{self, GraphOptions, ModelGraph};
-use hetero_llama::{
-    Activations, CancelToken, DeviceOptions, DeviceSelection, Model, ModelOptions, ModelSource, Session,
-};
+use hetero_llama::{Activations, DeviceOptions, DeviceSelection, Model, ModelOptions, ModelSource, Session};
 use hetero_sched::cost::ProfiledCosts;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
-use crate::common::{best_token, fixture};
+use crate::common::{fixture, greedy, greedy_with_lead};
 
 const N_PROMPTS: usize = 50;
 /// Tokens that are written at most behind a prompt.
@@ -70,7 +68,7 @@ impl Subject {
             let length = first.get(prompts.len()).copied().unwrap_or_else(|| 1 + below(usual_length));
             let tokens: Vec<u32> = (0..length).map(|_| below(alone.config().vocab) as u32).collect();
             let n_tokens = 1 + below(MOST_TOKENS);
-            let (expected, lead) = greedy(&mut session, &tokens, n_tokens);
+            let (expected, lead) = greedy_with_lead(&mut session, &tokens, n_tokens);
             if lead >= LEAST_LEAD {
                 prompts.push(Prompt { tokens, expected });
             }
@@ -109,7 +107,7 @@ impl Prompt {
     }
 
     fn answer(&self, session: &mut Session) -> Vec<u32> {
-        greedy(session, &self.tokens, self.expected.len()).0
+        greedy(session, &self.tokens, self.expected.len())
     }
 }
 
@@ -126,27 +124,4 @@ fn load(folder: &Path, devices: &str, faults: Option<&str>) -> Arc<Model> {
         ModelOptions { devices, weights: Some(WeightFormat::F32), context: Some(CONTEXT), ..ModelOptions::default() };
     let source = ModelSource::Folder(folder.to_path_buf());
     Model::load(source, &options, &mut |_| {}).unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
-}
-
-/// The best next tokens one after the other, and by how much the best was ahead at least, as a part of the largest
-/// logit.
-fn greedy(session: &mut Session, prompt: &[u32], n_tokens: usize) -> (Vec<u32>, f32) {
-    let cancel = CancelToken::default();
-    session.truncate(0);
-    session.feed(prompt, &cancel).expect("a prompt that fits");
-    let mut tokens = Vec::new();
-    let mut least_lead = f32::INFINITY;
-    loop {
-        let logits = session.logits();
-        let best = best_token(logits);
-        let others = logits.iter().enumerate().filter(|&(token, _)| token != best as usize);
-        let second = others.map(|(_, &logit)| logit).fold(f32::NEG_INFINITY, f32::max);
-        let largest = logits.iter().fold(0.0, |largest: f32, logit| largest.max(logit.abs()));
-        least_lead = least_lead.min((logits[best as usize] - second) / largest);
-        tokens.push(best);
-        if tokens.len() == n_tokens {
-            return (tokens, least_lead);
-        }
-        session.feed(&[best], &cancel).expect("a token that fits");
-    }
 }
