@@ -12,7 +12,9 @@ use std::sync::Arc;
 
 use hetero_core::{DeviceKind, WeightFormat};
 use hetero_llama::backends::{self, Availability};
-use hetero_llama::{Activations, DeviceOptions, DeviceSelection, Model, ModelOptions, ModelSource, Session};
+use hetero_llama::{
+    Activations, CancelToken, DeviceOptions, DeviceSelection, Model, ModelOptions, ModelSource, Session,
+};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
