@@ -12,7 +12,8 @@ use super::candidates::{Pool, pairs};
 use super::problem::Problem;
 use super::search::Search;
 use super::state::{Candidate, Cut, Piece};
-use super::{Solution, SolveOptions, Weighting};
+use super::weighting::Weighting;
+use super::{Solution, SolveOptions};
 
 /// Tries other choices in a plan that was found.
 #[derive(Debug)]
@@ -72,7 +73,7 @@ impl<'a> Alternatives<'a> {
         for cut in cuts {
             candidates.extend(pool.find(template, cut).map(|idx| pool.candidate(template, idx).clone()));
         }
-        let weighting = Weighting::new(self.options.objective, self.costs.idle_watts(), 0.0);
+        let weighting = Weighting::new(self.options.objective, self.options.preparation, self.costs.idle_watts(), 0.0);
         let mut search = Search::new(pool, weighting);
         let same = |work: usize| self.problem.works[work].template == template;
         let others = candidates.into_iter().map(|candidate| {

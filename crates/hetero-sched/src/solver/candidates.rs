@@ -9,6 +9,7 @@ use crate::timing::Load;
 use super::cuts::ROW_STEP;
 use super::problem::{Problem, Template, least_common_multiple};
 use super::state::{Candidate, Cut, MAX_PARTS, Piece};
+use super::weighting::Outlay;
 use super::{DynamicLength, SolveOptions};
 
 /// All candidates that were asked for so far.
@@ -287,21 +288,21 @@ impl<'a> Pool<'a> {
                 rectangles.push((b.into(), [at_row, rows], all_columns));
             }
         }
-        let mut candidate = Candidate { cut, pieces: Vec::with_capacity(rectangles.len()), joules: 0.0, own_bytes: 0 };
+        let mut candidate = Candidate { cut, pieces: Vec::with_capacity(rectangles.len()), outlay: Outlay::default() };
         for &(device, rows, columns) in &rectangles {
             let (mut piece, joules) = self.piece(template, device, rows, columns, devices)?;
             // The last rows of the step stand for all further rows of the tensor, which are not in use.
             if rows[1] == template.rows {
                 piece.rows[1] = template.tensor_rows as u32;
             }
-            candidate.joules += joules;
+            candidate.outlay.joules += joules;
             candidate.pieces.push(piece);
         }
         for device in devices.iter() {
             let columns = own_columns(&candidate.pieces, device);
-            candidate.own_bytes += self.costs.own_bytes(device, template.class, columns);
+            candidate.outlay.bytes += self.costs.own_bytes(device, template.class, columns) as f64;
         }
-        if self.options.memory_budget == Some(0) && candidate.own_bytes > 0 {
+        if self.options.memory_budget == Some(0) && candidate.outlay.bytes > 0.0 {
             return None;
         }
         Some(candidate)
@@ -407,14 +408,14 @@ impl<'a> Pool<'a> {
         let devices: DeviceSet = placed.iter().map(|placed| placed.device_idx).collect();
         // Only the pieces count when a step is put together.
         let cut = Cut::Whole(placed[0].device_idx as u8);
-        let mut candidate = Candidate { cut, pieces: Vec::with_capacity(placed.len()), joules: 0.0, own_bytes: 0 };
+        let mut candidate = Candidate { cut, pieces: Vec::with_capacity(placed.len()), outlay: Outlay::default() };
         for PlacedPart { device_idx: device, part, operand_order } in placed {
             let (all_rows, columns) = ([part.rows.start, part.rows.end], [part.columns.start, part.columns.end]);
             let rows = all_rows.map(|row| row.min(template.rows));
             let shape = self.shape(template, *device, rows, columns, devices, *operand_order);
             let is_used = rows[0] < rows[1];
             let seconds = if is_used { self.costs.seconds(*device, &shape)? } else { 0.0 };
-            candidate.joules += if is_used { self.costs.joules(*device, &shape) } else { 0.0 };
+            candidate.outlay.joules += if is_used { self.costs.joules(*device, &shape) } else { 0.0 };
             candidate.pieces.push(Piece {
                 device: *device,
                 rows: all_rows.map(|row| row as u32),
@@ -426,7 +427,7 @@ impl<'a> Pool<'a> {
         }
         for device in devices.iter() {
             let columns = own_columns(&candidate.pieces, device);
-            candidate.own_bytes += self.costs.own_bytes(device, template.class, columns);
+            candidate.outlay.bytes += self.costs.own_bytes(device, template.class, columns) as f64;
         }
         Some(candidate)
     }

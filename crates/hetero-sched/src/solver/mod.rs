@@ -18,6 +18,7 @@ mod problem;
 mod search;
 mod state;
 mod steady;
+mod weighting;
 
 pub(crate) use alternatives::Alternatives;
 pub use cache::{PlanCache, PlanKey};
@@ -36,6 +37,7 @@ use exact::Exact;
 use problem::Problem;
 use search::Search;
 use state::Candidate;
+use weighting::{Outlay, Weighting};
 
 /// What is to be small.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -101,6 +103,31 @@ pub enum DynamicLength {
     /// Whatever is best, with the remainder on another device among it: the paper's Hetero-tensor.
     #[default]
     Tensor,
+}
+
+/// When what a plan needs is made ready: graphs of fixed shape compiled, copies of weights loaded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Preparation {
+    /// Before anybody waits for it, so that a plan is judged by its steps alone: how HeteroLLM and its evaluation
+    /// prepare graphs (arXiv 2501.14794 v2, section 5.3.2).
+    #[default]
+    Ahead,
+    /// When the plan is first used. What is not there yet counts, divided among so many steps that the plan is expected
+    /// to run.
+    OnUse {
+        /// At least 1.
+        n_steps: u32,
+    },
+}
+
+impl Preparation {
+    /// The part of the preparation that one step has to bear.
+    pub(crate) fn share(self) -> f64 {
+        match self {
+            Preparation::Ahead => 0.0,
+            Preparation::OnUse { n_steps } => 1.0 / f64::from(n_steps.max(1)),
+        }
+    }
 }
 
 /// How hard the search tries. The default takes about a millisecond for an 8-billion-parameter model on two devices.
@@ -195,6 +222,8 @@ pub struct SolveOptions {
     pub paper_ratios: Vec<[usize; 2]>,
     /// Bytes of weights that devices may hold as copies of their own; `None` for any number.
     pub memory_budget: Option<u64>,
+    /// Whether plans have to bear what making them ready takes.
+    pub preparation: Preparation,
     /// How hard to try.
     pub effort: Effort,
 }
@@ -211,6 +240,7 @@ impl SolveOptions {
             operand_order: None,
             paper_ratios: Vec::new(),
             memory_budget: None,
+            preparation: Preparation::default(),
             effort: Effort::default(),
         }
     }
@@ -268,30 +298,6 @@ pub enum SolveError {
     },
 }
 
-/// What a number of seconds, joules and bytes is worth.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Weighting {
-    per_second: f64,
-    per_joule: f64,
-    idle_watts: f64,
-    per_byte: f64,
-}
-
-impl Weighting {
-    fn new(objective: Objective, idle_watts: f64, per_byte: f64) -> Weighting {
-        let (per_second, per_joule) = match objective {
-            Objective::Time => (1.0, 0.0),
-            Objective::Energy => (0.0, 1.0),
-            Objective::Mixed { seconds_per_joule } => (1.0, seconds_per_joule),
-        };
-        Weighting { per_second, per_joule, idle_watts, per_byte }
-    }
-
-    fn value(&self, seconds: f64, joules: f64, bytes: u64) -> f64 {
-        self.per_second * seconds + self.per_joule * (joules + self.idle_watts * seconds) + self.per_byte * bytes as f64
-    }
-}
-
 /// Finds the plan of a step.
 ///
 /// # Panics
@@ -307,7 +313,7 @@ pub fn solve(
     let problem = Problem::new(graph, costs, step.rows, step.past);
     let attempt = |per_byte: f64, options: &SolveOptions| -> Result<Solution, SolveError> {
         let pool = Pool::new(&problem, costs, options);
-        let weighting = Weighting::new(options.objective, costs.idle_watts(), per_byte);
+        let weighting = Weighting::new(options.objective, options.preparation, costs.idle_watts(), per_byte);
         let mut search = Search::new(pool, weighting);
         let choices = match options.method {
             Method::WholeLayer => search.solve_all(),
@@ -401,11 +407,10 @@ fn assemble(plan: Plan, pool: &Pool<'_>, chosen: &[&Candidate], timeline: Timeli
     let mut busy_seconds = vec![0.0; costs.devices().len()];
     let mut compiled = BTreeSet::new();
     let mut compile_seconds = 0.0;
-    let (mut joules, mut own_bytes) = (0.0, 0);
+    let mut outlay = Outlay::default();
     for (work, candidate) in pool.problem.works.iter().zip(chosen) {
         let template = &pool.problem.templates[work.template];
-        joules += candidate.joules;
-        own_bytes += candidate.own_bytes;
+        outlay += candidate.outlay;
         for piece in &candidate.pieces {
             busy_seconds[piece.device] += part_seconds.next().expect("seconds of each part");
             let device = &costs.devices()[piece.device];
@@ -421,10 +426,10 @@ fn assemble(plan: Plan, pool: &Pool<'_>, chosen: &[&Candidate], timeline: Timeli
     let Timeline { submissions, part_seconds, seconds } = timeline;
     let prediction = Prediction {
         seconds,
-        joules: joules + costs.idle_watts() * seconds,
+        joules: outlay.joules + costs.idle_watts() * seconds,
         busy_seconds,
         n_submissions: submissions.len(),
-        own_bytes,
+        own_bytes: outlay.bytes as u64,
         compile_seconds,
     };
     Solution { plan, prediction, part_seconds, submissions }

@@ -9,12 +9,13 @@ use std::ops::Range;
 use crate::cost::{DeviceSet, MAX_DEVICES};
 use crate::timing::{Overheads, Timeline};
 
+use super::Granularity;
 use super::candidates::{Pool, pairs};
 use super::cuts::FEW_CUTS;
 use super::exact::Exact;
 use super::problem::{Template, Work};
 use super::state::{Candidate, Cut, Outcome, State};
-use super::{Granularity, Weighting};
+use super::weighting::Weighting;
 
 /// A search under way.
 #[derive(Debug)]
@@ -159,9 +160,7 @@ impl<'a> Search<'a> {
         };
         let pieces = nodes.clone().zip(chosen().map(|candidate| &candidate.pieces[..]));
         let seconds = exact.seconds(problem, pieces);
-        let joules = chosen().map(|candidate| candidate.joules).sum();
-        let bytes = chosen().map(|candidate| candidate.own_bytes).sum();
-        weighting.value(seconds, joules, bytes)
+        weighting.value(seconds, chosen().map(|candidate| candidate.outlay).sum())
     }
 
     /// When everything runs with choices that are made.
@@ -181,7 +180,7 @@ impl<'a> Search<'a> {
     /// What is minimised, at the end of a step.
     pub(crate) fn final_value(&self, state: &State) -> f64 {
         let end = state.progress.clock.end_known(&self.overheads);
-        self.weighting.value(end, state.progress.joules, state.progress.own_bytes)
+        self.weighting.value(end, state.progress.outlay)
     }
 
     /// Fills `records` with the candidates of a node in all states.
@@ -221,7 +220,7 @@ impl<'a> Search<'a> {
                 let progress = &self.outcome.progress;
                 let busy: f64 = progress.clock.free.iter().sum();
                 let seconds = joined + 1e-3 * busy;
-                let score = self.weighting.value(seconds, progress.joules, progress.own_bytes);
+                let score = self.weighting.value(seconds, progress.outlay);
                 let [way, positions] = words(cut);
                 self.records.push(Record {
                     score,

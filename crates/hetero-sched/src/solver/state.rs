@@ -11,6 +11,7 @@ use crate::timing::{Load, Overheads};
 
 use super::clock::Clock;
 use super::problem::{Problem, Work};
+use super::weighting::Outlay;
 
 /// For each device, the number of a submission.
 type Known = [u32; MAX_DEVICES];
@@ -69,10 +70,8 @@ pub(crate) struct Piece {
 pub(crate) struct Candidate {
     pub(crate) cut: Cut,
     pub(crate) pieces: Vec<Piece>,
-    /// Joules of all pieces.
-    pub(crate) joules: f64,
-    /// Bytes of weights that devices hold as copies of their own for it.
-    pub(crate) own_bytes: u64,
+    /// Of all pieces.
+    pub(crate) outlay: Outlay,
 }
 
 impl Candidate {
@@ -138,8 +137,7 @@ pub(crate) struct Progress {
     is_open: [bool; MAX_DEVICES],
     /// For each device, up to which submission of each other one it has waited, itself or through others.
     known: [Known; MAX_DEVICES],
-    pub(crate) joules: f64,
-    pub(crate) own_bytes: u64,
+    pub(crate) outlay: Outlay,
 }
 
 /// What a choice leads to.
@@ -173,8 +171,7 @@ impl State {
             latest: [0; MAX_DEVICES],
             is_open: [false; MAX_DEVICES],
             known: [[0; MAX_DEVICES]; MAX_DEVICES],
-            joules: 0.0,
-            own_bytes: 0,
+            outlay: Outlay::default(),
         };
         State { progress, values: vec![None; n_slots], trace: 0 }
     }
@@ -235,8 +232,7 @@ impl State {
             progress.clock.free[device] += piece.seconds;
             placed[idx].0 = progress.latest[device];
         }
-        progress.joules += candidate.joules;
-        progress.own_bytes += candidate.own_bytes;
+        progress.outlay += candidate.outlay;
     }
 
     /// Makes this the state that a choice led to from `before`. Of the values only those are kept that are still read.

@@ -10,6 +10,7 @@ use super::cuts::{FEW_CUTS, ROW_STEP};
 use super::problem::Layers;
 use super::search::{Limits, NO_CHOICE, Search};
 use super::state::{Cut, State};
+use super::weighting::Outlay;
 
 /// A change that makes an operator this many times as long is not tried.
 const LONGER: f64 = 1.5;
@@ -296,16 +297,15 @@ impl Search<'_> {
     fn least_value(&self, trial: &Trial) -> f64 {
         let works = &self.pool.problem.works[trial.nodes.clone()];
         let mut busy = [0.0; MAX_DEVICES];
-        let (mut joules, mut bytes) = (0.0, 0);
+        let mut outlay = Outlay::default();
         for (work, &choice) in works.iter().zip(&trial.changed) {
             let candidate = self.pool.candidate(work.template, choice);
             candidate.pieces.iter().for_each(|piece| busy[piece.device] += piece.load.seconds);
-            joules += candidate.joules;
-            bytes += candidate.own_bytes;
+            outlay += candidate.outlay;
         }
         let n = trial.n_copies as f64;
         let seconds = n * busy.into_iter().fold(0.0, f64::max);
-        self.weighting.value(seconds, n * joules, trial.n_copies as u64 * bytes)
+        self.weighting.value(seconds, n * outlay)
     }
 
     /// Gives a cut to the nodes that are meant, where they can have it, and keeps the change if it lowers the value.
