@@ -2,7 +2,7 @@
 
 use std::ptr::NonNull;
 
-use hetero_core::{BackendError, DeviceId, Tensor, TensorDesc};
+use hetero_core::{BackendError, DeviceId, HostTensor, Tensor, TensorDesc};
 use memmap2::MmapMut;
 
 /// A zeroed tensor in anonymous pages of its own.
@@ -58,6 +58,11 @@ unsafe impl Tensor for CpuTensor {
 
     fn host_ptr(&self) -> Option<NonNull<u8>> {
         Some(self.start)
+    }
+
+    fn host_pages(&self) -> Option<usize> {
+        // The system maps whole pages, and gives nobody else the rest of the last one.
+        Some(self.desc.bytes().max(1).next_multiple_of(HostTensor::PAGE))
     }
 }
 

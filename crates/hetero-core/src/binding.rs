@@ -1,5 +1,7 @@
 //! The tensors of a submission, with the rights to them.
 
+use std::sync::Arc;
+
 use crate::{BackendError, Claim, DType, DeviceId, Element, Part, SharedTensor, Slot, View};
 
 /// One tensor as a submission uses it.
@@ -17,6 +19,14 @@ impl Binding {
         match self {
             Binding::Read(view) => view.tensor(),
             Binding::Write(slot) => slot.tensor(),
+        }
+    }
+
+    /// The same, for a backend that keeps what it has made for the tensor for as long as the tensor exists.
+    pub fn shared(&self) -> &Arc<SharedTensor> {
+        match self {
+            Binding::Read(view) => view.shared(),
+            Binding::Write(slot) => slot.shared(),
         }
     }
 

@@ -344,6 +344,10 @@ impl View {
         &self.right.tensor
     }
 
+    pub(crate) fn shared(&self) -> &Arc<SharedTensor> {
+        &self.right.tensor
+    }
+
     /// What may be read.
     pub fn claim(&self) -> &Claim {
         &self.right.claim
@@ -416,6 +420,10 @@ pub struct Slot {
 impl Slot {
     /// The tensor of which a part is owned.
     pub fn tensor(&self) -> &SharedTensor {
+        &self.right.tensor
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<SharedTensor> {
         &self.right.tensor
     }
 

@@ -63,6 +63,13 @@ pub unsafe trait Tensor: Any + Debug + Send + Sync {
     /// Where the host finds the elements; `None` when only the device can reach them.
     fn host_ptr(&self) -> Option<NonNull<u8>>;
 
+    /// How many bytes from [`Tensor::host_ptr`] on are whole pages of the process's ordinary memory that belong to this
+    /// tensor alone, initialised, for as long as it lives: what another processor's driver needs to take the memory in.
+    /// `None` when it is anything else, such as memory that a driver has allocated.
+    fn host_pages(&self) -> Option<usize> {
+        None
+    }
+
     /// Copies the bytes from `start` on into `out`, where the host has no pointer to them. Waits until the device has
     /// finished what was submitted to it before. Any start and length within the tensor will do.
     fn download(&self, start: usize, out: &mut [u8]) -> Result<(), BackendError> {
@@ -138,6 +145,11 @@ unsafe impl Tensor for HostTensor {
 
     fn host_ptr(&self) -> Option<NonNull<u8>> {
         Some(self.start)
+    }
+
+    fn host_pages(&self) -> Option<usize> {
+        // `layout` rounded it up, so that it overflows as little here.
+        Some(self.desc.bytes().max(1).next_multiple_of(Self::PAGE))
     }
 }
 
