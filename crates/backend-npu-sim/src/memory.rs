@@ -5,7 +5,7 @@ use std::any::Any;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use hetero_core::{Access, BackendError, DeviceId, DeviceInfo, DeviceKind, HostTensor, Tensor, TensorDesc};
+use hetero_core::{Access, BackendError, ByteRuns, DeviceId, DeviceInfo, DeviceKind, HostTensor, Tensor, TensorDesc};
 
 use crate::clock::VirtualClock;
 
@@ -43,7 +43,7 @@ struct DriverTensor {
 }
 
 impl DriverTensor {
-    /// A copy in a direction. Pieces of one rectangle come at once and are one call of the driver.
+    /// A copy in a direction. Those that come at once are one call of the driver.
     fn copy(&self, direction: usize, bytes: usize) {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let is_continued = last[direction] == self.clock.now();
@@ -67,12 +67,12 @@ unsafe impl Tensor for DriverTensor {
         None
     }
 
-    fn download(&self, _start: usize, out: &mut [u8]) -> Result<(), BackendError> {
+    fn download(&self, _runs: ByteRuns, out: &mut [u8]) -> Result<(), BackendError> {
         self.copy(0, out.len());
         Ok(())
     }
 
-    fn upload(&self, _start: usize, bytes: &[u8]) -> Result<(), BackendError> {
+    fn upload(&self, _runs: ByteRuns, bytes: &[u8]) -> Result<(), BackendError> {
         self.copy(1, bytes.len());
         Ok(())
     }

@@ -51,6 +51,7 @@ compile_error!("weights are little-endian words in memory and in model files; bi
 
 pub mod backend;
 pub mod binding;
+pub mod byte_runs;
 pub mod claim;
 pub mod dtype;
 pub mod graph;
@@ -68,6 +69,7 @@ pub mod weight_layout;
 
 pub use backend::{Access, Backend, BackendError, DeviceId, DeviceInfo, DeviceKind, Executable, StepParams, Support};
 pub use binding::{Binding, Bindings};
+pub use byte_runs::{ByteRuns, RowBlocks};
 pub use claim::Claim;
 pub use dtype::{DType, Element};
 pub use graph::{Graph, GraphBuilder, Node, NodeId, Rows, ValueDesc, ValueId, ValueKind, WeightId};

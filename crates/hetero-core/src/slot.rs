@@ -29,7 +29,9 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::{BackendError, Binding, Claim, DeviceId, Element, Part, Partition, Tensor, TensorDesc};
+use crate::{
+    BackendError, Binding, ByteRuns, Claim, DeviceId, Element, Part, Partition, RowBlocks, Tensor, TensorDesc,
+};
 
 /// A tensor together with the rights to it that are out.
 #[derive(Debug)]
@@ -267,38 +269,30 @@ impl Right {
         unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), n_columns) }
     }
 
-    fn read_bytes(&self, part: &Part, out: &mut [u8]) -> Result<(), BackendError> {
-        assert!(self.claim.may_read(part), "{part:?} is outside the right's part: {:?}", self.claim);
+    fn read_bytes(&self, bounds: &Part, runs: ByteRuns, out: &mut [u8]) -> Result<(), BackendError> {
+        assert!(self.claim.may_read(bounds), "{bounds:?} is outside the right's part: {:?}", self.claim);
+        assert_eq!(out.len(), runs.bytes(), "the bytes of {bounds:?} of a tensor {:?}", self.tensor.desc());
         self.activate();
-        for (start, run) in runs(self.tensor.desc(), part, out.len()) {
-            let out = &mut out[run];
-            match self.tensor.tensor.host_ptr() {
-                Some(pointer) => {
-                    // SAFETY: as in `read`: a run lies within a rectangle that this right claims, whose rows lie one
-                    // behind the other where the run has several, and any initialised memory is bytes.
-                    let bytes = unsafe { std::slice::from_raw_parts(pointer.add(start).as_ptr(), out.len()) };
-                    out.copy_from_slice(bytes);
-                }
-                None => self.tensor.tensor.download(start, out)?,
-            }
+        let Some(pointer) = self.tensor.tensor.host_ptr() else { return self.tensor.tensor.download(runs, out) };
+        for (run, out) in runs.iter().zip(out.chunks_exact_mut(runs.len.max(1))) {
+            // SAFETY: as in `read`: a run lies within `bounds`, which this right claims, and any initialised memory is
+            // bytes.
+            let bytes = unsafe { std::slice::from_raw_parts(pointer.add(run.start).as_ptr(), run.len()) };
+            out.copy_from_slice(bytes);
         }
         Ok(())
     }
 
-    fn write_bytes(&mut self, part: &Part, bytes: &[u8]) -> Result<(), BackendError> {
-        assert!(self.claim.may_write(part), "{part:?} is outside the right's part: {:?}", self.claim);
+    fn write_bytes(&mut self, bounds: &Part, runs: ByteRuns, bytes: &[u8]) -> Result<(), BackendError> {
+        assert!(self.claim.may_write(bounds), "{bounds:?} is outside the right's part: {:?}", self.claim);
+        assert_eq!(bytes.len(), runs.bytes(), "the bytes of {bounds:?} of a tensor {:?}", self.tensor.desc());
         self.activate();
-        for (start, run) in runs(self.tensor.desc(), part, bytes.len()) {
-            let bytes = &bytes[run];
-            match self.tensor.tensor.host_ptr() {
-                Some(pointer) => {
-                    // SAFETY: as in `read_bytes`, for a rectangle that this right writes, and `&mut self` makes this the
-                    // only reference that it lends. All element types are plain data: any bytes are elements.
-                    let out = unsafe { std::slice::from_raw_parts_mut(pointer.add(start).as_ptr(), bytes.len()) };
-                    out.copy_from_slice(bytes);
-                }
-                None => self.tensor.tensor.upload(start, bytes)?,
-            }
+        let Some(pointer) = self.tensor.tensor.host_ptr() else { return self.tensor.tensor.upload(runs, bytes) };
+        for (run, bytes) in runs.iter().zip(bytes.chunks_exact(runs.len.max(1))) {
+            // SAFETY: as in `read_bytes`, for bytes that this right writes, and `&mut self` makes this the only
+            // reference that it lends. All element types are plain data: any bytes are elements.
+            let out = unsafe { std::slice::from_raw_parts_mut(pointer.add(run.start).as_ptr(), run.len()) };
+            out.copy_from_slice(bytes);
         }
         Ok(())
     }
@@ -311,19 +305,6 @@ impl Right {
             table.lent.swap_remove(idx.expect("a right that is held is in the table"));
         }
     }
-}
-
-/// The bytes of a rectangle that lie one behind the other: where each run begins in the tensor, and which of the
-/// rectangle's `n_bytes` bytes it holds.
-fn runs(desc: &TensorDesc, part: &Part, n_bytes: usize) -> impl Iterator<Item = (usize, std::ops::Range<usize>)> {
-    let size = desc.dtype.size();
-    assert_eq!(n_bytes, part.area() * size, "the bytes of {part:?} of a tensor {desc:?}");
-    let is_whole_rows = part.columns == (0..desc.columns);
-    let run_bytes = if is_whole_rows { n_bytes } else { part.columns.len() * size };
-    let first = (part.rows.start * desc.columns + part.columns.start) * size;
-    let n_runs = n_bytes.checked_div(run_bytes).unwrap_or(0);
-    let distance = desc.columns * size;
-    (0..n_runs).map(move |run| (first + run * distance, run * run_bytes..(run + 1) * run_bytes))
 }
 
 impl Drop for Right {
@@ -374,7 +355,14 @@ impl View {
     /// # Panics
     /// When the rectangle may not be read, or `out` is not as long as it.
     pub fn read_bytes(&self, part: &Part, out: &mut [u8]) -> Result<(), BackendError> {
-        self.right.read_bytes(part, out)
+        self.right.read_bytes(part, ByteRuns::of_part(self.tensor().desc(), part), out)
+    }
+
+    /// Copies blocks of rows into `out`, one behind the other; otherwise as [`View::read_bytes`].
+    pub fn read_blocks(&self, blocks: &RowBlocks, out: &mut [u8]) -> Result<(), BackendError> {
+        let desc = self.tensor().desc();
+        let bounds = Part { rows: blocks.span(), columns: 0..desc.columns };
+        self.right.read_bytes(&bounds, ByteRuns::of_blocks(desc, blocks), out)
     }
 
     pub(crate) fn give_back(&mut self) {
@@ -481,7 +469,7 @@ impl Slot {
     /// # Panics
     /// As [`View::read_bytes`].
     pub fn read_bytes(&self, part: &Part, out: &mut [u8]) -> Result<(), BackendError> {
-        self.right.read_bytes(part, out)
+        self.right.read_bytes(part, ByteRuns::of_part(self.tensor().desc(), part), out)
     }
 
     /// Writes a rectangle from `bytes`, its rows one after the other, wherever the tensor lives.
@@ -489,7 +477,15 @@ impl Slot {
     /// # Panics
     /// When the rectangle is not owned, or `bytes` is not as long as it.
     pub fn write_bytes(&mut self, part: &Part, bytes: &[u8]) -> Result<(), BackendError> {
-        self.right.write_bytes(part, bytes)
+        let runs = ByteRuns::of_part(self.tensor().desc(), part);
+        self.right.write_bytes(part, runs, bytes)
+    }
+
+    /// Writes blocks of rows from `bytes`, one behind the other; otherwise as [`Slot::write_bytes`].
+    pub fn write_blocks(&mut self, blocks: &RowBlocks, bytes: &[u8]) -> Result<(), BackendError> {
+        let desc = *self.tensor().desc();
+        let bounds = Part { rows: blocks.span(), columns: 0..desc.columns };
+        self.right.write_bytes(&bounds, ByteRuns::of_blocks(&desc, blocks), bytes)
     }
 
     pub(crate) fn give_back(&mut self) {

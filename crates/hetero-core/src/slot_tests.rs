@@ -245,13 +245,20 @@ unsafe impl Tensor for FarTensor {
         None
     }
 
-    fn download(&self, start: usize, out: &mut [u8]) -> Result<(), BackendError> {
-        out.copy_from_slice(&self.bytes.lock().unwrap()[start..start + out.len()]);
+    fn download(&self, runs: ByteRuns, out: &mut [u8]) -> Result<(), BackendError> {
+        let bytes = self.bytes.lock().unwrap();
+        let read: Vec<u8> = runs.iter().flat_map(|run| bytes[run].to_vec()).collect();
+        out.copy_from_slice(&read);
         Ok(())
     }
 
-    fn upload(&self, start: usize, bytes: &[u8]) -> Result<(), BackendError> {
-        self.bytes.lock().unwrap()[start..start + bytes.len()].copy_from_slice(bytes);
+    fn upload(&self, runs: ByteRuns, bytes: &[u8]) -> Result<(), BackendError> {
+        let mut rest = bytes;
+        for run in runs.iter() {
+            let (written, behind) = rest.split_at(run.len());
+            self.bytes.lock().unwrap()[run].copy_from_slice(written);
+            rest = behind;
+        }
         Ok(())
     }
 }
@@ -271,6 +278,14 @@ fn rectangles_are_copied_the_same_way_wherever_the_tensor_lives() {
         let mut column = [0; 4];
         Binding::Read(tensor.view()).read_bytes(&Part { rows: 1..3, columns: 2..3 }, &mut column).unwrap();
         assert_eq!(column, [3, 4, 7, 8]);
+        // The first and the last row, as one copy.
+        let blocks = RowBlocks { first: 0, rows: 1, distance: 2, n: 2 };
+        tensor.slot().write_blocks(&blocks, &(100..116).collect::<Vec<u8>>()).unwrap();
+        let mut rows = [0; 16];
+        tensor.view().read_blocks(&blocks, &mut rows).unwrap();
+        assert_eq!(rows.to_vec(), (100..116).collect::<Vec<u8>>());
+        tensor.view().read_bytes(&Part::whole(3, 4), &mut all).unwrap();
+        assert_eq!((all[7..17].to_vec()), vec![107, 0, 0, 1, 2, 3, 4, 0, 0, 108]);
     }
 }
 

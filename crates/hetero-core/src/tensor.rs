@@ -5,7 +5,7 @@ use std::any::Any;
 use std::fmt::Debug;
 use std::ptr::NonNull;
 
-use crate::{BackendError, DType, DeviceId};
+use crate::{BackendError, ByteRuns, DType, DeviceId};
 
 /// Shape and element type of a tensor: a matrix `[rows, columns]`, row-major, without padding.
 ///
@@ -70,18 +70,19 @@ pub unsafe trait Tensor: Any + Debug + Send + Sync {
         None
     }
 
-    /// Copies the bytes from `start` on into `out`, where the host has no pointer to them. Waits until the device has
-    /// finished what was submitted to it before. Any start and length within the tensor will do.
-    fn download(&self, start: usize, out: &mut [u8]) -> Result<(), BackendError> {
-        let _ = (start, out);
+    /// Copies runs of bytes into `out`, one behind the other, where the host has no pointer to them. Waits until the
+    /// device has finished what was submitted to it before. Any runs within the tensor will do; `out` is as long as
+    /// they are together.
+    fn download(&self, runs: ByteRuns, out: &mut [u8]) -> Result<(), BackendError> {
+        let _ = (runs, out);
         panic!("a tensor {:?} is host-visible or has no way to be read", self.desc());
     }
 
-    /// Copies `bytes` to where the tensor's bytes from `start` on lie, where the host has no pointer to them: after
-    /// what was submitted to the device before and before what is submitted afterwards. Returns when `bytes` is not
-    /// needed any more, which may be before they have arrived.
-    fn upload(&self, start: usize, bytes: &[u8]) -> Result<(), BackendError> {
-        let _ = (start, bytes);
+    /// Copies `bytes`, one run behind the other, to where the runs lie in the tensor, where the host has no pointer to
+    /// them: after what was submitted to the device before and before what is submitted afterwards. Returns when `bytes`
+    /// is not needed any more, which may be before they have arrived.
+    fn upload(&self, runs: ByteRuns, bytes: &[u8]) -> Result<(), BackendError> {
+        let _ = (runs, bytes);
         panic!("a tensor {:?} is host-visible or has no way to be written", self.desc());
     }
 }

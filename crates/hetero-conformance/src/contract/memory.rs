@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use hetero_core::{
-    Access, BackendError, DType, Op, OpSpec, Part, SharedTensor, Support, TENSOR_ALIGNMENT, TensorDesc, WeightFormat,
-    WeightRows,
+    Access, BackendError, DType, Op, OpSpec, Part, RowBlocks, SharedTensor, Support, TENSOR_ALIGNMENT, TensorDesc,
+    WeightFormat, WeightRows,
 };
 
 use super::{Probe, require};
@@ -60,6 +60,18 @@ pub(super) fn copies(probe: &Probe<'_>) -> Result<(), Trouble> {
             tensor.view().read_bytes(&Part::whole(desc.rows, desc.columns), &mut all)?;
             require(all == expected, "writing a rectangle changes what lies beside it")?;
         }
+        let blocks = RowBlocks { first: 1, rows: 1, distance: 3, n: 2 };
+        let bytes: Vec<u8> = (0..2 * 13 * dtype.size()).map(|i| (i * 11 + 3) as u8).collect();
+        tensor.slot().write_blocks(&blocks, &bytes)?;
+        let mut back = vec![0; bytes.len()];
+        tensor.view().read_blocks(&blocks, &mut back)?;
+        require(back == bytes, "rows at a distance read back otherwise than they were written")?;
+        for (row, bytes) in [1, 4].into_iter().zip(bytes.chunks_exact(13 * dtype.size())) {
+            expected[row * bytes.len()..(row + 1) * bytes.len()].copy_from_slice(bytes);
+        }
+        let mut all = vec![0; desc.bytes()];
+        tensor.view().read_bytes(&Part::whole(desc.rows, desc.columns), &mut all)?;
+        require(all == expected, "writing rows at a distance changes what lies between them")?;
     }
     Ok(())
 }
