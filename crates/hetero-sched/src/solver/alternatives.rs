@@ -13,13 +13,15 @@ use super::problem::Problem;
 use super::search::Search;
 use super::state::{Candidate, Cut, Piece};
 use super::weighting::Weighting;
-use super::{Solution, SolveOptions};
+use super::{Inventory, Solution, SolveOptions};
 
 /// Tries other choices in a plan that was found.
 #[derive(Debug)]
 pub(crate) struct Alternatives<'a> {
     costs: &'a dyn CostModel,
     options: &'a SolveOptions,
+    inventory: Inventory,
+    graph: Arc<Graph>,
     problem: Problem,
     /// The candidates of the plan, by node.
     chosen: Vec<Candidate>,
@@ -44,8 +46,10 @@ impl<'a> Alternatives<'a> {
         let placements = solution.plan.placements();
         assert_eq!(placements.len(), graph.nodes().len(), "a solution of another graph");
         let problem = Problem::new(graph, costs, step.rows, step.past);
-        let chosen = Pool::new(&problem, costs, options).of_plan(&solution.plan).expect("a plan that was solved");
-        Alternatives { costs, options, problem, chosen }
+        let inventory = Inventory::default();
+        let chosen = Pool::new(&problem, graph, costs, options, &inventory).of_plan(&solution.plan);
+        let chosen = chosen.expect("a plan that was solved");
+        Alternatives { costs, options, inventory, graph: Arc::clone(graph), problem, chosen }
     }
 
     /// The nodes that are decided, each with the number of layers that it stands for: 0 outside of layers.
@@ -59,7 +63,7 @@ impl<'a> Alternatives<'a> {
     /// Everything else that could be done at a node, and what it would take.
     pub(crate) fn of(&mut self, node: usize) -> Vec<Other> {
         let template = self.problem.works[node].template;
-        let mut pool = Pool::new(&self.problem, self.costs, self.options);
+        let mut pool = Pool::new(&self.problem, &self.graph, self.costs, self.options, &self.inventory);
         let mut cuts: Vec<Cut> = pool.fixed_cuts(template).iter().map(|&(cut, _)| cut).collect();
         for (a, b) in pairs(&pool.devices.clone()) {
             for is_chain in [true, false] {

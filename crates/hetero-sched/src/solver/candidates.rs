@@ -1,23 +1,28 @@
 //! The ways to compute a node, and what each costs.
 
-use hetero_core::OperandOrder;
+use hetero_core::{Graph, NodeId, OperandOrder};
 
 use crate::cost::{CostModel, DeviceSet, MAX_DEVICES, PartShape};
 use crate::plan::{PlacedPart, Plan};
 use crate::timing::Load;
 
 use super::cuts::ROW_STEP;
+use super::holdings::nodes_of;
 use super::problem::{Problem, Template, least_common_multiple};
 use super::state::{Candidate, Cut, MAX_PARTS, Piece};
-use super::weighting::Outlay;
-use super::{DynamicLength, SolveOptions};
+use super::{DynamicLength, Inventory, SolveOptions};
 
 /// All candidates that were asked for so far.
 #[derive(Debug)]
 pub(crate) struct Pool<'a> {
     pub(crate) problem: &'a Problem,
+    pub(crate) graph: &'a Graph,
     pub(crate) costs: &'a dyn CostModel,
     pub(crate) options: &'a SolveOptions,
+    /// What devices hold.
+    pub(crate) inventory: &'a Inventory,
+    /// See [`nodes_of`].
+    pub(super) nodes_of: Vec<Vec<NodeId>>,
     /// Devices that may be used, and that the options allow.
     pub(crate) devices: Vec<usize>,
     /// See [`CostModel::bus`].
@@ -51,10 +56,25 @@ struct Balance {
 }
 
 impl<'a> Pool<'a> {
-    pub(crate) fn new(problem: &'a Problem, costs: &'a dyn CostModel, options: &'a SolveOptions) -> Pool<'a> {
-        let devices = (0..costs.devices().len()).filter(|&device| options.devices.contains(device)).collect();
-        let lists = problem.templates.iter().map(|_| List::default()).collect();
-        let mut pool = Pool { problem, costs, options, devices, bus: costs.bus(), lists, siblings_left: Vec::new() };
+    pub(crate) fn new(
+        problem: &'a Problem,
+        graph: &'a Graph,
+        costs: &'a dyn CostModel,
+        options: &'a SolveOptions,
+        inventory: &'a Inventory,
+    ) -> Pool<'a> {
+        let mut pool = Pool {
+            problem,
+            graph,
+            costs,
+            options,
+            inventory,
+            nodes_of: nodes_of(problem, inventory, options.preparation),
+            devices: (0..costs.devices().len()).filter(|&device| options.devices.contains(device)).collect(),
+            bus: costs.bus(),
+            lists: problem.templates.iter().map(|_| List::default()).collect(),
+            siblings_left: Vec::new(),
+        };
         pool.siblings_left = problem.templates.iter().map(|template| pool.time_siblings(template)).collect();
         pool
     }
@@ -90,7 +110,7 @@ impl<'a> Pool<'a> {
         if let Some((_, idx)) = self.lists[template].known.iter().find(|(known, _)| *known == cut) {
             return *idx;
         }
-        let candidate = self.make(&self.problem.templates[template], cut);
+        let candidate = self.make(template, cut);
         let list = &mut self.lists[template];
         let idx = candidate.map(|candidate| {
             list.candidates.push(candidate);
@@ -103,7 +123,10 @@ impl<'a> Pool<'a> {
     /// The cuts that are tried for a template whatever the state is, with their candidates.
     pub(crate) fn fixed_cuts(&mut self, template: usize) -> &[(Cut, usize)] {
         if self.lists[template].fixed.is_none() {
-            let cuts = self.list_fixed_cuts(template);
+            let mut cuts = self.list_fixed_cuts(template);
+            for cut in self.held_cuts(template) {
+                cuts.extend((!cuts.contains(&cut)).then_some(cut));
+            }
             let mut fixed: Vec<(Cut, usize)> = Vec::with_capacity(cuts.len());
             for cut in cuts {
                 fixed.extend(self.find(template, cut).map(|candidate| (cut, candidate)));
@@ -219,7 +242,8 @@ impl<'a> Pool<'a> {
         balance
     }
 
-    fn make(&self, template: &Template, cut: Cut) -> Option<Candidate> {
+    fn make(&self, template_idx: usize, cut: Cut) -> Option<Candidate> {
+        let template = &self.problem.templates[template_idx];
         let devices = cut.devices();
         if devices.iter().any(|device| !self.devices.contains(&device)) {
             return None;
@@ -288,7 +312,7 @@ impl<'a> Pool<'a> {
                 rectangles.push((b.into(), [at_row, rows], all_columns));
             }
         }
-        let mut candidate = Candidate { cut, pieces: Vec::with_capacity(rectangles.len()), outlay: Outlay::default() };
+        let mut candidate = Candidate { pieces: Vec::with_capacity(rectangles.len()), ..Candidate::nothing(cut) };
         for &(device, rows, columns) in &rectangles {
             let (mut piece, joules) = self.piece(template, device, rows, columns, devices)?;
             // The last rows of the step stand for all further rows of the tensor, which are not in use.
@@ -298,10 +322,7 @@ impl<'a> Pool<'a> {
             candidate.outlay.joules += joules;
             candidate.pieces.push(piece);
         }
-        for device in devices.iter() {
-            let columns = own_columns(&candidate.pieces, device);
-            candidate.outlay.bytes += self.costs.own_bytes(device, template.class, columns) as f64;
-        }
+        self.add_holdings(template_idx, &mut candidate, devices);
         if self.options.memory_budget == Some(0) && candidate.outlay.bytes > 0.0 {
             return None;
         }
@@ -401,14 +422,15 @@ impl<'a> Pool<'a> {
     /// The candidates that a plan consists of, or `None` when a device cannot compute its part.
     pub(crate) fn of_plan(&self, plan: &Plan) -> Option<Vec<Candidate>> {
         let works = self.problem.works.iter().zip(plan.placements());
-        works.map(|(work, placed)| self.of_placed(&self.problem.templates[work.template], placed)).collect()
+        works.map(|(work, placed)| self.of_placed(work.template, placed)).collect()
     }
 
-    fn of_placed(&self, template: &Template, placed: &[PlacedPart]) -> Option<Candidate> {
+    fn of_placed(&self, template_idx: usize, placed: &[PlacedPart]) -> Option<Candidate> {
+        let template = &self.problem.templates[template_idx];
         let devices: DeviceSet = placed.iter().map(|placed| placed.device_idx).collect();
         // Only the pieces count when a step is put together.
         let cut = Cut::Whole(placed[0].device_idx as u8);
-        let mut candidate = Candidate { cut, pieces: Vec::with_capacity(placed.len()), outlay: Outlay::default() };
+        let mut candidate = Candidate { pieces: Vec::with_capacity(placed.len()), ..Candidate::nothing(cut) };
         for PlacedPart { device_idx: device, part, operand_order } in placed {
             let (all_rows, columns) = ([part.rows.start, part.rows.end], [part.columns.start, part.columns.end]);
             let rows = all_rows.map(|row| row.min(template.rows));
@@ -425,10 +447,7 @@ impl<'a> Pool<'a> {
                 load: if is_used { self.load(*device, &shape, seconds)? } else { Load::default() },
             });
         }
-        for device in devices.iter() {
-            let columns = own_columns(&candidate.pieces, device);
-            candidate.outlay.bytes += self.costs.own_bytes(device, template.class, columns) as f64;
-        }
+        self.add_holdings(template_idx, &mut candidate, devices);
         Some(candidate)
     }
 
@@ -447,18 +466,4 @@ impl<'a> Pool<'a> {
 pub(crate) fn pairs(devices: &[usize]) -> impl Iterator<Item = (usize, usize)> {
     let later = |idx: usize| devices[idx + 1..].iter();
     devices.iter().enumerate().flat_map(move |(idx, &a)| later(idx).map(move |&b| (a, b)))
-}
-
-/// How many columns a device's pieces have, those of several pieces counted once.
-fn own_columns(pieces: &[Piece], device: usize) -> usize {
-    let mut ranges: Vec<[u32; 2]> =
-        pieces.iter().filter(|piece| piece.device == device).map(|piece| piece.columns).collect();
-    ranges.sort_unstable();
-    let mut end = 0;
-    let mut sum = 0;
-    for [from, to] in ranges {
-        sum += to.saturating_sub(from.max(end));
-        end = end.max(to);
-    }
-    sum as usize
 }

@@ -11,8 +11,12 @@ mod alternatives;
 mod cache;
 mod candidates;
 mod clock;
+mod constraints;
 mod cuts;
 mod exact;
+mod holdings;
+mod inventory;
+mod options;
 mod paper;
 mod problem;
 mod search;
@@ -22,229 +26,26 @@ mod weighting;
 
 pub(crate) use alternatives::Alternatives;
 pub use cache::{PlanCache, PlanKey};
+pub use inventory::Inventory;
+pub use options::{DynamicLength, Effort, Granularity, Method, Objective, Preparation, SolveOptions};
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use hetero_core::{Graph, NodeId, OperandOrder, StepParams};
+use hetero_core::{Graph, NodeId, StepParams};
 
 use crate::cost::{CostModel, DeviceSet, MAX_DEVICES};
 use crate::plan::Plan;
+use crate::submissions::submissions_within;
 use crate::timing::{TimedSubmission, Timeline};
 
 use candidates::Pool;
+use constraints::Constraints;
 use exact::Exact;
 use problem::Problem;
 use search::Search;
 use state::Candidate;
 use weighting::{Outlay, Weighting};
-
-/// What is to be small.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub enum Objective {
-    /// The time of the step.
-    #[default]
-    Time,
-    /// Its energy, what the machine takes when idle included.
-    Energy,
-    /// Time plus energy at a price.
-    Mixed {
-        /// How many seconds a joule is worth.
-        seconds_per_joule: f64,
-    },
-}
-
-/// What may be divided.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Granularity {
-    /// Whole operators only: the paper's Hetero-layer.
-    Layer,
-    /// Parts of operators by positions: the paper's activation-centric partition.
-    Positions,
-    /// Parts of operators by columns of the output: the paper's weight-centric partition, and its hybrid one where a
-    /// device pads the positions.
-    Columns,
-    /// Parts of operators by positions, columns or both: the paper's Hetero-tensor.
-    #[default]
-    Tensor,
-}
-
-impl Granularity {
-    /// Whether columns of an output may be divided.
-    pub(crate) fn cuts_columns(self) -> bool {
-        matches!(self, Granularity::Columns | Granularity::Tensor)
-    }
-
-    /// Whether positions may be divided.
-    pub(crate) fn cuts_positions(self) -> bool {
-        matches!(self, Granularity::Positions | Granularity::Tensor)
-    }
-}
-
-/// By what a plan is found.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Method {
-    /// The time of the whole step is minimised.
-    #[default]
-    WholeLayer,
-    /// Each operator is decided alone, by the formula of HeteroLLM (section 4.4 of arXiv 2501.14794 v2).
-    Paper,
-}
-
-/// What a device with fixed shapes does with another number of positions.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum DynamicLength {
-    /// It computes the next standard number.
-    Padding,
-    /// A graph of exactly this shape is compiled, which takes its time.
-    Online,
-    /// Standard numbers one after the other, the last one padded.
-    Pipe,
-    /// Whatever is best, with the remainder on another device among it: the paper's Hetero-tensor.
-    #[default]
-    Tensor,
-}
-
-/// When what a plan needs is made ready: graphs of fixed shape compiled, copies of weights loaded.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Preparation {
-    /// Before anybody waits for it, so that a plan is judged by its steps alone: how HeteroLLM and its evaluation
-    /// prepare graphs (arXiv 2501.14794 v2, section 5.3.2).
-    #[default]
-    Ahead,
-    /// When the plan is first used. What is not there yet counts, divided among so many steps that the plan is expected
-    /// to run.
-    OnUse {
-        /// At least 1.
-        n_steps: u32,
-    },
-}
-
-impl Preparation {
-    /// The part of the preparation that one step has to bear.
-    pub(crate) fn share(self) -> f64 {
-        match self {
-            Preparation::Ahead => 0.0,
-            Preparation::OnUse { n_steps } => 1.0 / f64::from(n_steps.max(1)),
-        }
-    }
-}
-
-/// How hard the search tries. The default takes about a millisecond for an 8-billion-parameter model on two devices.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Effort {
-    /// States that are kept after each node.
-    pub width: usize,
-    /// Of these, states that have their values in the same places.
-    pub width_per_place: usize,
-    /// Of these, states that have their values on the same devices, cut in the same ways at any positions.
-    pub width_per_ways: usize,
-    /// Points at which the growth of work with columns is sampled.
-    pub balance_points: usize,
-    /// Results of the search that are improved step by step.
-    pub refined: usize,
-    /// Rounds in which each choice is replaced by every other.
-    pub rounds: usize,
-    /// Whether these rounds are for all nodes, rather than for linear operators alone.
-    pub replaces_all: bool,
-    /// First distance, in alignments, by which cuts are moved.
-    pub first_shift: usize,
-    /// At how many sums of standard numbers of positions around the balance rows are cut.
-    pub balanced_row_cuts: usize,
-    /// A graph without repeated layers with at most so many combinations is solved by trying all.
-    pub all_combinations: usize,
-}
-
-impl Default for Effort {
-    fn default() -> Effort {
-        Effort {
-            width: 12,
-            width_per_place: 1,
-            width_per_ways: 2,
-            balance_points: 8,
-            refined: 1,
-            rounds: 1,
-            replaces_all: false,
-            first_shift: 4,
-            balanced_row_cuts: 3,
-            all_combinations: 20_000,
-        }
-    }
-}
-
-impl Effort {
-    /// Some times the default's time, for a plan that is used often.
-    pub fn careful() -> Effort {
-        Effort {
-            width: 40,
-            width_per_place: 2,
-            width_per_ways: 8,
-            replaces_all: true,
-            refined: 6,
-            rounds: 3,
-            ..Effort::default()
-        }
-    }
-
-    /// Far more than is needed: to measure what the default misses.
-    pub fn wide() -> Effort {
-        Effort {
-            width: 1000,
-            width_per_place: 10,
-            width_per_ways: 40,
-            balance_points: 32,
-            refined: 100,
-            rounds: 8,
-            replaces_all: true,
-            first_shift: 64,
-            balanced_row_cuts: 5,
-            all_combinations: 1_000_000,
-        }
-    }
-}
-
-/// What a plan is wanted.
-#[derive(Clone, Debug, PartialEq)]
-pub struct SolveOptions {
-    /// Devices that may be used.
-    pub devices: DeviceSet,
-    /// What is to be small.
-    pub objective: Objective,
-    /// What may be divided.
-    pub granularity: Granularity,
-    /// By what it is found.
-    pub method: Method,
-    /// What devices with fixed shapes do with other numbers of positions.
-    pub dynamic_length: DynamicLength,
-    /// The operand order of order-sensitive devices; `None` for the better one of each part.
-    pub operand_order: Option<OperandOrder>,
-    /// Ratios of weight rows, GPU to NPU, that [`Method::Paper`] tries; empty for every multiple of the alignment.
-    pub paper_ratios: Vec<[usize; 2]>,
-    /// Bytes of weights that devices may hold as copies of their own; `None` for any number.
-    pub memory_budget: Option<u64>,
-    /// Whether plans have to bear what making them ready takes.
-    pub preparation: Preparation,
-    /// How hard to try.
-    pub effort: Effort,
-}
-
-impl SolveOptions {
-    /// The best plan in time on these devices.
-    pub fn new(devices: DeviceSet) -> SolveOptions {
-        SolveOptions {
-            devices,
-            objective: Objective::default(),
-            granularity: Granularity::default(),
-            method: Method::default(),
-            dynamic_length: DynamicLength::default(),
-            operand_order: None,
-            paper_ratios: Vec::new(),
-            memory_budget: None,
-            preparation: Preparation::default(),
-            effort: Effort::default(),
-        }
-    }
-}
 
 /// What a step is predicted to take.
 #[derive(Clone, Debug, PartialEq)]
@@ -257,10 +58,17 @@ pub struct Prediction {
     pub busy_seconds: Vec<f64>,
     /// Number of submissions.
     pub n_submissions: usize,
-    /// Bytes of weights that devices hold as copies of their own.
+    /// Bytes of weights that devices hold as copies of their own for this plan.
     pub own_bytes: u64,
-    /// Seconds to compile what devices with fixed shapes run, once.
+    /// The same with what they hold for plans of other graphs.
+    pub resident_bytes: u64,
+    /// Seconds to compile what devices with fixed shapes run, once, if layers that are alike shared their graphs.
     pub compile_seconds: f64,
+    /// Seconds to compile and load, for all layers, what is not there yet; zero where plans are prepared ahead.
+    pub prepare_seconds: f64,
+    /// For each device, the graphs that have to be compiled at the same time: its submissions, where it holds a limited
+    /// number of them, else zero.
+    pub n_graphs: Vec<usize>,
 }
 
 /// A plan and what it is predicted to take.
@@ -291,14 +99,32 @@ pub enum SolveError {
         op: String,
     },
     /// Every plan needs more memory.
-    #[error("every plan needs more than {budget} bytes for weights that devices hold as copies of their own")]
+    #[error(
+        "every plan needs at least {needed} bytes for weights that devices hold as copies of their own, and {budget} are \
+         allowed: allow more, or leave out processors that cannot compute on shared weights"
+    )]
     OverBudget {
-        /// The bytes that were allowed.
+        /// The bytes that were allowed, for all plans together.
         budget: u64,
+        /// What the least demanding plan that was found would take, with what plans of other graphs hold.
+        needed: u64,
+    },
+    /// Every plan needs more compiled graphs than a device holds.
+    #[error(
+        "device {device} has room for {allowed} more compiled graphs, and every plan needs {needed}: let it hold more, or \
+         leave it out"
+    )]
+    TooManyGraphs {
+        /// The device's name.
+        device: String,
+        /// Beside those of other graphs' plans.
+        allowed: usize,
+        /// What the least demanding plan that was found would need.
+        needed: usize,
     },
 }
 
-/// Finds the plan of a step.
+/// Finds the plan of a step, on devices that hold nothing yet.
 ///
 /// # Panics
 /// When the options allow no device of the cost model, or the step does not fit the graph.
@@ -308,11 +134,26 @@ pub fn solve(
     step: StepParams,
     options: &SolveOptions,
 ) -> Result<Solution, SolveError> {
+    solve_beside(graph, costs, step, options, &Inventory::default())
+}
+
+/// Finds the plan of a step, on devices that hold something: what is there is used again, and what plans of other graphs
+/// need stays.
+///
+/// # Panics
+/// As [`solve`].
+pub fn solve_beside(
+    graph: &Arc<Graph>,
+    costs: &dyn CostModel,
+    step: StepParams,
+    options: &SolveOptions,
+    inventory: &Inventory,
+) -> Result<Solution, SolveError> {
     assert!(costs.devices().len() <= MAX_DEVICES, "a plan uses at most {MAX_DEVICES} devices");
     assert!((0..costs.devices().len()).any(|idx| options.devices.contains(idx)), "a plan needs a device");
     let problem = Problem::new(graph, costs, step.rows, step.past);
-    let attempt = |per_byte: f64, options: &SolveOptions| -> Result<Solution, SolveError> {
-        let pool = Pool::new(&problem, costs, options);
+    let attempt = |costs: &dyn CostModel, per_byte: f64, options: &SolveOptions| -> Result<Solution, SolveError> {
+        let pool = Pool::new(&problem, graph, costs, options, inventory);
         let weighting = Weighting::new(options.objective, options.preparation, costs.idle_watts(), per_byte);
         let mut search = Search::new(pool, weighting);
         let choices = match options.method {
@@ -328,11 +169,12 @@ pub fn solve(
         let plan = Plan::new(Arc::clone(graph), placements.collect()).expect("candidates cover their outputs");
         Ok(assemble(plan, &search.pool, &chosen, timeline))
     };
-    let solution = attempt(0.0, options)?;
-    let Some(budget) = options.memory_budget.filter(|&budget| solution.prediction.own_bytes > budget) else {
+    let solution = attempt(costs, 0.0, options)?;
+    let constraints = Constraints { costs, step, options, inventory, layers: problem.layers.as_ref() };
+    if constraints.allow(&solution) {
         return Ok(solution);
-    };
-    within_budget(budget, &solution, options, attempt)
+    }
+    constraints.best(solution, &attempt)
 }
 
 /// What a step takes by a plan that is there already, as [`solve`] would have predicted it, or `None` when a device cannot
@@ -341,8 +183,22 @@ pub fn solve(
 /// # Panics
 /// When the plan names a device that the cost model does not have, or the step does not fit the graph.
 pub fn predict(plan: &Plan, costs: &dyn CostModel, step: StepParams, options: &SolveOptions) -> Option<Solution> {
+    predict_beside(plan, costs, step, options, &Inventory::default())
+}
+
+/// As [`predict`], on devices that hold something.
+///
+/// # Panics
+/// As [`predict`].
+pub fn predict_beside(
+    plan: &Plan,
+    costs: &dyn CostModel,
+    step: StepParams,
+    options: &SolveOptions,
+    inventory: &Inventory,
+) -> Option<Solution> {
     let problem = Problem::new(plan.graph(), costs, step.rows, step.past);
-    let pool = Pool::new(&problem, costs, options);
+    let pool = Pool::new(&problem, plan.graph(), costs, options, inventory);
     let candidates = pool.of_plan(plan)?;
     let mut exact = Exact::new(costs);
     let timeline = exact.timeline(&problem, candidates.iter().map(|candidate| &candidate.pieces[..]).enumerate());
@@ -350,43 +206,22 @@ pub fn predict(plan: &Plan, costs: &dyn CostModel, step: StepParams, options: &S
     Some(assemble(plan.clone(), &pool, &chosen, timeline))
 }
 
-/// Raises the price of a byte until the plan fits, then lowers it again as far as it still does.
-fn within_budget(
-    budget: u64,
-    over: &Solution,
+/// Whether a plan that was found before still fits, beside what plans of other graphs need by now.
+pub(crate) fn still_fits(
+    solution: &Solution,
+    costs: &dyn CostModel,
+    step: StepParams,
     options: &SolveOptions,
-    attempt: impl Fn(f64, &SolveOptions) -> Result<Solution, SolveError>,
-) -> Result<Solution, SolveError> {
-    let value = over.prediction.seconds.max(over.prediction.joules);
-    // Without any copy: what fits every budget, where it is possible at all.
-    let none = SolveOptions { memory_budget: Some(0), ..options.clone() };
-    let mut best = attempt(0.0, &none).ok();
-    let fits = |solution: &Solution| solution.prediction.own_bytes <= budget;
-    let score = |solution: &Solution| match options.objective {
-        Objective::Time => solution.prediction.seconds,
-        Objective::Energy => solution.prediction.joules,
-        Objective::Mixed { seconds_per_joule } => {
-            solution.prediction.seconds + seconds_per_joule * solution.prediction.joules
-        }
-    };
-    let (mut low, mut high) = (0.0, 16.0 * value / over.prediction.own_bytes as f64);
-    for _ in 0..10 {
-        let price = (low + high) / 2.0;
-        let solution = attempt(price, options)?;
-        if fits(&solution) {
-            high = price;
-            if best.as_ref().is_none_or(|best| score(&solution) < score(best)) {
-                best = Some(solution);
-            }
-        } else {
-            low = price;
-        }
-    }
-    best.ok_or(SolveError::OverBudget { budget })
+    inventory: &Inventory,
+) -> bool {
+    let mut now = solution.clone();
+    now.prediction.resident_bytes = inventory.pinned_bytes() + inventory.added_bytes(&solution.plan, costs);
+    Constraints { costs, step, options, inventory, layers: None }.allow(&now)
 }
 
 fn unsupported(graph: &Graph, costs: &dyn CostModel, problem: &Problem, options: &SolveOptions) -> SolveError {
-    let mut pool = Pool::new(problem, costs, options);
+    let nothing = Inventory::default();
+    let mut pool = Pool::new(problem, graph, costs, options, &nothing);
     let devices: Vec<String> = pool.devices.iter().map(|&device| costs.devices()[device].name.clone()).collect();
     let templates = 0..problem.templates.len();
     let missing = templates.into_iter().find(|&template| pool.fixed_cuts(template).is_empty());
@@ -396,7 +231,7 @@ fn unsupported(graph: &Graph, costs: &dyn CostModel, problem: &Problem, options:
             let op = graph.op_spec(NodeId(node)).to_string();
             SolveError::Unsupported { devices, node: graph.node(NodeId(node)).name.to_owned(), op }
         }
-        (None, budget) => SolveError::OverBudget { budget: budget.unwrap_or(0) },
+        (None, budget) => SolveError::OverBudget { budget: budget.unwrap_or(0), needed: 0 },
     }
 }
 
@@ -408,9 +243,11 @@ fn assemble(plan: Plan, pool: &Pool<'_>, chosen: &[&Candidate], timeline: Timeli
     let mut compiled = BTreeSet::new();
     let mut compile_seconds = 0.0;
     let mut outlay = Outlay::default();
+    let mut own_bytes = 0;
     for (work, candidate) in pool.problem.works.iter().zip(chosen) {
         let template = &pool.problem.templates[work.template];
         outlay += candidate.outlay;
+        own_bytes += candidate.own_bytes;
         for piece in &candidate.pieces {
             busy_seconds[piece.device] += part_seconds.next().expect("seconds of each part");
             let device = &costs.devices()[piece.device];
@@ -424,13 +261,33 @@ fn assemble(plan: Plan, pool: &Pool<'_>, chosen: &[&Candidate], timeline: Timeli
         }
     }
     let Timeline { submissions, part_seconds, seconds } = timeline;
+    let inventory = pool.inventory;
+    let added_bytes = if inventory.is_empty() { own_bytes } else { inventory.added_bytes(&plan, costs) };
+    let n_graphs = n_graphs(&plan, costs);
     let prediction = Prediction {
         seconds,
         joules: outlay.joules + costs.idle_watts() * seconds,
         busy_seconds,
         n_submissions: submissions.len(),
-        own_bytes: outlay.bytes as u64,
+        own_bytes,
+        resident_bytes: inventory.pinned_bytes() + added_bytes,
         compile_seconds,
+        prepare_seconds: outlay.prepare_seconds,
+        n_graphs,
     };
     Solution { plan, prediction, part_seconds, submissions }
+}
+
+/// For each device that holds a limited number of graphs, its submissions: each is a graph. Zero for the others.
+fn n_graphs(plan: &Plan, costs: &dyn CostModel) -> Vec<usize> {
+    let devices = costs.devices();
+    let mut n_graphs = vec![0; devices.len()];
+    if devices.iter().any(|device| device.max_graphs.is_some()) {
+        let most_bytes: Vec<Option<u64>> = devices.iter().map(|device| device.max_segment_weight_bytes).collect();
+        for submission in submissions_within(plan, &most_bytes) {
+            let of_device = &mut n_graphs[submission.device_idx];
+            *of_device += usize::from(devices[submission.device_idx].max_graphs.is_some());
+        }
+    }
+    n_graphs
 }

@@ -72,9 +72,16 @@ pub(crate) struct Candidate {
     pub(crate) pieces: Vec<Piece>,
     /// Of all pieces.
     pub(crate) outlay: Outlay,
+    /// Bytes of weights that devices hold as copies of their own for it.
+    pub(crate) own_bytes: u64,
 }
 
 impl Candidate {
+    /// A cut without pieces yet.
+    pub(crate) fn nothing(cut: Cut) -> Candidate {
+        Candidate { cut, pieces: Vec::new(), outlay: Outlay::default(), own_bytes: 0 }
+    }
+
     /// The seconds of the device that takes longest.
     pub(crate) fn longest(&self) -> f64 {
         let seconds = |device: usize| -> f64 {

@@ -3,7 +3,7 @@
 use std::iter::Sum;
 use std::ops::{Add, AddAssign, Mul};
 
-use super::{Objective, Preparation};
+use super::{Objective, Prediction, Preparation};
 
 /// What choices ask for besides the time of the step; it adds up over the nodes.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -71,6 +71,13 @@ impl Weighting {
             Objective::Mixed { seconds_per_joule } => (1.0, seconds_per_joule),
         };
         Weighting { per_second, per_joule, idle_watts, per_byte, per_prepare_second: preparation.share() }
+    }
+
+    /// What a plan is worth that was predicted, bytes aside.
+    pub(crate) fn of_prediction(&self, prediction: &Prediction) -> f64 {
+        let prepare_seconds = prediction.prepare_seconds;
+        let prepared = self.value(0.0, Outlay { prepare_seconds, ..Outlay::default() });
+        self.per_second * prediction.seconds + self.per_joule * prediction.joules + prepared
     }
 
     pub(crate) fn value(&self, seconds: f64, outlay: Outlay) -> f64 {
