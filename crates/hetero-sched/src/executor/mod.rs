@@ -14,17 +14,16 @@ mod memory;
 mod prepare;
 mod step;
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use hetero_core::{
     Backend, Bindings, Claim, Executable, Graph, SharedTensor, StepParams, Ticket, ValueId, WeightMatrix,
 };
 
 use self::memory::{Copies, Memories};
-use self::prepare::{Compiled, SegmentKey};
 use self::step::{Device, StepGuard};
 use crate::sync::{Awaited, Clock, Estimate, SystemClock, WaitOptions, WaitStats, Waiter};
+use crate::residency::{Graphs, lock};
 use crate::trace::{Doing, HostEvent, Trace};
 use crate::{Plan, Residency, SchedError, Submission};
 
@@ -35,7 +34,8 @@ pub struct Executor {
     devices: Vec<Device>,
     weights: Vec<Arc<WeightMatrix>>,
     memories: Memories,
-    compiled: HashMap<SegmentKey, Compiled>,
+    /// What was compiled for this plan and those before.
+    graphs: Arc<Mutex<Graphs>>,
     /// Counts plans, to know what was compiled for which.
     n_plans: u64,
     plan: Plan,
@@ -158,12 +158,14 @@ impl Executor {
         let graph = Arc::clone(plan.graph());
         let synchronisation = options.synchronisation;
         let memories = Memories::allocate(&graph, devices, options.allocator_idx, state, synchronisation)?;
+        let graphs = Arc::default();
+        residency.register(&graphs);
         let mut executor = Executor {
             graph,
             devices: devices.iter().map(Device::new).collect(),
             weights: weights.to_vec(),
             memories,
-            compiled: HashMap::new(),
+            graphs,
             n_plans: 0,
             plan: plan.clone(),
             runs: Vec::new(),
@@ -192,6 +194,7 @@ impl Executor {
         // Given up first: a device may hold few compiled segments at a time.
         self.runs.clear();
         self.n_plans += 1;
+        lock(&self.graphs).plan = self.n_plans;
         let begin = self.traced_now();
         let mut runs = self.prepare(&plan, residency)?;
         self.copies = Copies::plan(&self.memories, &plan, &mut runs);
@@ -272,7 +275,7 @@ impl Executor {
 
     /// Segments that were compiled and are kept, for this plan and those before.
     pub fn n_compiled(&self) -> usize {
-        self.compiled.len()
+        lock(&self.graphs).compiled.len()
     }
 
     /// What waiting has cost so far.
@@ -294,6 +297,16 @@ impl Executor {
     /// For each submission, what was predicted for it.
     pub(crate) fn predicted_seconds(&self) -> impl ExactSizeIterator<Item = Option<f64>> {
         self.runs.iter().map(|run| run.predicted)
+    }
+
+    /// What was compiled, for [`Residency::inventory`].
+    pub(crate) fn graphs(&self) -> &Arc<Mutex<Graphs>> {
+        &self.graphs
+    }
+
+    /// The matrices of the graph's weights.
+    pub(crate) fn weights(&self) -> &[Arc<WeightMatrix>] {
+        &self.weights
     }
 
     /// How many plans there have been, this one included.

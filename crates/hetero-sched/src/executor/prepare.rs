@@ -1,28 +1,18 @@
-//! Makes the submissions of a plan ready: loads weights, compiles segments, keeps what was compiled.
+//! Makes the submissions of a plan ready: loads weights and compiles segments, where that has not been done yet.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use hetero_core::{
-    Access, Backend, BackendError, Bindings, Claim, Executable, NodeId, Op, OperandOrder, Part, Segment, SegmentNode,
-    SharedTensor, Support, Weight,
+    Access, BackendError, Bindings, Claim, Executable, NodeId, Op, Part, Segment, SegmentNode, SharedTensor, Support,
+    WeightId, WeightMatrix,
 };
 
 use super::{Executor, Run, Synchronisation};
+use crate::residency::{Compiled, RowsKey, SegmentKey, lock, rows_key};
 use crate::submissions::{stages, submissions_in_stages, submissions_within};
 use crate::sync::Estimate;
-use crate::{Plan, Residency, SchedError};
-
-/// A device and what it computes in one submission.
-pub(super) type SegmentKey = (usize, Vec<(NodeId, Part, OperandOrder)>);
-
-/// A segment as a device runs it.
-#[derive(Debug)]
-pub(super) struct Compiled {
-    executable: Arc<dyn Executable>,
-    tensors: Arc<[(Arc<SharedTensor>, Arc<Claim>)]>,
-    /// The last plan that it was for.
-    plan: u64,
-}
+use crate::{Plan, Residency, SchedError, Submission};
 
 impl Executor {
     /// The submissions of a plan, ready to run.
@@ -35,12 +25,14 @@ impl Executor {
             Synchronisation::Fast => (submissions_within(plan, &most_weight_bytes), Vec::new()),
             Synchronisation::PerCrossing => (submissions_in_stages(plan, &most_weight_bytes), stages(plan)),
         };
-        for submission in list {
-            let placed = |part: &crate::PartId| {
-                let placed = &plan.placements()[part.node.0][part.part_idx];
-                (part.node, placed.part.clone(), placed.operand_order)
-            };
-            let key = (submission.device_idx, submission.parts.iter().map(placed).collect());
+        let placed = |part: &crate::PartId| {
+            let placed = &plan.placements()[part.node.0][part.part_idx];
+            (part.node, placed.part.clone(), placed.operand_order)
+        };
+        let key_of = |submission: &Submission| (submission.device_idx, submission.parts.iter().map(placed).collect());
+        let keys: Vec<SegmentKey> = list.iter().map(key_of).collect();
+        residency.make_room(&self.graphs, keys.iter().flat_map(|key| self.rows_of(key)).collect());
+        for (submission, key) in list.into_iter().zip(keys) {
             let (executable, tensors) = self.compile(key, residency)?;
             runs.push(Run {
                 bindings: Bindings { tensors: Vec::with_capacity(tensors.len()) },
@@ -81,7 +73,7 @@ impl Executor {
         key: SegmentKey,
         residency: &mut Residency,
     ) -> Result<(Arc<dyn Executable>, Arc<[(Arc<SharedTensor>, Arc<Claim>)]>), SchedError> {
-        if let Some(compiled) = self.compiled.get_mut(&key) {
+        if let Some(compiled) = lock(&self.graphs).compiled.get_mut(&key) {
             compiled.plan = self.n_plans;
             return Ok((Arc::clone(&compiled.executable), Arc::clone(&compiled.tensors)));
         }
@@ -89,8 +81,14 @@ impl Executor {
         let failed = |error| SchedError::Device { device_idx, error };
         let backend = Arc::clone(&self.devices[device_idx].backend);
         let mut nodes = Vec::with_capacity(key.1.len());
+        let mut held = Vec::new();
         for (node, part, operand_order) in &key.1 {
-            let weights = self.load_weights(*node, part, &*backend, residency).map_err(failed)?;
+            let mut weights = Vec::new();
+            for (matrix, rows) in self.matrices_of(*node, part) {
+                let weight = residency.load(&*backend, matrix, rows.clone()).map_err(failed)?;
+                held.push((rows_key(&*backend, matrix, rows), Arc::clone(&weight)));
+                weights.push(weight);
+            }
             nodes.push(SegmentNode { node: *node, part: part.clone(), weights, operand_order: *operand_order });
         }
         let activations = self.memories.of_device(device_idx);
@@ -99,7 +97,7 @@ impl Executor {
         self.check_access(&segment, device_idx)?;
         let executable = loop {
             match backend.compile(&segment) {
-                Err(BackendError::LimitReached { .. }) if self.forget(device_idx) => {}
+                Err(BackendError::LimitReached { .. }) if residency.forget(&self.graphs, backend.info().id) => {}
                 compiled => break compiled.map_err(failed)?,
             }
         };
@@ -109,22 +107,15 @@ impl Executor {
             (Arc::clone(activations.tensor(value)), Arc::clone(segment.claim_of(binding_idx)))
         };
         let tensors: Arc<[_]> = (0..segment.n_bindings()).map(tensor_of).collect();
-        let compiled =
-            Compiled { executable: Arc::clone(&executable), tensors: Arc::clone(&tensors), plan: self.n_plans };
-        self.compiled.insert(key, compiled);
+        let compiled = Compiled {
+            executable: Arc::clone(&executable),
+            tensors: Arc::clone(&tensors),
+            weights: held,
+            device: backend.info().id,
+            plan: self.n_plans,
+        };
+        lock(&self.graphs).compiled.insert(key, compiled);
         Ok((executable, tensors))
-    }
-
-    /// Gives a compiled segment of a device up, of those that are not for the plan in preparation the one that was
-    /// used by the oldest plan; whether there was one.
-    fn forget(&mut self, device_idx: usize) -> bool {
-        let of_device =
-            self.compiled.iter().filter(|(key, compiled)| key.0 == device_idx && compiled.plan < self.n_plans);
-        // The nodes make the choice among those of one plan the same every time.
-        let oldest = of_device.min_by_key(|(key, compiled)| (compiled.plan, key.1.first().map(|(node, ..)| *node)));
-        let Some(key) = oldest.map(|(key, _)| key.clone()) else { return false };
-        self.compiled.remove(&key);
-        true
     }
 
     fn check_access(&self, segment: &Segment, device_idx: usize) -> Result<(), SchedError> {
@@ -144,24 +135,24 @@ impl Executor {
         Ok(())
     }
 
-    fn load_weights(
-        &self,
-        node: NodeId,
-        part: &Part,
-        backend: &dyn Backend,
-        residency: &mut Residency,
-    ) -> Result<Vec<Arc<dyn Weight>>, BackendError> {
+    /// The rows of matrices that a segment computes with.
+    fn rows_of(&self, (device_idx, nodes): &SegmentKey) -> Vec<RowsKey> {
+        let backend = &*self.devices[*device_idx].backend;
+        let of_nodes = nodes.iter().flat_map(|(node, part, _)| self.matrices_of(*node, part));
+        of_nodes.map(|(matrix, rows)| rows_key(backend, matrix, rows)).collect()
+    }
+
+    /// The matrices of a node and the rows of them that a part needs.
+    fn matrices_of(&self, node: NodeId, part: &Part) -> Vec<(&Arc<WeightMatrix>, Range<usize>)> {
         let node = self.graph.node(node);
-        let mut loaded = Vec::with_capacity(node.weights.len());
-        for (i, weight) in node.weights.iter().enumerate() {
+        let of_weight = |(i, weight): (usize, &WeightId)| {
             let matrix = &self.weights[weight.0];
             let expected = &self.graph.weights()[weight.0].layout;
             assert_eq!(matrix.layout(), expected, "{}: weight {:?}", node.name, matrix);
             // A linear operator's columns are the rows of its matrix; tables are loaded whole.
             let is_matrix = i == 0 && matches!(node.op, Op::Linear { .. });
-            let rows = if is_matrix { part.columns.clone() } else { 0..matrix.layout().rows };
-            loaded.push(residency.load(backend, matrix, rows)?);
-        }
-        Ok(loaded)
+            (matrix, if is_matrix { part.columns.clone() } else { 0..matrix.layout().rows })
+        };
+        node.weights.iter().enumerate().map(of_weight).collect()
     }
 }
