@@ -73,6 +73,7 @@ impl CpuBackend {
             is_host_visible: true,
             max_tensor_bytes: None,
             max_segment_weight_bytes: None,
+            max_graphs: None,
         };
         Ok(CpuBackend { info, kernels, activations: options.activations, queue: Arc::new(queue), scratch })
     }

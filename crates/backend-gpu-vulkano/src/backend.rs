@@ -86,6 +86,7 @@ impl VulkanBackend {
             is_host_visible: true,
             max_tensor_bytes: Some(max_piece_bytes),
             max_segment_weight_bytes: None,
+            max_graphs: None,
         };
         // A program on the CPU pays for every barrier; a GPU hides memory's latency behind many invocations.
         let vector_lanes = if status.is_software { 64 } else { 128 };

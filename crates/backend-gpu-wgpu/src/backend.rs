@@ -77,6 +77,7 @@ impl WgpuBackend {
             is_host_visible: false,
             max_tensor_bytes: Some(max_piece_bytes),
             max_segment_weight_bytes: None,
+            max_graphs: None,
         };
         // A program on the CPU pays for every barrier; a GPU hides memory's latency behind many invocations.
         let vector_lanes = if status.is_software { 64 } else { 128 };

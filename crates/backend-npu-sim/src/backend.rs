@@ -67,6 +67,7 @@ impl Device {
             is_host_visible: true,
             max_tensor_bytes: None,
             max_segment_weight_bytes: (kind == DeviceKind::Npu).then_some(soc.npu_limits.max_graph_bytes),
+            max_graphs: (kind == DeviceKind::Npu).then_some(soc.npu_limits.max_graphs),
         }
     }
 

@@ -40,6 +40,7 @@ impl ReferenceBackend {
                 is_host_visible: true,
                 max_tensor_bytes: None,
                 max_segment_weight_bytes: None,
+                max_graphs: None,
             },
             kernel: Arc::new(kernel),
             timeline: Arc::default(),

@@ -110,6 +110,8 @@ pub struct DeviceInfo {
     pub max_tensor_bytes: Option<u64>,
     /// The most bytes of weights, as they are stored, that one segment may use, where there is a limit.
     pub max_segment_weight_bytes: Option<u64>,
+    /// The most compiled segments that it holds at a time, where there is a limit.
+    pub max_graphs: Option<usize>,
 }
 
 /// Whether a backend can compute an operator.

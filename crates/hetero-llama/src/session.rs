@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use hetero_core::{Part, RowSelection, Rows, SharedTensor, StepParams};
 use hetero_sched::report::StepReport;
 use hetero_sched::trace::write_chrome_json;
-use hetero_sched::{Runner, SchedError, plan};
+use hetero_sched::{Expected, Runner, SchedError, Wanted, plan};
 
 use crate::LlamaError;
-use crate::chunking::next_tokens;
+use crate::chunking::{Length, next_tokens, worth_having};
 use crate::graph::{self, GraphOptions, ModelGraph};
 use crate::model::Model;
 
@@ -20,6 +20,9 @@ pub const PREFILL_CHUNK: usize = 512;
 
 /// Positions that are in the cache in the middle of a usual conversation.
 const TYPICAL_PAST: usize = 512;
+
+/// Steps of one token for each full prefill step: those of a usual reply.
+const TOKENS_OF_A_REPLY: f64 = 256.0;
 
 /// The most logits of a step that computes those of all its positions, `[positions, vocabulary]`: 32 MiB of floats.
 const MAX_LOGITS: usize = 8 << 20;
@@ -48,9 +51,7 @@ pub struct Session {
 /// Prefill steps of up to so many positions.
 #[derive(Debug)]
 struct Prefill {
-    capacity: usize,
-    /// What a step is predicted to take, in seconds, or else its length: only proportions count.
-    cost: f64,
+    length: Length,
     /// `None` until it is needed.
     step: Option<Step>,
 }
@@ -103,16 +104,18 @@ impl Session {
         let cache_bytes = state.iter().map(|tensor| tensor.desc().bytes() as u64).sum();
         let mut prefill = Vec::new();
         for capacity in model.team().lengths(options.capacity) {
-            let graph = graph::build(model.config(), &GraphOptions { capacity, ..options }).graph;
-            let seconds = model.team().predicted_seconds(&graph, StepParams { past: 0, rows: capacity })?;
-            prefill.push(Prefill { capacity, cost: seconds.unwrap_or(capacity as f64), step: None });
+            let graph = graph::build(model.config(), &GraphOptions { capacity, ..options });
+            let (weights, step) = (model.weights().for_graph(&graph), StepParams { past: 0, rows: capacity });
+            let expected = model.team().expect(&graph.graph, &weights, step)?;
+            // Of a single device nothing is known; only proportions count.
+            let expected = expected.unwrap_or(Expected { seconds: capacity as f64, prepare_seconds: 0.0 });
+            prefill.push(Prefill { length: Length::new(capacity, expected), step: None });
         }
-        let decode = (options.capacity > 1).then(|| {
-            let options = GraphOptions { capacity: 1, ..options };
-            make_ready(model, graph::build(model.config(), &options), &state)
-        });
-        let decode = decode.transpose()?;
-        prefill.last_mut().expect("the longest").step = Some(make_ready(model, longest, &state)?);
+        let decode =
+            (options.capacity > 1).then(|| graph::build(model.config(), &GraphOptions { capacity: 1, ..options }));
+        let (longest, decode) = make_both_ready(model, longest, decode, &state)?;
+        let last = prefill.last_mut().expect("the longest");
+        (last.step, last.length.prepare_seconds) = (Some(longest), 0.0);
         Ok(Session {
             prefill,
             decode,
@@ -200,15 +203,16 @@ impl Session {
         if let Some(decode) = decode.as_mut().filter(|_| n_tokens == 1) {
             return Ok(decode);
         }
-        let fitting = prefill.iter_mut().find(|prefill| prefill.capacity >= n_tokens);
+        let fitting = prefill.iter_mut().find(|prefill| prefill.length.capacity >= n_tokens);
         let prefill = fitting.expect("steps are no longer than the longest graph");
         let step = match prefill.step.take() {
             Some(step) => step,
             None => {
-                let options = GraphOptions { capacity: prefill.capacity, ..*options };
+                let options = GraphOptions { capacity: prefill.length.capacity, ..*options };
                 make_ready(model, graph::build(model.config(), &options), state)?
             }
         };
+        prefill.length.prepare_seconds = 0.0;
         Ok(prefill.step.insert(step))
     }
 
@@ -248,7 +252,7 @@ impl Session {
         if let Some(&token) = tokens.iter().find(|&&token| token as usize >= vocabulary) {
             return Err(LlamaError::TokenOutOfRange { token, vocabulary });
         }
-        let lengths: Vec<(usize, f64)> = self.prefill.iter().map(|prefill| (prefill.capacity, prefill.cost)).collect();
+        let lengths = worth_having(tokens.len(), self.prefill.iter_mut().map(|prefill| &mut prefill.length));
         let mut rest = tokens;
         while !rest.is_empty() {
             let (chunk, behind) = rest.split_at(next_tokens(rest.len(), &lengths));
@@ -290,12 +294,39 @@ impl Session {
     }
 }
 
-fn make_ready(model: &Model, graph: ModelGraph, state: &[Arc<SharedTensor>]) -> Result<Step, LlamaError> {
-    let weights = model.weights().for_graph(&graph);
+/// Makes the longest graph ready and, where there is one, that for a single position, so that their plans are good
+/// together.
+fn make_both_ready(
+    model: &Model,
+    longest: ModelGraph,
+    decode: Option<ModelGraph>,
+    state: &[Arc<SharedTensor>],
+) -> Result<(Step, Option<Step>), LlamaError> {
+    let Some(decode) = decode else { return Ok((make_ready(model, longest, state)?, None)) };
+    let [of_longest, of_decode] = [&longest, &decode].map(|graph| model.weights().for_graph(graph));
+    let first = first_step(model, &decode);
+    let replies = Wanted { graph: &decode.graph, weights: &of_decode, first, n_steps: TOKENS_OF_A_REPLY };
+    let first = first_step(model, &longest);
+    let prompts = Wanted { graph: &longest.graph, weights: &of_longest, first, n_steps: 1.0 };
+    let is_decode_first = model.team().order(&[replies, prompts])?[0] == 0;
+    if is_decode_first {
+        let decode = make_ready(model, decode, state)?;
+        return Ok((make_ready(model, longest, state)?, Some(decode)));
+    }
+    let longest = make_ready(model, longest, state)?;
+    Ok((longest, Some(make_ready(model, decode, state)?)))
+}
+
+/// The step that a graph is made ready for.
+fn first_step(model: &Model, graph: &ModelGraph) -> StepParams {
     let rows = graph.graph.capacity();
     // A plan for decoding may have to last for the whole conversation, so it is made for the middle of one.
     let past = if rows == 1 { (model.context() / 2).min(TYPICAL_PAST) } else { 0 };
-    let first = StepParams { past, rows };
-    let runner = Runner::new(model.team(), &graph.graph, &weights, state, first)?;
+    StepParams { past, rows }
+}
+
+fn make_ready(model: &Model, graph: ModelGraph, state: &[Arc<SharedTensor>]) -> Result<Step, LlamaError> {
+    let weights = model.weights().for_graph(&graph);
+    let runner = Runner::new(model.team(), &graph.graph, &weights, state, first_step(model, &graph))?;
     Ok(Step { graph, runner })
 }

@@ -37,6 +37,6 @@ pub use error::SchedError;
 pub use executor::{Executor, ExecutorOptions, Synchronisation};
 pub use plan::{PlacedPart, Plan};
 pub use residency::Residency;
-pub use runner::{Loss, Replan, Runner, Team, TeamOptions};
+pub use runner::{Expected, Loss, Replan, Runner, Team, TeamOptions, Wanted};
 pub use solver::{Solution, SolveError, SolveOptions, solve};
 pub use submissions::{PartId, Submission, submissions};

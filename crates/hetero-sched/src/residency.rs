@@ -139,6 +139,11 @@ impl Residency {
         others.into_iter().any(|other| lock(&other).forget(device))
     }
 
+    /// By what an inventory knows matrices.
+    pub(crate) fn matrices(&self, weights: &[Arc<WeightMatrix>]) -> Vec<usize> {
+        weights.iter().map(address).collect()
+    }
+
     /// What is there, as plans for a graph with these weights see it. What present plans of executors other than `own`
     /// need is pinned.
     pub(crate) fn inventory(
@@ -147,7 +152,7 @@ impl Residency {
         devices: &[Arc<dyn Backend>],
         weights: &[Arc<WeightMatrix>],
     ) -> Inventory {
-        let mut inventory = Inventory::default().seen_by(weights.iter().map(|matrix| address(matrix)).collect());
+        let mut inventory = Inventory::default().seen_by(self.matrices(weights));
         let idx_of = |id: DeviceId| devices.iter().position(|device| device.info().id == id);
         let mut pinned = HashSet::new();
         for graphs in self.executors.iter().filter_map(Weak::upgrade) {

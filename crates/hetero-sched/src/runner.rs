@@ -7,19 +7,23 @@
 
 mod adapt;
 mod lengths;
+mod order;
+mod planning;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hetero_core::{Backend, Graph, SharedTensor, StepParams, ValueId, WeightMatrix};
 
 use self::adapt::Adaptation;
+pub use self::lengths::Expected;
+pub use self::order::Wanted;
+use self::planning::{Current, Occasion, Planning};
 use crate::cost::{CostModel, DeviceSet, MAX_DEVICES};
 use crate::explain::{Explanation, explain};
 use crate::report::StepReport;
 use crate::solver::{PlanCache, PlanKey, Solution, SolveOptions, predict, solve};
-use crate::timing::TimedSubmission;
 use crate::trace::Doing;
-use crate::{Executor, ExecutorOptions, PlacedPart, Plan, Residency, SchedError, timing};
+use crate::{Executor, ExecutorOptions, Residency, SchedError};
 
 /// Plans that a runner keeps.
 const KEPT_PLANS: usize = 64;
@@ -38,7 +42,9 @@ pub struct Team {
 /// How devices work together.
 #[derive(Clone, Debug)]
 pub struct TeamOptions {
-    /// What plans are looked for. Its devices are those that may be used at first.
+    /// What plans are looked for. Its devices are those that may be used at first; its memory budget is for all plans
+    /// together. Where plans are prepared on use, its number of steps is what a plan for decoding is expected to run; a
+    /// plan for a new number of positions is expected to run once, and the first plan of a runner is prepared ahead.
     pub solve: SolveOptions,
     /// How plans are run.
     pub executor: ExecutorOptions,
@@ -106,7 +112,8 @@ impl Team {
             replans: Vec::new(),
             uses_graphs_again: false,
         };
-        Arc::new(Team { devices, costs, options, state: Mutex::new(state), residency: Mutex::default() })
+        let residency = options.solve.memory_budget.map_or_else(Residency::new, Residency::with_budget);
+        Arc::new(Team { devices, costs, options, state: Mutex::new(state), residency: Mutex::new(residency) })
     }
 
     /// The devices, those that have failed among them.
@@ -142,6 +149,12 @@ impl Team {
     /// Bytes of weights that devices hold as copies of their own.
     pub fn own_bytes(&self) -> u64 {
         self.residency().own_bytes()
+    }
+
+    /// For each device, the bytes of weights that it holds as copies of its own, and of these the bytes of rows of which
+    /// it holds another copy too, because plans cut the same matrix differently.
+    pub fn own_bytes_of_devices(&self) -> Vec<[u64; 2]> {
+        self.residency().own_bytes_of(&self.devices)
     }
 
     /// The plan of a step with the reasons for it, without running anything.
@@ -207,22 +220,6 @@ pub struct Runner {
     operations: Vec<f64>,
 }
 
-/// What a plan was made for.
-#[derive(Debug)]
-struct Current {
-    /// The step that it was made for.
-    planned: StepParams,
-    /// The first and one past the last number of past positions that the plan is for.
-    past: [usize; 2],
-    /// Those of them that the predictions are for.
-    predicted_past: [usize; 2],
-    usable: DeviceSet,
-    /// `None` for a single device.
-    solution: Option<Arc<Solution>>,
-    /// For each device, the arithmetic operations of a step, and past positions of the step that they were counted for.
-    operations: Vec<f64>,
-}
-
 impl Runner {
     /// Makes a graph ready to run, for a first step like `first`.
     ///
@@ -242,7 +239,16 @@ impl Runner {
         let adaptation = team.costs.clone().zip(tolerance);
         let adaptation = adaptation.map(|(costs, tolerance)| Adaptation::new(costs, tolerance));
         loop {
-            let current = Current::of(team, team.costs.as_deref(), graph, &mut plans, first, team.usable())?;
+            let planning = Planning {
+                team,
+                costs: team.costs.as_deref(),
+                graph,
+                weights,
+                graphs: None,
+                usable: team.usable(),
+                occasion: Occasion::Fresh,
+            };
+            let current = Current::of(&planning, &mut plans, first)?;
             let executor = Executor::with_options(
                 current.plan(graph),
                 &team.devices,
@@ -311,12 +317,27 @@ impl Runner {
             Some(adaptation) => Some(adaptation.costs() as &dyn CostModel),
             None => self.team.costs.as_deref(),
         };
-        let mut current = Current::of(&self.team, costs, &self.graph, &mut self.plans, planned, usable)?;
+        let before = self.current.as_ref().filter(|before| before.usable == usable);
+        let is_like = |before: &&Current| before.planned.rows == planned.rows;
+        let occasion = match before {
+            _ if drift.is_some() => Occasion::Drift,
+            Some(before) if is_like(&before) => Occasion::LongerPast,
+            Some(_) => Occasion::NewLength,
+            None => Occasion::Fresh,
+        };
+        let planning = Planning {
+            team: &self.team,
+            costs,
+            graph: &self.graph,
+            weights: self.executor.weights(),
+            graphs: Some(self.executor.graphs()),
+            usable,
+            occasion,
+        };
+        let mut current = Current::of(&planning, &mut self.plans, planned)?;
         // What is there already may be nearly as good, and needs nothing compiled.
-        let is_like = |before: &&Current| (before.planned.rows, before.usable) == (planned.rows, usable);
-        if let Some(costs) = costs {
-            let choice =
-                self.team.reconsider(costs, self.current.as_ref().filter(is_like), &mut current, drift.is_some());
+        if costs.is_some() {
+            let choice = planning.reconsider(before.filter(is_like), &mut current);
             if let Some(drift) = drift {
                 self.team.tell_replan(&drift, planned.rows, choice);
             }
@@ -386,62 +407,5 @@ impl Runner {
     /// The tensor that holds an input or output, for the caller to write before a step or read after it.
     pub fn tensor(&self, value: ValueId) -> &Arc<SharedTensor> {
         self.executor.tensor(value)
-    }
-}
-
-impl Current {
-    /// The plan of a step, predicted for that step.
-    fn of(
-        team: &Team,
-        costs: Option<&dyn CostModel>,
-        graph: &Arc<Graph>,
-        plans: &mut PlanCache,
-        planned: StepParams,
-        usable: DeviceSet,
-    ) -> Result<Current, SchedError> {
-        let all = [0, usize::MAX];
-        let Some(costs) = costs else {
-            let operations = Plan::single_device(Arc::clone(graph), 0).operations(1, planned);
-            return Ok(Current { planned, past: all, predicted_past: all, usable, solution: None, operations });
-        };
-        let options = SolveOptions { devices: usable, ..team.options.solve.clone() };
-        let key = PlanKey::new(planned, &options);
-        let solution = plans.get_or_solve(&key, |step| solve(graph, costs, step, &options))?;
-        let has_fixed_shapes = |placed: &PlacedPart| !costs.devices()[placed.device_idx].standard_rows.is_empty();
-        // Other cuts would be other graphs to compile, for seconds, and all that a longer past changes is attention.
-        let is_lasting = solution.plan.placements().iter().flatten().any(has_fixed_shapes);
-        let predicted_past = PlanKey::span(planned);
-        let past = if is_lasting { all } else { predicted_past };
-        let operations = solution.plan.operations(team.devices.len(), planned);
-        Ok(Current { planned, past, predicted_past, usable, solution: Some(solution), operations })
-    }
-
-    /// Whether it is the plan for a step like `planned`.
-    fn is_for(&self, planned: StepParams, usable: DeviceSet) -> bool {
-        let is_whole = self.solution.is_none();
-        (is_whole || self.planned.rows == planned.rows)
-            && (self.past[0]..self.past[1]).contains(&planned.past)
-            && self.usable == usable
-    }
-
-    fn plan(&self, graph: &Arc<Graph>) -> Plan {
-        match &self.solution {
-            Some(solution) => solution.plan.clone(),
-            None => Plan::single_device(Arc::clone(graph), 0),
-        }
-    }
-
-    /// Tells the executor how long each submission is predicted to take.
-    fn predict(&self, team: &Team, executor: &mut Executor) {
-        let (Some(solution), Some(costs)) = (&self.solution, &team.costs) else { return };
-        let seconds =
-            |timed: &[TimedSubmission]| timed.iter().map(|timed| timed.end - timed.start).collect::<Vec<f64>>();
-        if executor.submissions().len() == solution.submissions.len() {
-            return executor.predict(&seconds(&solution.submissions));
-        }
-        // A device that takes no segment as large as the solver's has more of them.
-        let list: Vec<_> = executor.submissions().cloned().collect();
-        let timeline = timing::timeline(&solution.plan, &list, &solution.part_seconds, costs.devices());
-        executor.predict(&seconds(&timeline.submissions));
     }
 }

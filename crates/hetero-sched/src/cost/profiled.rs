@@ -113,6 +113,7 @@ impl ProfiledCosts {
                     standard_rows,
                     order_sensitive: is_npu,
                     max_segment_weight_bytes: info.max_segment_weight_bytes,
+                    max_graphs: info.max_graphs,
                     ..DeviceCosts::new(&info.name, info.kind)
                 }
             })
@@ -226,7 +227,7 @@ impl CostModel for ProfiledCosts {
 
     fn own_bytes(&self, device_idx: usize, class: ClassId, columns: usize) -> u64 {
         self.measured(device_idx, class)
-            .map_or(0, |(_, measured)| (measured.own_bytes_per_column * columns as f64) as u64)
+            .map_or(0, |(_, measured)| (measured.own_bytes_per_column * columns as f64).round() as u64)
     }
 
     fn compile_seconds(&self, device_idx: usize, shape: &PartShape) -> f64 {

@@ -4,18 +4,14 @@ use std::sync::Arc;
 
 use hetero_core::StepParams;
 
-use super::{Current, Replan, Team};
+use super::planning::{Current, Planning};
+use super::{Replan, Team};
 use crate::cost::CostModel;
 use crate::profile::online::{CorrectedCosts, Corrections, Drift};
-use crate::solver::{Objective, SolveOptions, predict};
+use crate::solver::Objective;
 
 /// A new plan must be faster by this part.
 const LEAST_GAIN: f64 = 0.03;
-/// What it compiles must have paid off after so many steps when a device has drifted: those of a conversation.
-const PAID_OFF_AFTER_DRIFT: f64 = 1024.0;
-/// The same when there are only more positions before the step. That happens to every reply, and nobody should see one
-/// stand still for seconds because of it.
-const PAID_OFF_AFTER_LENGTH: f64 = 16.0;
 /// Steps for which a plan stays after it was reconsidered. Where devices go up and down it is twice as many each time,
 /// until a plan has lasted four times as long.
 const FEWEST_STEPS: u32 = 16;
@@ -85,34 +81,25 @@ pub(super) struct Choice {
     is_new: bool,
 }
 
-impl Team {
+impl Planning<'_> {
     /// Compares the plan in use with the one that is best now, and puts the former in the latter's place when nearly
     /// nothing is gained, or less than compiling would cost.
-    pub(super) fn reconsider(
-        &self,
-        costs: &dyn CostModel,
-        before: Option<&Current>,
-        now: &mut Current,
-        has_drifted: bool,
-    ) -> Choice {
+    pub(super) fn reconsider(&self, before: Option<&Current>, now: &mut Current) -> Choice {
         let solution = now.solution.as_ref().expect("who has costs has a solution");
         let best = solution.prediction.seconds;
         let new = Choice { seconds: [best, best], is_new: true };
         let Some((before, old)) = before.and_then(|before| Some((before, before.solution.as_ref()?))) else {
             return new;
         };
-        let options = SolveOptions { devices: now.usable, ..self.options.solve.clone() };
         let last = StepParams { past: now.predicted_past[1] - 1, rows: now.planned.rows };
-        let Some(updated) = predict(&old.plan, costs, last, &options) else { return new };
+        let Some(updated) = self.predict(&old.plan, last) else { return new };
         let seconds = [updated.prediction.seconds, best];
         let is_same = old.plan.placements() == solution.plan.placements();
-        let is_for_time = self.options.solve.objective == Objective::Time;
+        let is_for_time = self.team.options.solve.objective == Objective::Time;
         let gain = seconds[0] - best;
-        // Predicted once for layers that are alike, of which each has graphs of its own.
-        let layers = solution.plan.graph().nodes().iter().filter_map(|node| node.layer);
-        let compile_seconds = solution.prediction.compile_seconds * layers.max().map_or(1.0, |last| 1.0 + last as f64);
-        let n_steps = if has_drifted { PAID_OFF_AFTER_DRIFT } else { PAID_OFF_AFTER_LENGTH };
-        let is_faster = gain > LEAST_GAIN * seconds[0] && gain * n_steps > compile_seconds;
+        let prepare_seconds = || self.predict(&solution.plan, last).map_or(0.0, |now| now.prediction.prepare_seconds);
+        let n_steps = self.occasion.n_steps();
+        let is_faster = gain > LEAST_GAIN * seconds[0] && gain * n_steps > prepare_seconds();
         let is_new = !is_same && (!is_for_time || is_faster);
         if !is_new {
             now.operations.clone_from(&before.operations);
@@ -121,7 +108,9 @@ impl Team {
         }
         Choice { seconds, is_new }
     }
+}
 
+impl Team {
     /// Tells that a device has drifted, and what came of it: once, and to who asks later.
     pub(super) fn tell_replan(&self, drift: &Drift, rows: usize, Choice { seconds, is_new }: Choice) {
         let device = self.devices()[drift.device_idx].info().name.clone();

@@ -7,12 +7,12 @@
 
 use std::sync::Arc;
 
-use hetero_core::{DeviceKind, Graph, StepParams};
+use hetero_core::{DeviceKind, Graph, StepParams, WeightMatrix};
 
+use super::planning::{Occasion, Planning};
 use super::{Runner, Team};
 use crate::SchedError;
 use crate::cost::{CostModel, DeviceSet};
-use crate::solver::{SolveOptions, solve};
 
 /// Lengths of a processor of which nothing was measured: its smallest graph, and some in between.
 const USUAL_LENGTHS: [usize; 2] = [32, 128];
@@ -41,12 +41,33 @@ impl Team {
         lengths
     }
 
-    /// Seconds that a step is predicted to take by the best plan; `None` for a single device.
-    pub fn predicted_seconds(&self, graph: &Arc<Graph>, step: StepParams) -> Result<Option<f64>, SchedError> {
-        let Some(costs) = &self.costs else { return Ok(None) };
-        let options = SolveOptions { devices: self.usable(), ..self.options.solve.clone() };
-        Ok(Some(solve(graph, &**costs, step, &options)?.prediction.seconds))
+    /// What a step by the best plan and making that plan ready are predicted to take, beside what devices hold for
+    /// other graphs; `None` for a single device. `weights` stands in the order of the graph's weights.
+    pub fn expect(
+        &self,
+        graph: &Arc<Graph>,
+        weights: &[Arc<WeightMatrix>],
+        step: StepParams,
+    ) -> Result<Option<Expected>, SchedError> {
+        let Some(costs) = self.costs.as_deref() else { return Ok(None) };
+        let (usable, occasion) = (self.usable(), Occasion::Fresh);
+        let planning = Planning { team: self, costs: Some(costs), graph, weights, graphs: None, usable, occasion };
+        let solution = planning.solve(step)?;
+        // Planned as if it were prepared ahead, and then asked what that would take.
+        let occasion = Occasion::NewLength;
+        let prepared = Planning { occasion, ..planning }.predict_on_use(&solution.plan, step);
+        let prepare_seconds = prepared.map_or(0.0, |prepared| prepared.prediction.prepare_seconds);
+        Ok(Some(Expected { seconds: solution.prediction.seconds, prepare_seconds }))
     }
+}
+
+/// What a plan is expected to take.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Expected {
+    /// Seconds of a step.
+    pub seconds: f64,
+    /// Seconds to compile and load what is not there, before the first one.
+    pub prepare_seconds: f64,
 }
 
 impl Runner {

@@ -87,13 +87,23 @@ impl PlanCache {
         key: &PlanKey,
         solve: impl FnOnce(StepParams) -> Result<Solution, SolveError>,
     ) -> Result<Arc<Solution>, SolveError> {
+        self.get_if_or_solve(key, |_| true, solve)
+    }
+
+    /// As [`PlanCache::get_or_solve`], where a plan that is here counts only if it still fits.
+    pub fn get_if_or_solve(
+        &mut self,
+        key: &PlanKey,
+        still_fits: impl FnOnce(&Solution) -> bool,
+        solve: impl FnOnce(StepParams) -> Result<Solution, SolveError>,
+    ) -> Result<Arc<Solution>, SolveError> {
         self.n_uses += 1;
-        if let Some((last_use, solution)) = self.plans.get_mut(key) {
+        if let Some((last_use, solution)) = self.plans.get_mut(key).filter(|(_, solution)| still_fits(solution)) {
             *last_use = self.n_uses;
             return Ok(Arc::clone(solution));
         }
         let solution = Arc::new(solve(key.step())?);
-        if self.plans.len() == self.capacity {
+        if self.plans.len() == self.capacity && !self.plans.contains_key(key) {
             let oldest = self.plans.iter().min_by_key(|(_, (last_use, _))| *last_use).map(|(key, _)| key.clone());
             self.plans.remove(&oldest.expect("a full cache holds a plan"));
         }
