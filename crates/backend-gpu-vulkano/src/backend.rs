@@ -7,11 +7,11 @@ use hetero_core::{
     Access, Backend, BackendError, DeviceId, DeviceInfo, DeviceKind, Executable, OpSpec, Segment, Support, Tensor,
     TensorDesc, Weight, WeightRows,
 };
-use hetero_shaders::Features;
 use hetero_shaders::program::support;
+use hetero_shaders::{Features, Knobs};
 use vulkano::Version;
 use vulkano::device::physical::{PhysicalDevice, SubgroupFeatures};
-use vulkano::device::{Device, DeviceCreateInfo, DeviceFeatures, QueueCreateInfo, QueueFlags};
+use vulkano::device::{Device, DeviceCreateInfo, DeviceExtensions, DeviceFeatures, QueueCreateInfo, QueueFlags};
 use vulkano::shader::ShaderStages;
 
 use crate::VulkanError;
@@ -26,8 +26,8 @@ use crate::weight::GpuWeight;
 pub struct VulkanOptions {
     /// Which of [`crate::adapters`]; `None` means the first.
     pub adapter: Option<usize>,
-    /// Features of the device that are left unused, to compare kernels or to go around a driver's mistakes.
-    pub without: Features,
+    /// Which variants of which kernels may be used, to compare kernels or to go around a driver's mistakes.
+    pub knobs: Knobs,
     /// The most bytes that a kernel is given as one input or output, below the device's own limit.
     pub max_piece_bytes: Option<u64>,
 }
@@ -53,11 +53,8 @@ impl VulkanBackend {
         let families = physical.queue_family_properties();
         let family = families.iter().position(|family| family.queue_flags.contains(QueueFlags::COMPUTE));
         let family = family.ok_or_else(|| lacking("queue that computes"))?;
-        let offered = features(&physical);
-        let features = Features {
-            f16: offered.f16 && !options.without.f16,
-            subgroups: offered.subgroups && !options.without.subgroups,
-        };
+        let features = features(&physical);
+        let can_import = physical.supported_extensions().ext_external_memory_host;
         let info = DeviceCreateInfo {
             queue_create_infos: vec![QueueCreateInfo { queue_family_index: family as u32, ..Default::default() }],
             enabled_features: DeviceFeatures {
@@ -67,6 +64,7 @@ impl VulkanBackend {
                 uniform_and_storage_buffer16_bit_access: features.f16,
                 ..DeviceFeatures::empty()
             },
+            enabled_extensions: DeviceExtensions { ext_external_memory_host: can_import, ..DeviceExtensions::empty() },
             ..DeviceCreateInfo::default()
         };
         let opened = Device::new(Arc::clone(&physical), info).map_err(|error| refused(error.to_string()))?;
@@ -90,7 +88,7 @@ impl VulkanBackend {
         };
         // A program on the CPU pays for every barrier; a GPU hides memory's latency behind many invocations.
         let vector_lanes = if status.is_software { 64 } else { 128 };
-        let gpu = Gpu::new(info, (device, queue), features, max_piece_bytes, vector_lanes);
+        let gpu = Gpu::new(info, (device, queue), (features, options.knobs.clone()), max_piece_bytes, vector_lanes);
         Ok(VulkanBackend { gpu: Arc::new(gpu.map_err(|error| refused(error.to_string()))?), complaints })
     }
 
@@ -126,11 +124,14 @@ impl Backend for VulkanBackend {
     }
 
     fn access(&self, tensor: &dyn Tensor) -> Access {
-        let tensor: &dyn Any = tensor;
-        match tensor.downcast_ref::<GpuTensor>() {
-            Some(tensor) if tensor.is_of(&self.gpu) => Access::Direct,
-            _ => Access::NeedsCopy,
+        let gpu = &self.gpu;
+        let any: &dyn Any = tensor;
+        let is_own = any.downcast_ref::<GpuTensor>().is_some_and(|tensor| tensor.is_of(gpu));
+        let fits = || tensor.desc().bytes() as u64 <= gpu.max_piece_bytes;
+        if is_own || fits() && gpu.importer.as_ref().is_some_and(|importer| importer.takes(tensor)) {
+            return Access::Direct;
         }
+        Access::NeedsCopy
     }
 
     fn allocate(&self, desc: &TensorDesc) -> Result<Arc<dyn Tensor>, BackendError> {

@@ -4,9 +4,11 @@ use std::any::Any;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use hetero_core::{BackendError, Binding, Bindings, Executable, Segment, StepCheck, StepParams, Ticket, Timeline};
+use hetero_core::{
+    BackendError, Binding, Bindings, Executable, Segment, SharedTensor, StepCheck, StepParams, Ticket, Timeline, Weight,
+};
 use hetero_shaders::program::{Buffers, Constants, Dispatch, Input, choose, dispatches};
-use hetero_shaders::{Kernel, Params, Step};
+use hetero_shaders::{Kernel, Knobs, Params, Step};
 use parking_lot::Mutex;
 use vulkano::buffer::{BufferUsage, Subbuffer};
 use vulkano::descriptor_set::allocator::StandardDescriptorSetAllocator;
@@ -14,6 +16,7 @@ use vulkano::descriptor_set::{DescriptorSet, WriteDescriptorSet};
 use vulkano::pipeline::ComputePipeline;
 
 use crate::error::checked_error;
+use crate::import::Imported;
 use crate::memory::GpuTensor;
 use crate::queue::{ALIGNMENT, Call, Gpu, Recorded};
 use crate::weight::GpuWeight;
@@ -33,6 +36,8 @@ pub(crate) struct GpuExecutable {
     /// [`Params`] of the dispatches, each on its own multiple of [`ALIGNMENT`].
     params: Subbuffer<[u8]>,
     lanes: Mutex<Vec<Lane>>,
+    /// Behind all that reads them: they keep the memory that was imported for them.
+    _weights: Vec<Arc<dyn Weight>>,
 }
 
 /// A dispatch with its pipelines.
@@ -56,14 +61,25 @@ enum Operand {
 /// What one submission at a time uses: the block that tells its step, and commands for certain tensors.
 #[derive(Debug)]
 struct Lane {
-    tensors: Vec<u64>,
-    step: Subbuffer<[u8]>,
-    /// Of the dispatches.
-    sets: Vec<Arc<DescriptorSet>>,
     /// Commands by the rows of the step.
     recorded: HashMap<u32, Recorded>,
+    /// Of the dispatches.
+    sets: Vec<Arc<DescriptorSet>>,
+    step: Subbuffer<[u8]>,
+    /// Of the bindings. Behind what was made for them, so that they are dropped later.
+    tensors: Vec<Bound>,
     /// Its last submission.
     last_value: u64,
+}
+
+/// A tensor that commands were recorded for.
+#[derive(Debug)]
+struct Bound {
+    buffer: Subbuffer<[u8]>,
+    /// Where the tensor is another processor's.
+    _import: Option<Arc<Imported<SharedTensor>>>,
+    /// No other tensor has its address while this is kept.
+    tensor: Arc<SharedTensor>,
 }
 
 impl GpuExecutable {
@@ -75,7 +91,7 @@ impl GpuExecutable {
         for node in &segment.nodes {
             for Dispatch { kernels, params, output, inputs } in dispatches(&mut &**gpu, graph, node, &mut constants)? {
                 let pipelines: Result<Vec<_>, BackendError> =
-                    kernels.iter().map(|(_, kernel)| gpu.pipelines.pipeline(*kernel)).collect();
+                    kernels.iter().map(|(_, kernel)| gpu.pipelines.pipeline(*kernel, &gpu.knobs)).collect();
                 let operand = |input: Input<Subbuffer<[u8]>>| match input {
                     Input::Value(value) => Operand::Binding(segment.binding_idx(value)),
                     Input::Constant(buffer) => Operand::Constant(buffer),
@@ -93,6 +109,7 @@ impl GpuExecutable {
             check: StepCheck::new(segment),
             params: gpu.filled(&params, BufferUsage::UNIFORM_BUFFER)?,
             lanes: Mutex::default(),
+            _weights: segment.nodes.iter().flat_map(|node| node.weights.iter().cloned()).collect(),
             gpu: Arc::clone(gpu),
             runs,
         })
@@ -102,8 +119,8 @@ impl GpuExecutable {
     fn lane(&self, lanes: &mut Vec<Lane>, bindings: &Bindings) -> Result<usize, BackendError> {
         let completed = self.gpu.timeline.completed();
         let is_for = |lane: &Lane| {
-            let tensors = bindings.tensors.iter().map(|binding| self.tensor(binding).id());
-            lane.last_value <= completed && lane.tensors.iter().copied().eq(tensors)
+            let mut pairs = lane.tensors.iter().zip(&bindings.tensors);
+            lane.last_value <= completed && pairs.all(|(bound, binding)| Arc::ptr_eq(&bound.tensor, binding.shared()))
         };
         if let Some(idx) = lanes.iter().position(is_for) {
             return Ok(idx);
@@ -126,13 +143,15 @@ impl GpuExecutable {
 
     fn new_lane(&self, bindings: &Bindings) -> Result<Lane, BackendError> {
         let step = self.gpu.filled(bytemuck::bytes_of(&Step::default()), BufferUsage::UNIFORM_BUFFER)?;
+        let tensors: Result<Vec<Bound>, _> = bindings.tensors.iter().map(|binding| self.bound(binding)).collect();
+        let tensors = tensors?;
         let mut sets = Vec::with_capacity(self.runs.len());
         for (idx, run) in self.runs.iter().enumerate() {
             let start = idx as u64 * ALIGNMENT;
             let params = self.params.clone().slice(start..start + size_of::<Params>() as u64);
-            let output = self.tensor(&bindings.tensors[run.output]).buffer().clone();
+            let output = tensors[run.output].buffer.clone();
             let inputs = run.inputs.iter().map(|input| match input {
-                Operand::Binding(idx) => self.tensor(&bindings.tensors[*idx]).buffer().clone(),
+                Operand::Binding(idx) => tensors[*idx].buffer.clone(),
                 Operand::Constant(buffer) => buffer.clone(),
             });
             let buffers = [step.clone(), params, output].into_iter().chain(inputs);
@@ -143,8 +162,7 @@ impl GpuExecutable {
             let set = DescriptorSet::new(allocator, layout, writes, []);
             sets.push(set.map_err(|error| checked_error(&self.gpu.info.name, error, 0))?);
         }
-        let tensors = bindings.tensors.iter().map(|binding| self.tensor(binding).id()).collect();
-        Ok(Lane { tensors, step, sets, recorded: HashMap::new(), last_value: 0 })
+        Ok(Lane { recorded: HashMap::new(), sets, step, tensors, last_value: 0 })
     }
 
     /// Records the commands of a step with so many rows.
@@ -183,12 +201,21 @@ impl GpuExecutable {
         self.gpu.record(&calls)
     }
 
-    fn tensor<'a>(&self, binding: &'a Binding) -> &'a GpuTensor {
-        let tensor: &dyn Any = binding.tensor().tensor();
-        let tensor: Option<&GpuTensor> = tensor.downcast_ref();
-        tensor
-            .filter(|tensor| tensor.is_of(&self.gpu))
-            .unwrap_or_else(|| panic!("`Backend::access` says that {} cannot reach this tensor", self.gpu.info.name))
+    /// The memory of a binding's tensor, which is imported if another processor has allocated it.
+    fn bound(&self, binding: &Binding) -> Result<Bound, BackendError> {
+        let (gpu, shared) = (&self.gpu, binding.shared());
+        let tensor: &dyn Any = shared.tensor();
+        let own = tensor.downcast_ref::<GpuTensor>().filter(|tensor| tensor.is_of(gpu));
+        if let Some(own) = own {
+            return Ok(Bound { buffer: own.buffer().clone(), _import: None, tensor: Arc::clone(shared) });
+        }
+        let importer = gpu.importer.as_ref();
+        let importer = importer
+            .unwrap_or_else(|| panic!("`Backend::access` says that {} cannot reach this tensor", gpu.info.name));
+        let import = gpu.tensor_imports.tensor(importer, shared);
+        let import = import.map_err(|error| error.into_backend_error(&gpu.info.name, shared.desc().bytes() as u64))?;
+        let buffer = import.buffer().clone();
+        Ok(Bound { buffer, _import: Some(import), tensor: Arc::clone(shared) })
     }
 }
 
@@ -235,5 +262,9 @@ impl Buffers for &Gpu {
 
     fn vector_lanes(&self) -> u32 {
         self.vector_lanes
+    }
+
+    fn knobs(&self) -> &Knobs {
+        &self.knobs
     }
 }

@@ -7,15 +7,16 @@
 //! - Completion is a timeline semaphore: `Timeline::completed` reads its counter, which takes well under a microsecond,
 //!   and needs nobody who polls. What a submission wrote is made visible to the host at its end.
 //! - Commands are recorded once for a set of tensors and a number of rows, and submitted again from step to step.
-//! - `Backend::access` says `Direct` to its own tensors only; a model whose tensors this backend allocates runs on it and
-//!   the CPU without a copy.
+//! - `Backend::access` says `Direct` to its own tensors and, where the driver imports memory of the process, to those
+//!   that lie in pages of their own, whoever allocated them; so a model runs on it and the CPU without a copy.
 //! - The kernels are those of `hetero-shaders`, as SPIR-V.
-//! - Raw Vulkan calls and recorded commands are in `queue.rs`, the one file with a safety argument for them.
+//! - Raw Vulkan calls are in `import.rs` and `queue.rs`, each with its safety argument.
 
 mod adapter;
 mod backend;
 mod error;
 mod executable;
+mod import;
 mod memory;
 mod pipeline_cache;
 mod queue;

@@ -2,7 +2,6 @@
 
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use hetero_core::{BackendError, DType, DeviceId, Tensor, TensorDesc};
 use vulkano::buffer::{BufferUsage, Subbuffer};
@@ -15,13 +14,10 @@ pub(crate) struct GpuTensor {
     desc: TensorDesc,
     gpu: Arc<Gpu>,
     buffer: Subbuffer<[u8]>,
-    /// No other tensor of the process has it, so that what is made for a tensor is never taken for another's.
-    id: u64,
 }
 
 impl GpuTensor {
     pub(crate) fn new(gpu: &Arc<Gpu>, desc: TensorDesc) -> Result<GpuTensor, BackendError> {
-        static NEXT_ID: AtomicU64 = AtomicU64::new(0);
         let bytes = desc.checked_bytes().map_or(u64::MAX, |bytes| bytes as u64);
         // Raw bytes hold weights, which are bound in pieces.
         if bytes > gpu.max_piece_bytes && desc.dtype != DType::U8 {
@@ -32,16 +28,11 @@ impl GpuTensor {
             let reason = format!("memory that the host should reach is not mapped: {error}");
             BackendError::Failed { device: gpu.info.name.clone(), reason }
         })?;
-        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-        Ok(GpuTensor { desc, gpu: Arc::clone(gpu), buffer, id })
+        Ok(GpuTensor { desc, gpu: Arc::clone(gpu), buffer })
     }
 
     pub(crate) fn buffer(&self) -> &Subbuffer<[u8]> {
         &self.buffer
-    }
-
-    pub(crate) fn id(&self) -> u64 {
-        self.id
     }
 
     pub(crate) fn is_of(&self, gpu: &Arc<Gpu>) -> bool {

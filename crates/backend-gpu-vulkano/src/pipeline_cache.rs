@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use hetero_core::BackendError;
-use hetero_shaders::{Features, Kernel, spirv};
+use hetero_shaders::{Features, Kernel, Knobs, spirv};
 use parking_lot::Mutex;
 use vulkano::descriptor_set::layout::{
     DescriptorSetLayout, DescriptorSetLayoutBinding, DescriptorSetLayoutCreateInfo, DescriptorType,
@@ -27,7 +27,7 @@ pub(crate) struct PipelineCache {
     features: Features,
     /// For each number of inputs.
     layouts: Vec<(Arc<DescriptorSetLayout>, Arc<PipelineLayout>)>,
-    pipelines: Mutex<HashMap<Kernel, Arc<ComputePipeline>>>,
+    pipelines: Mutex<HashMap<(Kernel, Features), Arc<ComputePipeline>>>,
 }
 
 impl PipelineCache {
@@ -43,22 +43,23 @@ impl PipelineCache {
     }
 
     /// The pipeline of a kernel, made when it is asked for the first time.
-    pub(crate) fn pipeline(&self, kernel: Kernel) -> Result<Arc<ComputePipeline>, BackendError> {
+    pub(crate) fn pipeline(&self, kernel: Kernel, knobs: &Knobs) -> Result<Arc<ComputePipeline>, BackendError> {
+        let features = knobs.features(kernel, self.features);
         let mut pipelines = self.pipelines.lock();
-        if let Some(pipeline) = pipelines.get(&kernel) {
+        if let Some(pipeline) = pipelines.get(&(kernel, features)) {
             return Ok(Arc::clone(pipeline));
         }
-        let pipeline = self.make(kernel).map_err(|reason| BackendError::CompileFailed {
+        let pipeline = self.make(kernel, features).map_err(|reason| BackendError::CompileFailed {
             device: self.name.clone(),
             reason: format!("{kernel}: {reason}"),
         })?;
         tracing::debug!(device = %self.name, %kernel, "made a pipeline");
-        pipelines.insert(kernel, Arc::clone(&pipeline));
+        pipelines.insert((kernel, features), Arc::clone(&pipeline));
         Ok(pipeline)
     }
 
-    fn make(&self, kernel: Kernel) -> Result<Arc<ComputePipeline>, String> {
-        let words = spirv::words(kernel, self.features).map_err(|error| error.to_string())?;
+    fn make(&self, kernel: Kernel, features: Features) -> Result<Arc<ComputePipeline>, String> {
+        let words = spirv::words(kernel, features).map_err(|error| error.to_string())?;
         // SAFETY: the words come from naga, which has validated the module that it wrote them from.
         let module = unsafe { ShaderModule::new(Arc::clone(&self.device), ShaderModuleCreateInfo::new(&words)) };
         let module = module.map_err(reason)?;

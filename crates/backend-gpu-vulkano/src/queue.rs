@@ -1,6 +1,6 @@
-//! A GPU that is open: memory, recorded commands, and their submission. The one file with raw Vulkan calls.
+//! A GPU that is open: memory, recorded commands, and their submission. Its calls are checked by vulkano but for the last.
 //!
-//! vulkano checks the arguments of all calls but the last, and what is recorded has these properties:
+//! vulkano checks the arguments of all calls but the last (and those of `import.rs`), and what is recorded has these properties:
 //!
 //! - Everything that recorded commands use is kept by [`Recorded`], and an executable waits for its submissions before
 //!   it drops one, so nothing goes away under the GPU.
@@ -11,8 +11,8 @@
 use std::sync::Arc;
 
 use ash::vk;
-use hetero_core::{BackendError, DeviceInfo};
-use hetero_shaders::Features;
+use hetero_core::{BackendError, DeviceInfo, SharedTensor, WeightMatrix};
+use hetero_shaders::{Features, Knobs};
 use parking_lot::Mutex;
 use vulkano::buffer::{Buffer, BufferCreateInfo, BufferUsage, Subbuffer};
 use vulkano::command_buffer::allocator::StandardCommandBufferAllocator;
@@ -30,6 +30,7 @@ use vulkano::sync::{AccessFlags, DependencyInfo, MemoryBarrier, PipelineStages};
 use vulkano::{Validated, VulkanError as Code, VulkanObject};
 
 use crate::error::{allocation_error, backend_error, checked_error, invalid};
+use crate::import::{Importer, Imports};
 use crate::pipeline_cache::PipelineCache;
 use crate::timeline::GpuTimeline;
 
@@ -50,7 +51,13 @@ pub(crate) struct Gpu {
     pub(crate) piece_alignment: u64,
     /// Invocations of a workgroup that computes a panel of a matrix times a vector.
     pub(crate) vector_lanes: u32,
+    /// Which variants of which kernels may be used.
+    pub(crate) knobs: Knobs,
     pub(crate) pipelines: PipelineCache,
+    /// Where the device takes memory of the process.
+    pub(crate) importer: Option<Importer>,
+    pub(crate) tensor_imports: Imports<SharedTensor>,
+    pub(crate) weight_imports: Imports<WeightMatrix>,
     pub(crate) timeline: Arc<GpuTimeline>,
     queue: Arc<Queue>,
     memory: Arc<StandardMemoryAllocator>,
@@ -87,7 +94,7 @@ impl Gpu {
     pub(crate) fn new(
         info: DeviceInfo,
         (device, queue): (Arc<Device>, Arc<Queue>),
-        features: Features,
+        (features, knobs): (Features, Knobs),
         max_piece_bytes: u64,
         vector_lanes: u32,
     ) -> Result<Gpu, Validated<Code>> {
@@ -99,6 +106,10 @@ impl Gpu {
             piece_alignment: limits.min_storage_buffer_offset_alignment.as_devicesize(),
             vector_lanes,
             pipelines: PipelineCache::new(&device, &info.name, features)?,
+            knobs,
+            importer: Importer::new(&device),
+            tensor_imports: Imports::default(),
+            weight_imports: Imports::default(),
             timeline: Arc::new(GpuTimeline::new(semaphore, info.name.clone())),
             queue,
             memory: Arc::new(StandardMemoryAllocator::new_default(Arc::clone(&device))),

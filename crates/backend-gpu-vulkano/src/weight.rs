@@ -3,10 +3,11 @@
 use std::any::Any;
 use std::sync::Arc;
 
-use hetero_core::{BackendError, DeviceId, Weight, WeightRows};
+use hetero_core::{BackendError, DeviceId, Weight, WeightMatrix, WeightRows};
 use hetero_shaders::program::{Piece, Pieces, cut};
 use vulkano::buffer::{BufferUsage, Subbuffer};
 
+use crate::import::Imported;
 use crate::memory::GpuTensor;
 use crate::queue::Gpu;
 
@@ -16,6 +17,8 @@ pub(crate) struct GpuWeight {
     rows: WeightRows,
     device: DeviceId,
     pieces: Vec<Piece<Subbuffer<[u8]>>>,
+    /// The matrix, where it is memory of the process that is used in place. Behind the pieces, which are of it.
+    _import: Option<Arc<Imported<WeightMatrix>>>,
     own_bytes: u64,
 }
 
@@ -31,22 +34,33 @@ impl GpuWeight {
             let tensor: &dyn Any = tensor;
             tensor.downcast_ref::<GpuTensor>().filter(|tensor| tensor.is_of(gpu))
         });
+        let import = match (&tensor, &gpu.importer) {
+            (None, Some(importer)) => match gpu.weight_imports.matrix(importer, &rows.matrix) {
+                Ok(import) => Some(import),
+                Err(error) => {
+                    tracing::debug!(device = %gpu.info.name, matrix = ?rows.matrix, %error, "a weight is copied");
+                    None
+                }
+            },
+            _ => None,
+        };
+        let whole = tensor.map(GpuTensor::buffer).or(import.as_ref().map(|import| import.buffer()));
         let mut pieces = Vec::with_capacity(cuts.len());
         let mut own_bytes = 0;
         for (range, first_row, n_rows) in cuts {
-            let in_place = tensor.filter(|_| (range.start as u64).is_multiple_of(gpu.piece_alignment));
+            let in_place = whole.filter(|_| (range.start as u64).is_multiple_of(gpu.piece_alignment));
             let buffer = match in_place {
-                Some(tensor) => {
+                Some(whole) => {
                     // Whole lines of 16 bytes: behind the last row of a table there may be half a word.
-                    let end = (range.end as u64).next_multiple_of(16).min(tensor.buffer().size());
-                    tensor.buffer().clone().slice(range.start as u64..end)
+                    let end = (range.end as u64).next_multiple_of(16).min(whole.size());
+                    whole.clone().slice(range.start as u64..end)
                 }
                 None => gpu.filled(&rows.matrix.bytes()[range], BufferUsage::STORAGE_BUFFER)?,
             };
             own_bytes += if in_place.is_some() { 0 } else { buffer.size() };
             pieces.push(Piece { buffer, first_row, n_rows });
         }
-        Ok(GpuWeight { rows, device: gpu.info.id, pieces, own_bytes })
+        Ok(GpuWeight { rows, device: gpu.info.id, pieces, _import: import, own_bytes })
     }
 }
 

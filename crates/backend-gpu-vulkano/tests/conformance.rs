@@ -3,7 +3,7 @@
 use backend_gpu_vulkano::{VulkanBackend, VulkanOptions};
 use hetero_conformance::{Expectations, run};
 use hetero_core::WeightFormat;
-use hetero_shaders::Features;
+use hetero_shaders::Knobs;
 
 fn check(options: &VulkanOptions, expectations: &Expectations) {
     let backend = VulkanBackend::new(options).unwrap_or_else(|error| panic!("{error}; {}", error.fix()));
@@ -26,8 +26,7 @@ fn with_all_that_the_device_has() {
 fn with_plain_kernels() {
     let plain = ["linear/w4g32", "rms_norm/", "softmax/", "attention/", "/f16", "decoder/w4g32"];
     let expectations = plain.iter().fold(Expectations::new(), |expectations, pattern| expectations.only(pattern));
-    let without = Features { f16: true, subgroups: true };
-    check(&VulkanOptions { without, ..VulkanOptions::default() }, &expectations);
+    check(&VulkanOptions { knobs: Knobs::plain(), ..VulkanOptions::default() }, &expectations);
 }
 
 /// Limits so low that matrices with some hundred rows come in several pieces, and embeddings too.

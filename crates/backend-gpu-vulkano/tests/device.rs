@@ -7,8 +7,8 @@ use backend_gpu_vulkano::{VulkanBackend, VulkanError, VulkanOptions, adapters};
 use hetero_conformance::ReferenceBackend;
 use hetero_core::{
     Access, Backend, BackendError, DType, DeviceId, Graph, GraphBuilder, HostTensor, NodeId, Op, OperandOrder, Part,
-    Segment, SegmentNode, SharedTensor, StepParams, TensorDesc, WeightFormat, WeightLayout, WeightMatrix, WeightRows,
-    quantize,
+    Segment, SegmentNode, SharedTensor, StepParams, Tensor, TensorDesc, WeightFormat, WeightLayout, WeightMatrix,
+    WeightRows, quantize,
 };
 
 fn open() -> VulkanBackend {
@@ -54,16 +54,79 @@ fn gpu_and_another_processor_work_on_the_same_memory_without_a_copy() {
 }
 
 #[test]
-fn weights_built_in_its_memory_are_used_in_place_and_others_are_copied() {
+fn weights_built_in_its_memory_are_used_in_place() {
     let gpu = open();
     let layout = WeightLayout::panels(WeightFormat::W4G32, 256, 256);
     let matrix = matrix(layout, WeightMatrix::allocate(&layout, &gpu).unwrap());
     for rows in [0..256, 32..96] {
         assert_eq!(gpu.load_weight(WeightRows { matrix: Arc::clone(&matrix), rows }).unwrap().own_bytes(), 0);
     }
+}
+
+/// Weights that another processor's memory holds, and such as lie where no backend has allocated anything.
+#[test]
+fn weights_in_ordinary_memory_are_used_in_place_and_copied_only_where_they_cannot_be_bound() {
+    let gpu = open();
+    let layout = WeightLayout::panels(WeightFormat::W4G32, 256, 64);
     let desc = TensorDesc { rows: 1, columns: layout.bytes(), dtype: DType::U8 };
-    let elsewhere = self::matrix(layout, Arc::new(HostTensor::new(DeviceId::next(), desc).unwrap()));
-    assert_eq!(gpu.load_weight(WeightRows::all(elsewhere)).unwrap().own_bytes(), layout.bytes() as u64);
+    let host = || Arc::new(HostTensor::new(DeviceId::next(), desc).unwrap());
+    let matrix = self::matrix(layout, host());
+    for rows in [0..256, 32..96] {
+        assert_eq!(gpu.load_weight(WeightRows { matrix: Arc::clone(&matrix), rows }).unwrap().own_bytes(), 0);
+    }
+    let stored = |start| {
+        let bytes = Stored { tensor: host(), start, n_bytes: layout.bytes() / 2 };
+        let half = WeightLayout::panels(WeightFormat::W4G32, 128, 64);
+        WeightRows::all(WeightMatrix::from_bytes("stored", half, Arc::new(bytes)))
+    };
+    assert_eq!(gpu.load_weight(stored(256)).unwrap().own_bytes(), 0);
+    assert_eq!(gpu.load_weight(stored(1)).unwrap().own_bytes(), layout.bytes() as u64 / 2);
+}
+
+/// Part of a tensor as bytes of a file would be.
+struct Stored {
+    tensor: Arc<HostTensor>,
+    start: usize,
+    n_bytes: usize,
+}
+
+impl hetero_core::StoredBytes for Stored {
+    fn bytes(&self) -> &[u8] {
+        let start = self.tensor.host_ptr().unwrap().as_ptr().cast_const();
+        // SAFETY: the tensor has `start + n_bytes` bytes, and nothing writes them.
+        unsafe { std::slice::from_raw_parts(start.add(self.start), self.n_bytes) }
+    }
+}
+
+/// Tensors come and go, and the next one may lie where the last one lay.
+#[test]
+fn tensors_of_another_processor_are_computed_in_where_they_lie() {
+    let (gpu, other) = (open(), ReferenceBackend::new());
+    let graph = Arc::new(chain(1));
+    let segment = Segment::new(Arc::clone(&graph), vec![whole(0)]);
+    let executable = gpu.compile(&segment).unwrap();
+    for step in 0..20 {
+        let tensors: Vec<Arc<SharedTensor>> = (0..2)
+            .map(|value| SharedTensor::new(other.allocate(&graph.tensor_desc(hetero_core::ValueId(value))).unwrap()))
+            .collect();
+        tensors.iter().for_each(|tensor| assert_eq!(gpu.access(tensor.tensor()), Access::Direct));
+        let numbers: Vec<f32> = (0..64).map(|i| (i + step) as f32).collect();
+        tensors[0].slot().row_mut::<f32>(0).copy_from_slice(&numbers);
+        let lend = |idx: usize| tensors[idx].lend(segment.claim_of(idx), gpu.info().id);
+        let bindings = hetero_core::Bindings { tensors: (0..2).map(lend).collect() };
+        executable.submit(bindings, StepParams { past: 0, rows: 1 }).unwrap().wait().map(drop).unwrap();
+        let doubled: Vec<f32> = numbers.iter().map(|x| x * 2.0).collect();
+        assert_eq!(tensors[1].view().row::<f32>(0), doubled);
+    }
+}
+
+/// What a driver has allocated is not memory of the process, although the host has an address of it.
+#[test]
+fn memory_of_another_driver_takes_a_copy() {
+    let (gpu, other) = (open(), open());
+    let tensor = other.allocate(&TensorDesc { rows: 1, columns: 4096, dtype: DType::F32 }).unwrap();
+    assert_eq!(gpu.access(&*tensor), Access::NeedsCopy);
+    assert_eq!(other.access(&*tensor), Access::Direct);
 }
 
 #[test]
@@ -105,7 +168,7 @@ fn whole(node: usize) -> SegmentNode {
     }
 }
 
-fn matrix(layout: WeightLayout, memory: Arc<dyn hetero_core::Tensor>) -> Arc<WeightMatrix> {
+fn matrix(layout: WeightLayout, memory: Arc<dyn Tensor>) -> Arc<WeightMatrix> {
     let built = WeightMatrix::build("matrix", layout, memory, |bytes| {
         for panel in bytes.chunks_exact_mut(layout.panel_bytes()) {
             quantize::pack_panel(&layout, &[], panel);

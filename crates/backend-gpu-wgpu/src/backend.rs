@@ -7,8 +7,8 @@ use hetero_core::{
     Access, Backend, BackendError, DeviceId, DeviceInfo, DeviceKind, Executable, OpSpec, Segment, Support, Tensor,
     TensorDesc, Weight, WeightRows,
 };
-use hetero_shaders::Features;
 use hetero_shaders::program::support;
+use hetero_shaders::{Features, Knobs};
 
 use crate::WgpuError;
 use crate::adapter::choose;
@@ -23,8 +23,8 @@ use crate::weight::GpuWeight;
 pub struct WgpuOptions {
     /// Which of [`crate::adapters`]; `None` means the first.
     pub adapter: Option<usize>,
-    /// Features of the device that are left unused, to compare kernels or to go around a driver's mistakes.
-    pub without: Features,
+    /// Which variants of which kernels may be used, to compare kernels or to go around a driver's mistakes.
+    pub knobs: Knobs,
     /// The most bytes that a kernel is given as one input or output, below the device's own limit.
     pub max_piece_bytes: Option<u64>,
 }
@@ -41,11 +41,9 @@ impl WgpuBackend {
         let (adapter, status) = choose(options.adapter)?;
         let (offered, info) = (adapter.features(), adapter.get_info());
         let features = Features {
-            f16: offered.contains(wgpu::Features::SHADER_F16) && !options.without.f16,
+            f16: offered.contains(wgpu::Features::SHADER_F16),
             // The kernels count on four invocations that stay together.
-            subgroups: offered.contains(wgpu::Features::SUBGROUP)
-                && info.subgroup_min_size >= 4
-                && !options.without.subgroups,
+            subgroups: offered.contains(wgpu::Features::SUBGROUP) && info.subgroup_min_size >= 4,
         };
         let mut required = wgpu::Features::empty();
         required.set(wgpu::Features::SHADER_F16, features.f16);
@@ -81,7 +79,9 @@ impl WgpuBackend {
         };
         // A program on the CPU pays for every barrier; a GPU hides memory's latency behind many invocations.
         let vector_lanes = if status.is_software { 64 } else { 128 };
-        Ok(WgpuBackend { gpu: Arc::new(Gpu::new(info, opened, features, max_piece_bytes, vector_lanes)) })
+        Ok(WgpuBackend {
+            gpu: Arc::new(Gpu::new(info, opened, (features, options.knobs.clone()), max_piece_bytes, vector_lanes)),
+        })
     }
 
     /// Gives the GPU and all its memory back at once, whoever still holds tensors of it. From then on everything that

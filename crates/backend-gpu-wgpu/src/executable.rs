@@ -9,7 +9,7 @@ use hetero_core::{
     ValueKind,
 };
 use hetero_shaders::program::{Buffers, Constants, Dispatch, Input, choose, dispatches};
-use hetero_shaders::{Kernel, Params, Step};
+use hetero_shaders::{Kernel, Knobs, Params, Step};
 use parking_lot::Mutex;
 use wgpu::{
     BindGroup, BindGroupDescriptor, BindGroupEntry, BindingResource, Buffer, BufferBinding, BufferUsages,
@@ -84,7 +84,7 @@ impl GpuExecutable {
         for node in &segment.nodes {
             for Dispatch { kernels, params, output, inputs } in dispatches(&mut &**gpu, graph, node, &mut constants)? {
                 let pipelines: Result<Vec<_>, BackendError> =
-                    kernels.iter().map(|(_, kernel)| gpu.pipelines.pipeline(*kernel)).collect();
+                    kernels.iter().map(|(_, kernel)| gpu.pipelines.pipeline(*kernel, &gpu.knobs)).collect();
                 let operand = |input: Input<Buffer>| match input {
                     Input::Value(value) => Operand::Binding(segment.binding_idx(value)),
                     Input::Constant(buffer) => Operand::Constant(buffer),
@@ -222,6 +222,10 @@ impl Buffers for &Gpu {
 
     fn vector_lanes(&self) -> u32 {
         self.vector_lanes
+    }
+
+    fn knobs(&self) -> &Knobs {
+        &self.knobs
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use hetero_core::BackendError;
-use hetero_shaders::{Features, Kernel};
+use hetero_shaders::{Features, Kernel, Knobs};
 use parking_lot::Mutex;
 use wgpu::{
     BindGroupLayout, BindGroupLayoutDescriptor, BindGroupLayoutEntry, BindingType, BufferBindingType, ComputePipeline,
@@ -24,7 +24,7 @@ pub(crate) struct PipelineCache {
     features: Features,
     /// For each number of inputs.
     layouts: Vec<(BindGroupLayout, PipelineLayout)>,
-    pipelines: Mutex<HashMap<Kernel, ComputePipeline>>,
+    pipelines: Mutex<HashMap<(Kernel, Features), ComputePipeline>>,
 }
 
 impl PipelineCache {
@@ -40,22 +40,23 @@ impl PipelineCache {
     }
 
     /// The pipeline of a kernel, made when it is asked for the first time.
-    pub(crate) fn pipeline(&self, kernel: Kernel) -> Result<ComputePipeline, BackendError> {
+    pub(crate) fn pipeline(&self, kernel: Kernel, knobs: &Knobs) -> Result<ComputePipeline, BackendError> {
+        let features = knobs.features(kernel, self.features);
         let mut pipelines = self.pipelines.lock();
-        if let Some(pipeline) = pipelines.get(&kernel) {
+        if let Some(pipeline) = pipelines.get(&(kernel, features)) {
             return Ok(pipeline.clone());
         }
-        let pipeline = scoped(&self.device, || self.make(kernel)).map_err(|error| match error {
+        let pipeline = scoped(&self.device, || self.make(kernel, features)).map_err(|error| match error {
             wgpu::Error::OutOfMemory { .. } => BackendError::OutOfMemory { bytes: 0 },
             error => BackendError::CompileFailed { device: self.name.clone(), reason: format!("{kernel}: {error}") },
         })?;
         tracing::debug!(device = %self.name, %kernel, "made a pipeline");
-        pipelines.insert(kernel, pipeline.clone());
+        pipelines.insert((kernel, features), pipeline.clone());
         Ok(pipeline)
     }
 
-    fn make(&self, kernel: Kernel) -> ComputePipeline {
-        let shader = kernel.shader(self.features);
+    fn make(&self, kernel: Kernel, features: Features) -> ComputePipeline {
+        let shader = kernel.shader(features);
         let name = kernel.to_string();
         let module = self.device.create_shader_module(ShaderModuleDescriptor {
             label: Some(&name),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use hetero_core::{BackendError, DeviceInfo};
-use hetero_shaders::Features;
+use hetero_shaders::{Features, Knobs};
 use parking_lot::{Mutex, MutexGuard};
 use wgpu::{Buffer, BufferDescriptor, BufferUsages, CommandBuffer, PollType, SubmissionIndex};
 
@@ -29,6 +29,8 @@ pub(crate) struct Gpu {
     pub(crate) max_piece_bytes: u64,
     /// Invocations of a workgroup that computes a panel of a matrix times a vector.
     pub(crate) vector_lanes: u32,
+    /// Which variants of which kernels may be used.
+    pub(crate) knobs: Knobs,
     pub(crate) pipelines: PipelineCache,
     pub(crate) timeline: Arc<GpuTimeline>,
     /// Count of the last submission of a segment. Holding the lock keeps counts, uploads and submissions in one order.
@@ -41,7 +43,7 @@ impl Gpu {
     pub(crate) fn new(
         info: DeviceInfo,
         (device, queue): (wgpu::Device, wgpu::Queue),
-        features: Features,
+        (features, knobs): (Features, Knobs),
         max_piece_bytes: u64,
         vector_lanes: u32,
     ) -> Gpu {
@@ -55,6 +57,7 @@ impl Gpu {
             limits,
             max_piece_bytes,
             vector_lanes,
+            knobs,
             pipelines,
             timeline,
             entrance: Mutex::new(0),

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use backend_gpu_wgpu::{WgpuBackend, WgpuOptions};
 use hetero_conformance::{Expectations, run};
 use hetero_core::WeightFormat;
-use hetero_shaders::Features;
+use hetero_shaders::Knobs;
 
 /// What the driver's validation layers have complained about, where they are installed.
 static COMPLAINTS: Mutex<Vec<String>> = Mutex::new(Vec::new());
@@ -26,11 +26,11 @@ impl log::Log for Listener {
     fn flush(&self) {}
 }
 
-fn check(without: Features, expectations: &Expectations) {
+fn check(knobs: Knobs, expectations: &Expectations) {
     // The tests of a process share the listener.
     let _ = log::set_logger(&Listener);
     log::set_max_level(log::LevelFilter::Warn);
-    let backend = WgpuBackend::new(&WgpuOptions { without, ..WgpuOptions::default() });
+    let backend = WgpuBackend::new(&WgpuOptions { knobs, ..WgpuOptions::default() });
     let backend = backend.unwrap_or_else(|error| panic!("{error}; {}", error.fix()));
     run(&backend, expectations).assert_passed();
     let complaints = COMPLAINTS.lock().unwrap();
@@ -43,7 +43,7 @@ fn with_all_that_the_device_has() {
     for format in WeightFormat::ALL {
         expectations = expectations.requires(&format!("linear/{format}"));
     }
-    check(Features::default(), &expectations);
+    check(Knobs::default(), &expectations);
 }
 
 /// What is computed otherwise without subgroups and 16-bit floats: sums over a workgroup, and results in f16.
@@ -51,5 +51,5 @@ fn with_all_that_the_device_has() {
 fn with_plain_kernels() {
     let plain = ["linear/", "rms_norm/", "softmax/", "attention/", "/f16", "decoder/w4g32"];
     let expectations = plain.iter().fold(Expectations::new(), |expectations, pattern| expectations.only(pattern));
-    check(Features { f16: true, subgroups: true }, &expectations);
+    check(Knobs::plain(), &expectations);
 }

@@ -78,6 +78,38 @@ impl Kernel {
     /// The most workgroups in one dimension that every device takes; kernels go on to further rows by themselves.
     const MAX_GROUPS: u32 = 65_535;
 
+    /// The names that [`Kernel::family`] gives.
+    pub const FAMILIES: &[&str] = &[
+        "add",
+        "swiglu",
+        "convert",
+        "embed",
+        "cache_write",
+        "rope",
+        "rms_norm",
+        "softmax",
+        "attention",
+        "linear_vector",
+        "linear_tiled",
+    ];
+
+    /// What it is called, whatever types it works on; also its name in [`crate::Knobs`].
+    pub fn family(self) -> &'static str {
+        match self {
+            Kernel::Add { .. } => "add",
+            Kernel::Swiglu { .. } => "swiglu",
+            Kernel::Convert { .. } => "convert",
+            Kernel::Embed { .. } => "embed",
+            Kernel::CacheWrite { .. } => "cache_write",
+            Kernel::Rope { .. } => "rope",
+            Kernel::RmsNorm { .. } => "rms_norm",
+            Kernel::Softmax { .. } => "softmax",
+            Kernel::Attention { .. } => "attention",
+            Kernel::LinearVector { .. } => "linear_vector",
+            Kernel::LinearTiled { .. } => "linear_tiled",
+        }
+    }
+
     /// The source for a device with some features.
     pub fn shader(self, features: Features) -> Shader {
         Shader { wgsl: source::wgsl(self, features), n_inputs: self.n_inputs() }

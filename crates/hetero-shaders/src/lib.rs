@@ -36,6 +36,7 @@
 
 pub mod element;
 pub mod kernel;
+pub mod knobs;
 pub mod params;
 pub mod program;
 mod source;
@@ -44,4 +45,5 @@ pub mod spirv;
 
 pub use element::{Element, Format};
 pub use kernel::{Features, Kernel, Shader};
+pub use knobs::{Knobs, Variant};
 pub use params::{Params, Step};

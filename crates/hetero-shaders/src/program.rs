@@ -10,7 +10,7 @@ use hetero_core::{
     Weight, WeightFormat, WeightLayout, WeightRows,
 };
 
-use crate::{Element, Format, Kernel, Params, Step};
+use crate::{Element, Format, Kernel, Knobs, Params, Step};
 
 /// Where the buffers of a backend come from.
 pub trait Buffers {
@@ -24,6 +24,9 @@ pub trait Buffers {
 
     /// Invocations of a workgroup that multiplies a panel with a vector: 64, 128 or 256.
     fn vector_lanes(&self) -> u32;
+
+    /// Which variants of which kernels may be used.
+    fn knobs(&self) -> &Knobs;
 }
 
 /// A weight of a GPU backend.

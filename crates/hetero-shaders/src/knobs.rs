@@ -1,0 +1,191 @@
+//! Which variants of which kernels may be used: what goes around a driver's mistake, and what tells two variants apart.
+//!
+//! A variant is a way to compute the same that is faster where it works. Every kernel has a plain form, which needs
+//! none of them, so any of them may be left out, for all kernels or for a family of them.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::str::FromStr;
+
+use crate::{Features, Kernel};
+
+/// A way to compute what a plain kernel computes too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Variant {
+    /// 16-bit floats of the device.
+    F16,
+    /// Subgroup operations.
+    Subgroups,
+    /// One kernel in the place of several operators' own.
+    Fused,
+    /// One result from several workgroups, put together by a second kernel.
+    Split,
+    /// Products of 8-bit integers, four at a time.
+    IntegerDot,
+    /// Products of matrices that a subgroup computes together.
+    Cooperative,
+}
+
+impl Variant {
+    /// All of them.
+    pub const ALL: [Variant; 6] =
+        [Variant::F16, Variant::Subgroups, Variant::Fused, Variant::Split, Variant::IntegerDot, Variant::Cooperative];
+
+    /// Its name in the text of [`Knobs`].
+    pub fn name(self) -> &'static str {
+        match self {
+            Variant::F16 => "f16",
+            Variant::Subgroups => "subgroups",
+            Variant::Fused => "fused",
+            Variant::Split => "split",
+            Variant::IntegerDot => "dot",
+            Variant::Cooperative => "cooperative",
+        }
+    }
+}
+
+/// What may be used. All of it, unless something is forbidden.
+///
+/// As text, `attention=-split,linear_tiled=plain`: for each family of kernels, or `*` for all, variants with a minus
+/// before them, or `plain` for all variants.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Knobs {
+    forbidden: BTreeSet<(&'static str, Variant)>,
+}
+
+impl Knobs {
+    /// Forbids everything that can be forbidden.
+    pub fn plain() -> Knobs {
+        let mut knobs = Knobs::default();
+        Variant::ALL.iter().for_each(|variant| knobs.forbid_everywhere(*variant));
+        knobs
+    }
+
+    /// Whether a family of kernels may use a variant.
+    pub fn allows(&self, family: &'static str, variant: Variant) -> bool {
+        !self.forbidden.contains(&(family, variant))
+    }
+
+    /// Takes a variant from a family of kernels.
+    ///
+    /// # Panics
+    /// When no kernel is of the family.
+    pub fn forbid(&mut self, family: &'static str, variant: Variant) {
+        assert!(Kernel::FAMILIES.contains(&family), "no kernel is called {family}");
+        self.forbidden.insert((family, variant));
+    }
+
+    /// Takes a variant from all kernels.
+    pub fn forbid_everywhere(&mut self, variant: Variant) {
+        Kernel::FAMILIES.iter().for_each(|family| self.forbid(family, variant));
+    }
+
+    /// Forbids what another forbids too.
+    pub fn add(&mut self, other: &Knobs) {
+        self.forbidden.extend(other.forbidden.iter().copied());
+    }
+
+    /// Whether nothing is forbidden.
+    pub fn is_empty(&self) -> bool {
+        self.forbidden.is_empty()
+    }
+
+    /// What a kernel may make use of, of what the device has.
+    pub fn features(&self, kernel: Kernel, features: Features) -> Features {
+        let family = kernel.family();
+        Features {
+            f16: features.f16 && self.allows(family, Variant::F16),
+            subgroups: features.subgroups && self.allows(family, Variant::Subgroups),
+        }
+    }
+}
+
+/// A text that is no [`Knobs`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{part}`: {expected} is expected")]
+pub struct InvalidKnobs {
+    /// Where it is wrong.
+    pub part: String,
+    /// What may stand there.
+    pub expected: String,
+}
+
+impl FromStr for Knobs {
+    type Err = InvalidKnobs;
+
+    fn from_str(text: &str) -> Result<Knobs, InvalidKnobs> {
+        let mut knobs = Knobs::default();
+        for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+            let wrong = |expected: String| InvalidKnobs { part: part.to_owned(), expected };
+            let (family, variant) = part
+                .split_once('=')
+                .ok_or_else(|| wrong("a kernel or `*`, an equals sign and `plain` or `-` with a variant".to_owned()))?;
+            let families = match family {
+                "*" => Kernel::FAMILIES,
+                family => {
+                    let idx = Kernel::FAMILIES.iter().position(|known| *known == family);
+                    let idx = idx.ok_or_else(|| wrong(format!("a kernel of {}", Kernel::FAMILIES.join(", "))))?;
+                    &Kernel::FAMILIES[idx..=idx]
+                }
+            };
+            let named = Variant::ALL.iter().position(|known| variant.strip_prefix('-') == Some(known.name()));
+            let variants = match (variant, named) {
+                ("plain", _) => &Variant::ALL[..],
+                (_, Some(idx)) => &Variant::ALL[idx..=idx],
+                _ => {
+                    let names = Variant::ALL.map(|variant| format!("-{}", variant.name())).join(", ");
+                    return Err(wrong(format!("`plain` or one of {names}")));
+                }
+            };
+            for family in families {
+                variants.iter().for_each(|variant| knobs.forbid(family, *variant));
+            }
+        }
+        Ok(knobs)
+    }
+}
+
+impl fmt::Display for Knobs {
+    /// The text that reads as the same knobs, each variant by itself.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (idx, (family, variant)) in self.forbidden.iter().enumerate() {
+            let comma = if idx > 0 { "," } else { "" };
+            write!(f, "{comma}{family}=-{}", variant.name())?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_reads_as_the_same() {
+        let knobs: Knobs = "attention=-subgroups, linear_tiled=plain,*=-f16".parse().expect("knobs");
+        assert!(!knobs.allows("attention", Variant::Subgroups) && knobs.allows("softmax", Variant::Subgroups));
+        assert!(Variant::ALL.iter().all(|variant| !knobs.allows("linear_tiled", *variant)));
+        assert!(Kernel::FAMILIES.iter().all(|family| !knobs.allows(family, Variant::F16)));
+        assert_eq!(knobs.to_string().parse(), Ok(knobs));
+        assert_eq!("".parse(), Ok(Knobs::default()));
+    }
+
+    #[test]
+    fn what_is_no_knob_is_refused_with_what_would_be_one() {
+        for (text, expected) in [
+            ("attention", "an equals sign"),
+            ("matmul=plain", "linear_tiled"),
+            ("attention=subgroups", "-subgroups"),
+            ("attention=-warp", "-cooperative"),
+        ] {
+            let error = text.parse::<Knobs>().expect_err(text);
+            assert!(error.part == text && error.expected.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn every_kernel_is_of_a_family_and_none_is_empty() {
+        let families: BTreeSet<&str> = Kernel::all().into_iter().map(Kernel::family).collect();
+        assert_eq!(families, Kernel::FAMILIES.iter().copied().collect());
+    }
+}
