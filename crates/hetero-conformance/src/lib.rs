@@ -42,6 +42,7 @@ pub mod report;
 mod runner;
 mod sentinel;
 mod stimulus;
+pub mod wrapped;
 
 use hetero_core::Backend;
 
@@ -50,6 +51,7 @@ pub use compare::Tolerance;
 pub use expectations::Expectations;
 pub use reference_backend::ReferenceBackend;
 pub use report::{CaseResult, Outcome, Report};
+pub use wrapped::{Wrapped, Wrapper};
 
 /// Environment variable: only cases whose name contains its value run.
 pub const ONLY: &str = "HETERO_CONFORMANCE_ONLY";

@@ -1,13 +1,14 @@
 //! One conversation: a KV cache and the means to extend it.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use hetero_core::{Part, RowSelection, Rows, SharedTensor, StepParams};
+use hetero_core::{Part, RowSelection, Rows, StepParams};
 use hetero_sched::report::StepReport;
 use hetero_sched::trace::write_chrome_json;
-use hetero_sched::{Expected, Runner, SchedError, Wanted, plan};
+use hetero_sched::{Expected, Runner, SchedError, State, Wanted, plan};
 
 use crate::LlamaError;
 use crate::chunking::{Length, next_tokens, worth_having};
@@ -39,9 +40,8 @@ pub struct Session {
     /// Of the graphs that are still to be made ready.
     options: GraphOptions,
     /// Keys and values, which all graphs share.
-    state: Vec<Arc<SharedTensor>>,
+    state: Arc<State>,
     context: usize,
-    cache_bytes: u64,
     /// The tokens in the cache.
     tokens: Vec<u32>,
     /// Logits of the last position, `[vocabulary]`; empty before the first.
@@ -101,7 +101,6 @@ impl Session {
         let options = GraphOptions { capacity: chunk.min(context), logits, ..model.graph_options() };
         let longest = graph::build(model.config(), &options);
         let state = longest.allocate_state(&*model.devices()[0]).map_err(SchedError::from)?;
-        let cache_bytes = state.iter().map(|tensor| tensor.desc().bytes() as u64).sum();
         let mut prefill = Vec::new();
         for capacity in model.team().lengths(options.capacity) {
             let graph = graph::build(model.config(), &GraphOptions { capacity, ..options });
@@ -123,7 +122,6 @@ impl Session {
             state,
             model: Arc::clone(model),
             context,
-            cache_bytes,
             tokens: Vec::new(),
             logits: Vec::new(),
         })
@@ -154,9 +152,9 @@ impl Session {
         self.tokens.truncate(n_tokens);
     }
 
-    /// Bytes of the KV cache.
+    /// Bytes of the KV cache, in all memories that processors have it in.
     pub fn cache_bytes(&self) -> u64 {
-        self.cache_bytes
+        self.state.bytes()
     }
 
     /// For each of the model's devices, its share of the arithmetic so far; before the first step, that of a full
@@ -253,43 +251,70 @@ impl Session {
             return Err(LlamaError::TokenOutOfRange { token, vocabulary });
         }
         let lengths = worth_having(tokens.len(), self.prefill.iter_mut().map(|prefill| &mut prefill.length));
-        let mut rest = tokens;
-        while !rest.is_empty() {
-            let (chunk, behind) = rest.split_at(next_tokens(rest.len(), &lengths));
-            rest = behind;
+        let mut rest = Cow::Borrowed(tokens);
+        let mut n_done = 0;
+        let mut n_visited = self.tokens.len();
+        while n_done < rest.len() {
+            let n_tokens = next_tokens(rest.len() - n_done, &lengths);
+            let chunk = &rest[n_done..n_done + n_tokens];
             if cancel.is_cancelled() {
                 return Err(LlamaError::Cancelled);
             }
-            let past = self.tokens.len();
-            // Given back below; after an error there are none.
-            let mut last_logits = std::mem::take(&mut self.logits);
-            let step = self.step_for(chunk.len())?;
-            let written = Part::whole(chunk.len(), 1);
-            let tokens = bytemuck::cast_slice(chunk);
-            step.runner.tensor(step.graph.tokens).slot().write_bytes(&written, tokens).map_err(SchedError::from)?;
-            let params = StepParams { past, rows: chunk.len() };
-            step.runner.step(params, &|| cancel.is_cancelled()).map_err(|error| match error {
-                SchedError::Cancelled => LlamaError::Cancelled,
-                error => error.into(),
-            })?;
-            let logits = step.runner.tensor(step.graph.logits).view();
-            let n_rows = match step.graph.graph.value(step.graph.logits).rows {
-                Rows::Fixed(n_rows) => n_rows,
-                Rows::Positions => chunk.len(),
-            };
-            // Row by row into the same memory, so that the last is what stays.
-            last_logits.resize(vocabulary, 0.0);
-            for row in 0..n_rows {
-                let part = Part { rows: row..row + 1, columns: 0..vocabulary };
-                let row_bytes = bytemuck::cast_slice_mut(&mut last_logits);
-                logits.read_bytes(&part, row_bytes).map_err(SchedError::from)?;
-                if step.graph.graph.value(step.graph.logits).rows == Rows::Positions {
-                    visit(past + row, &last_logits);
+            match self.step(chunk, cancel, &mut n_visited, &mut visit) {
+                Ok(()) => n_done += n_tokens,
+                // What a lost device had of the cache is computed again by those that go on.
+                Err(LlamaError::Run(SchedError::StateLost { kept })) if kept < self.tokens.len() => {
+                    tracing::warn!(positions = self.tokens.len() - kept, "computing again what a lost device knew");
+                    rest = Cow::Owned([&self.tokens[kept..], &rest[n_done..]].concat());
+                    n_done = 0;
+                    self.tokens.truncate(kept);
                 }
+                Err(error) => return Err(error),
             }
-            self.logits = last_logits;
-            self.tokens.extend_from_slice(chunk);
         }
+        Ok(())
+    }
+
+    /// Appends the tokens of one step.
+    fn step(
+        &mut self,
+        chunk: &[u32],
+        cancel: &CancelToken,
+        n_visited: &mut usize,
+        visit: &mut impl FnMut(usize, &[f32]),
+    ) -> Result<(), LlamaError> {
+        let vocabulary = self.model.config().vocab;
+        let past = self.tokens.len();
+        // Given back below; after an error there are none.
+        let mut last_logits = std::mem::take(&mut self.logits);
+        let step = self.step_for(chunk.len())?;
+        let written = Part::whole(chunk.len(), 1);
+        let tokens = bytemuck::cast_slice(chunk);
+        step.runner.tensor(step.graph.tokens).slot().write_bytes(&written, tokens).map_err(SchedError::from)?;
+        let params = StepParams { past, rows: chunk.len() };
+        step.runner.step(params, &|| cancel.is_cancelled()).map_err(|error| match error {
+            SchedError::Cancelled => LlamaError::Cancelled,
+            error => error.into(),
+        })?;
+        let logits = step.runner.tensor(step.graph.logits).view();
+        let n_rows = match step.graph.graph.value(step.graph.logits).rows {
+            Rows::Fixed(n_rows) => n_rows,
+            Rows::Positions => chunk.len(),
+        };
+        // Row by row into the same memory, so that the last is what stays.
+        last_logits.resize(vocabulary, 0.0);
+        for row in 0..n_rows {
+            let part = Part { rows: row..row + 1, columns: 0..vocabulary };
+            let row_bytes = bytemuck::cast_slice_mut(&mut last_logits);
+            logits.read_bytes(&part, row_bytes).map_err(SchedError::from)?;
+            let is_new = past + row >= *n_visited;
+            if is_new && step.graph.graph.value(step.graph.logits).rows == Rows::Positions {
+                visit(past + row, &last_logits);
+            }
+        }
+        self.logits = last_logits;
+        self.tokens.extend_from_slice(chunk);
+        *n_visited = (*n_visited).max(self.tokens.len());
         Ok(())
     }
 }
@@ -300,7 +325,7 @@ fn make_both_ready(
     model: &Model,
     longest: ModelGraph,
     decode: Option<ModelGraph>,
-    state: &[Arc<SharedTensor>],
+    state: &Arc<State>,
 ) -> Result<(Step, Option<Step>), LlamaError> {
     let Some(decode) = decode else { return Ok((make_ready(model, longest, state)?, None)) };
     let [of_longest, of_decode] = [&longest, &decode].map(|graph| model.weights().for_graph(graph));
@@ -325,7 +350,7 @@ fn first_step(model: &Model, graph: &ModelGraph) -> StepParams {
     StepParams { past, rows }
 }
 
-fn make_ready(model: &Model, graph: ModelGraph, state: &[Arc<SharedTensor>]) -> Result<Step, LlamaError> {
+fn make_ready(model: &Model, graph: ModelGraph, state: &Arc<State>) -> Result<Step, LlamaError> {
     let weights = model.weights().for_graph(&graph);
     let runner = Runner::new(model.team(), &graph.graph, &weights, state, first_step(model, &graph))?;
     Ok(Step { graph, runner })

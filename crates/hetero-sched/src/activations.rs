@@ -29,62 +29,52 @@ use hetero_core::{Backend, BackendError, Graph, Node, NodeId, SharedTensor, Tens
 /// The tensors of one graph.
 #[derive(Debug)]
 pub struct Activations {
-    /// For each value.
-    tensors: Vec<Arc<SharedTensor>>,
+    /// For each value; `None` for state.
+    tensors: Vec<Option<Arc<SharedTensor>>>,
 }
 
 impl Activations {
-    /// Allocates what `graph` needs on `allocator`. State is not allocated but taken from `state`, in the order in
-    /// which the graph declares it.
-    ///
-    /// # Panics
-    /// When `state` does not fit the graph.
-    pub fn allocate(
-        graph: &Graph,
-        allocator: &dyn Backend,
-        state: &[Arc<SharedTensor>],
-    ) -> Result<Activations, BackendError> {
-        let mut state = state.iter();
+    /// Allocates what `graph` needs on `allocator`, state excepted.
+    pub fn allocate(graph: &Graph, allocator: &dyn Backend) -> Result<Activations, BackendError> {
         let assignment = assign(graph);
         let n_tensors = assignment.iter().flatten().max().map_or(0, |last| last + 1);
         let mut shared: Vec<Option<Arc<SharedTensor>>> = vec![None; n_tensors];
         let mut tensors = Vec::with_capacity(graph.values().len());
         for (idx, tensor_idx) in assignment.iter().enumerate() {
-            let value = ValueId(idx);
-            let desc = graph.tensor_desc(value);
-            let tensor = match tensor_idx {
-                None => {
-                    let tensor = state.next().expect("one tensor for each state of the graph");
-                    assert_eq!(*tensor.desc(), desc, "the tensor for {:?}", graph.value(value).name);
-                    Arc::clone(tensor)
-                }
-                Some(tensor_idx) => match &mut shared[*tensor_idx] {
-                    Some(tensor) => Arc::clone(tensor),
-                    empty => Arc::clone(empty.insert(SharedTensor::new(allocator.allocate(&desc)?))),
-                },
+            let Some(tensor_idx) = *tensor_idx else {
+                tensors.push(None);
+                continue;
             };
-            tensors.push(tensor);
+            tensors.push(Some(match &mut shared[tensor_idx] {
+                Some(tensor) => Arc::clone(tensor),
+                empty => {
+                    let desc = graph.tensor_desc(ValueId(idx));
+                    Arc::clone(empty.insert(SharedTensor::new(allocator.allocate(&desc)?)))
+                }
+            }));
         }
-        assert!(state.next().is_none(), "more state tensors than the graph has state");
         Ok(Activations { tensors })
     }
 
     /// The tensor that holds a value.
+    ///
+    /// # Panics
+    /// When the value is state.
     pub fn tensor(&self, value: ValueId) -> &Arc<SharedTensor> {
-        &self.tensors[value.0]
+        self.tensors[value.0].as_ref().expect("state is not among activations")
     }
 
     /// A number that values in the same tensor have in common.
     pub fn tensor_number(&self, value: ValueId) -> usize {
-        Arc::as_ptr(&self.tensors[value.0]).addr()
+        Arc::as_ptr(self.tensor(value)).addr()
     }
 
-    /// Bytes of all tensors, state not counted.
-    pub fn bytes(&self, graph: &Graph) -> u64 {
+    /// Bytes of all tensors.
+    pub fn bytes(&self) -> u64 {
         let mut seen: Vec<*const SharedTensor> = Vec::new();
         let mut bytes = 0;
-        for (value, tensor) in graph.values().iter().zip(&self.tensors) {
-            if value.kind != ValueKind::State && !seen.contains(&Arc::as_ptr(tensor)) {
+        for tensor in self.tensors.iter().flatten() {
+            if !seen.contains(&Arc::as_ptr(tensor)) {
                 seen.push(Arc::as_ptr(tensor));
                 bytes += tensor.desc().bytes() as u64;
             }

@@ -65,6 +65,13 @@ pub enum SchedError {
         /// What the tensor holds.
         value: String,
     },
+    /// Of the state only the first positions are left: what came behind them was in the memory of a device that is
+    /// lost. The team can go on, once the caller has run the positions from there on again.
+    #[error("the keys and values of all but the first {kept} positions were lost with a device")]
+    StateLost {
+        /// Positions that are left.
+        kept: usize,
+    },
 }
 
 impl SchedError {

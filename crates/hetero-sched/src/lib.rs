@@ -6,6 +6,7 @@
 //! - [`profile`]: what was measured of the devices, and predictions from it.
 //! - [`mod@submissions`]: which parts of a plan are submitted together, and what each submission waits for.
 //! - [`activations`]: which tensor holds which value, with few tensors for many layers.
+//! - [`state`]: the KV cache, in as many memories as plans use.
 //! - [`residency`]: which device holds which rows of which weight.
 //! - [`sync`]: all code that waits.
 //! - [`executor`]: runs a plan; the only thing that touches devices. [`trace`] has when it did.
@@ -26,6 +27,7 @@ pub mod report;
 pub mod residency;
 pub mod runner;
 pub mod solver;
+pub mod state;
 pub mod submissions;
 pub mod sync;
 pub mod timing;
@@ -39,4 +41,5 @@ pub use plan::{PlacedPart, Plan};
 pub use residency::Residency;
 pub use runner::{Expected, Loss, Replan, Runner, Team, TeamOptions, Wanted};
 pub use solver::{Solution, SolveError, SolveOptions, solve};
+pub use state::State;
 pub use submissions::{PartId, Submission, submissions};

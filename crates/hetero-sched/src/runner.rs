@@ -23,7 +23,7 @@ use crate::explain::{Explanation, explain};
 use crate::report::StepReport;
 use crate::solver::{PlanCache, PlanKey, Solution, SolveOptions, predict, solve};
 use crate::trace::Doing;
-use crate::{Executor, ExecutorOptions, Residency, SchedError};
+use crate::{Executor, ExecutorOptions, Residency, SchedError, State};
 
 /// Plans that a runner keeps.
 const KEPT_PLANS: usize = 64;
@@ -223,12 +223,12 @@ pub struct Runner {
 impl Runner {
     /// Makes a graph ready to run, for a first step like `first`.
     ///
-    /// `weights` stands in the order of the graph's weights, `state` in the order of its state.
+    /// `weights` stands in the order of the graph's weights; `state` is of this graph or one with the same state.
     pub fn new(
         team: &Arc<Team>,
         graph: &Arc<Graph>,
         weights: &[Arc<WeightMatrix>],
-        state: &[Arc<SharedTensor>],
+        state: &Arc<State>,
         first: StepParams,
     ) -> Result<Runner, SchedError> {
         let mut plans = PlanCache::new(KEPT_PLANS);

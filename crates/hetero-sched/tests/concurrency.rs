@@ -5,7 +5,7 @@ mod common;
 use std::cell::Cell;
 use std::sync::Arc;
 
-use common::threads::{Habits, ThreadBackend};
+use common::threads::{Habits, ThreadBackend, Threaded};
 use common::{Choice, Model, any_model, any_plan, decoder};
 use hetero_core::{Backend, BackendError, NodeId, Part, StepParams};
 use hetero_sched::sync::{WaitOptions, WaitPolicy};
@@ -18,7 +18,7 @@ const N_PLANS: usize = if cfg!(miri) { 3 } else { 120 };
 
 fn threads(habits: &[Habits]) -> Vec<Arc<ThreadBackend>> {
     let names = (0..habits.len()).map(|idx| format!("thread{idx}"));
-    names.zip(habits).map(|(name, habits)| ThreadBackend::new(&name, habits.clone())).collect()
+    names.zip(habits).map(|(name, habits)| Threaded::backend(&name, habits.clone())).collect()
 }
 
 fn executor(model: &Model, plan: Plan, devices: &[Arc<ThreadBackend>], wait: WaitOptions) -> Executor {
@@ -74,7 +74,7 @@ fn submissions_are_queued_behind_each_other() {
     let devices = threads(&[Habits { begins_with: 2, ..Habits::default() }, Habits::default()]);
     let mut executor = executor(&model, cut_feed_forward(&model), &devices, WaitOptions::default());
     assert_eq!(steps(&model, &mut executor), expected);
-    assert!(devices[0].was_queued());
+    assert!(devices[0].wrapper.was_queued());
     let stats = executor.wait_stats();
     // In each step the second device waits for two norms, the first for two halves, and the host for the end.
     assert!(stats.n_waits >= 3 && stats.n_waits <= 15, "{stats:?}");
@@ -173,7 +173,7 @@ fn another_plan_compiles_only_what_is_new() {
     let model = decoder(CAPACITY);
     let devices = threads(&[Habits::default(), Habits::default()]);
     let mut executor = executor(&model, cut_feed_forward(&model), &devices, WaitOptions::default());
-    let compiled = || [devices[0].n_compiled(), devices[1].n_compiled()];
+    let compiled = || [devices[0].wrapper.n_compiled(), devices[1].wrapper.n_compiled()];
     assert_eq!(compiled(), [5, 2]);
     executor.set_plan(cut_feed_forward(&model), &mut Residency::new()).expect("ready");
     assert_eq!(compiled(), [5, 2]);

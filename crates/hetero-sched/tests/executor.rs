@@ -11,7 +11,7 @@ use hetero_core::{
     Backend, DType, DeviceId, GraphBuilder, HostTensor, NodeId, Op, Part, PartitionError, SharedTensor, StepParams,
     reference,
 };
-use hetero_sched::{Executor, PlacedPart, Plan, Residency};
+use hetero_sched::{Executor, PlacedPart, Plan, Residency, State};
 
 const CAPACITY: usize = 6;
 
@@ -116,9 +116,9 @@ fn state_is_kept_from_step_to_step() {
     let graph = Arc::new(b.finish());
     let desc = graph.tensor_desc(cache);
     let state = SharedTensor::new(Arc::new(HostTensor::new(DeviceId::next(), desc).expect("memory")));
+    let shared = State::new(&graph, vec![Arc::clone(&state)]);
     let plan = Plan::single_device(graph, 0);
-    let mut executor =
-        Executor::new(plan, &devices(1), &[], &[Arc::clone(&state)], &mut Residency::new()).expect("ready");
+    let mut executor = Executor::new(plan, &devices(1), &[], &shared, &mut Residency::new()).expect("ready");
     for past in 0..3 {
         executor.tensor(x).slot().row_mut::<f32>(0).fill(past as f32);
         executor.step(StepParams { past, rows: 1 }).expect("a step");

@@ -7,12 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use common::threads::{Habits, ThreadBackend};
+use common::threads::{Habits, Threaded};
 use common::{Choice, Model, any_model, any_plan, decoder};
-use hetero_conformance::ReferenceBackend;
+use hetero_conformance::{ReferenceBackend, Wrapped, Wrapper};
 use hetero_core::{
-    Access, Backend, BackendError, Bindings, DeviceId, DeviceInfo, Executable, OpSpec, Segment, StepParams, Support,
-    Tensor, TensorDesc, Ticket, Timeline, Weight, WeightRows,
+    Access, Backend, BackendError, Bindings, DeviceId, Executable, Segment, StepParams, Tensor, Ticket, Timeline,
 };
 use hetero_sched::submissions::stages;
 use hetero_sched::{Executor, ExecutorOptions, Plan, Residency, SchedError, Synchronisation};
@@ -21,58 +20,28 @@ const CAPACITY: usize = 5;
 /// Fewer where every instruction is interpreted.
 const N_PLANS: usize = if cfg!(miri) { 3 } else { 100 };
 
-/// A device that does not reach what the others have allocated.
+/// A device that reaches its own memory alone.
 #[derive(Debug)]
-struct Apart {
-    device: Arc<dyn Backend>,
-    others: Vec<DeviceId>,
-}
+struct Apart;
 
 impl Apart {
     /// Devices of which those named do not reach the others' memory.
     fn team(devices: Vec<Arc<dyn Backend>>, is_apart: impl Fn(usize) -> bool) -> Vec<Arc<dyn Backend>> {
-        let ids: Vec<DeviceId> = devices.iter().map(|device| device.info().id).collect();
         let apart = |(idx, device): (usize, Arc<dyn Backend>)| -> Arc<dyn Backend> {
-            match is_apart(idx) {
-                true => {
-                    let others = ids.iter().copied().filter(|id| *id != device.info().id).collect();
-                    Arc::new(Apart { device, others })
-                }
-                false => device,
-            }
+            if is_apart(idx) { Arc::new(Wrapped::around(device, Apart)) } else { device }
         };
         devices.into_iter().enumerate().map(apart).collect()
     }
 }
 
-impl Backend for Apart {
-    fn info(&self) -> &DeviceInfo {
-        self.device.info()
-    }
-
-    fn support(&self, op: &OpSpec) -> Support {
-        self.device.support(op)
-    }
-
-    fn access(&self, tensor: &dyn Tensor) -> Access {
-        if self.others.contains(&tensor.device()) { Access::NeedsCopy } else { self.device.access(tensor) }
-    }
-
-    fn allocate(&self, desc: &TensorDesc) -> Result<Arc<dyn Tensor>, BackendError> {
-        self.device.allocate(desc)
-    }
-
-    fn load_weight(&self, rows: WeightRows) -> Result<Arc<dyn Weight>, BackendError> {
-        self.device.load_weight(rows)
-    }
-
-    fn compile(&self, segment: &Segment) -> Result<Arc<dyn Executable>, BackendError> {
-        self.device.compile(segment)
+impl Wrapper for Apart {
+    fn access(&self, inner: &dyn Backend, tensor: &dyn Tensor) -> Access {
+        if tensor.device() == inner.info().id { Access::Direct } else { Access::NeedsCopy }
     }
 }
 
 fn threads(n: usize, late_us: usize) -> Vec<Arc<dyn Backend>> {
-    let device = |seed| ThreadBackend::new(&format!("thread{seed}"), Habits { late_us, seed, ..Habits::default() });
+    let device = |seed| Threaded::backend(&format!("thread{seed}"), Habits { late_us, seed, ..Habits::default() });
     (0..n).map(|seed| device(seed) as Arc<dyn Backend>).collect()
 }
 
@@ -110,7 +79,7 @@ fn devices_that_share_no_memory_give_the_same_bits() {
         // One, two or all of three have memory of their own; the first allocates for the rest.
         let devices = Apart::team(threads(3, late_us), |idx| idx > seed % 2 || seed % 5 == 0);
         let plan = any_plan(&model.graph, 3, seed);
-        let mut executor = executor(&model, plan, &devices, Synchronisation::Fast).expect("state is reached by all");
+        let mut executor = executor(&model, plan, &devices, Synchronisation::Fast).expect("everything is supported");
         assert_eq!(steps(&model, &mut executor), expected(&model), "plan {seed}");
     }
 }
@@ -121,7 +90,8 @@ fn without_fast_synchronisation_the_bits_are_the_same() {
         let model = any(seed);
         let devices = Apart::team(threads(3, 50), |_| seed % 2 == 0);
         let plan = any_plan(&model.graph, 3, seed);
-        let mut executor = executor(&model, plan, &devices, Synchronisation::PerCrossing).expect("state is reached");
+        let mut executor =
+            executor(&model, plan, &devices, Synchronisation::PerCrossing).expect("everything is supported");
         assert_eq!(steps(&model, &mut executor), expected(&model), "plan {seed}");
     }
 }
@@ -137,7 +107,6 @@ enum Call {
 /// A device that notes what it is asked and finishes only when it is waited for.
 #[derive(Debug)]
 struct Witness {
-    reference: ReferenceBackend,
     stages: Vec<usize>,
     timeline: Arc<WitnessTimeline>,
 }
@@ -175,32 +144,12 @@ impl Timeline for WitnessTimeline {
     }
 }
 
-impl Backend for Witness {
-    fn info(&self) -> &DeviceInfo {
-        self.reference.info()
-    }
-
-    fn support(&self, op: &OpSpec) -> Support {
-        self.reference.support(op)
-    }
-
-    fn access(&self, tensor: &dyn Tensor) -> Access {
-        self.reference.access(tensor)
-    }
-
-    fn allocate(&self, desc: &TensorDesc) -> Result<Arc<dyn Tensor>, BackendError> {
-        self.reference.allocate(desc)
-    }
-
-    fn load_weight(&self, rows: WeightRows) -> Result<Arc<dyn Weight>, BackendError> {
-        self.reference.load_weight(rows)
-    }
-
-    fn compile(&self, segment: &Segment) -> Result<Arc<dyn Executable>, BackendError> {
+impl Wrapper for Witness {
+    fn compile(&self, inner: &dyn Backend, segment: &Segment) -> Result<Arc<dyn Executable>, BackendError> {
         let stages: Vec<usize> = segment.nodes.iter().map(|node| self.stages[node.node.0]).collect();
         assert!(stages.iter().all(|stage| *stage == stages[0]), "a submission of several stages: {stages:?}");
         Ok(Arc::new(WitnessExecutable {
-            device: self.info().id,
+            device: inner.info().id,
             stage: stages[0],
             timeline: Arc::clone(&self.timeline),
         }))
@@ -232,7 +181,7 @@ fn without_fast_synchronisation_nothing_works_ahead() {
         let device = |idx| -> Arc<dyn Backend> {
             let (submitted, completed) = (AtomicU64::new(0), AtomicU64::new(0));
             let timeline = Arc::new(WitnessTimeline { idx, calls: Arc::clone(&calls), submitted, completed });
-            Arc::new(Witness { reference: ReferenceBackend::new(), stages: stages(&plan), timeline })
+            Arc::new(Wrapped::reference(Witness { stages: stages(&plan), timeline }))
         };
         let devices: Vec<Arc<dyn Backend>> = (0..3).map(device).collect();
         let mut executor =
@@ -253,16 +202,4 @@ fn without_fast_synchronisation_nothing_works_ahead() {
         }
         assert_eq!(is_busy, [false; 3], "plan {seed}: all have finished at the end");
     }
-}
-
-#[test]
-fn state_that_a_device_does_not_reach_is_an_error_that_names_it() {
-    let model = decoder(CAPACITY);
-    let devices = Apart::team(threads(2, 0), |idx| idx == 1);
-    let state: Vec<_> = (model.state().iter())
-        .map(|state| hetero_core::SharedTensor::new(devices[0].allocate(state.desc()).expect("memory")))
-        .collect();
-    let plan = Plan::single_device(Arc::clone(&model.graph), 1);
-    let error = Executor::new(plan, &devices, &model.weights, &state, &mut Residency::new()).unwrap_err();
-    assert!(matches!(&error, SchedError::Unreachable { value, .. } if value.starts_with("cache")), "{error}");
 }

@@ -11,11 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use common::equal::Equal;
-use hetero_conformance::ReferenceBackend;
-use hetero_core::{
-    Access, Backend, BackendError, Bindings, DeviceInfo, Executable, OpSpec, Segment, StepParams, Support, Tensor,
-    TensorDesc, Ticket, Timeline, Weight, WeightRows,
-};
+use hetero_conformance::{Wrapped, Wrapper};
+use hetero_core::{Access, Backend, BackendError, Bindings, Executable, Segment, StepParams, Tensor, Ticket, Timeline};
 use hetero_sched::cost::DeviceSet;
 use hetero_sched::sync::{WaitOptions, WaitPolicy};
 use hetero_sched::{Executor, ExecutorOptions, Residency, Runner, SolveOptions, Synchronisation, Team, TeamOptions};
@@ -52,10 +49,11 @@ unsafe impl GlobalAlloc for Counting {
 static ALLOCATOR: Counting = Counting;
 
 /// Computes nothing and finishes one submission for every third look at its timeline.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Idle {
-    reference: ReferenceBackend,
     timeline: Arc<Looks>,
+    /// Whether it reaches its own memory alone.
+    is_apart: bool,
 }
 
 #[derive(Debug, Default)]
@@ -85,29 +83,13 @@ impl Timeline for Looks {
     }
 }
 
-impl Backend for Idle {
-    fn info(&self) -> &DeviceInfo {
-        self.reference.info()
+impl Wrapper for Idle {
+    fn access(&self, inner: &dyn Backend, tensor: &dyn Tensor) -> Access {
+        if self.is_apart && tensor.device() != inner.info().id { Access::NeedsCopy } else { inner.access(tensor) }
     }
 
-    fn support(&self, op: &OpSpec) -> Support {
-        self.reference.support(op)
-    }
-
-    fn access(&self, tensor: &dyn Tensor) -> Access {
-        self.reference.access(tensor)
-    }
-
-    fn allocate(&self, desc: &TensorDesc) -> Result<Arc<dyn Tensor>, BackendError> {
-        self.reference.allocate(desc)
-    }
-
-    fn load_weight(&self, rows: WeightRows) -> Result<Arc<dyn Weight>, BackendError> {
-        self.reference.load_weight(rows)
-    }
-
-    fn compile(&self, _segment: &Segment) -> Result<Arc<dyn Executable>, BackendError> {
-        let (device, timeline) = (self.info().id, Arc::clone(&self.timeline));
+    fn compile(&self, inner: &dyn Backend, _segment: &Segment) -> Result<Arc<dyn Executable>, BackendError> {
+        let (device, timeline) = (inner.info().id, Arc::clone(&self.timeline));
         Ok(Arc::new(IdleExecutable { device, timeline }))
     }
 }
@@ -126,6 +108,10 @@ impl Executable for IdleExecutable {
     }
 }
 
+fn idle(n: usize, is_apart: bool) -> Vec<Arc<dyn Backend>> {
+    (0..n).map(|_| Arc::new(Wrapped::reference(Idle { is_apart, ..Idle::default() })) as _).collect()
+}
+
 #[test]
 fn a_step_allocates_nothing() {
     let ways = [
@@ -137,9 +123,8 @@ fn a_step_allocates_nothing() {
     for (synchronisation, policy) in ways {
         for seed in 0..20 {
             let model = common::decoder(6);
-            let devices: Vec<Arc<dyn Backend>> = (0..3)
-                .map(|_| Arc::new(Idle { reference: ReferenceBackend::new(), timeline: Arc::default() }) as _)
-                .collect();
+            // In every other run each has memory of its own, and what crosses is copied, state too.
+            let devices = idle(3, seed % 2 == 1);
             let plan = common::any_plan(&model.graph, 3, seed);
             let wait = WaitOptions { policy, ..WaitOptions::default() };
             let options = ExecutorOptions { synchronisation, wait, n_traced: 64, ..ExecutorOptions::default() };
@@ -164,8 +149,7 @@ fn a_step_allocates_nothing() {
 #[test]
 fn a_step_of_a_runner_that_learns_allocates_nothing_while_nothing_drifts() {
     let model = common::decoder(6);
-    let devices: Vec<Arc<dyn Backend>> =
-        (0..3).map(|_| Arc::new(Idle { reference: ReferenceBackend::new(), timeline: Arc::default() }) as _).collect();
+    let devices = idle(3, false);
     let costs = Equal::of(&devices);
     let executor = ExecutorOptions { n_traced: 64, ..ExecutorOptions::default() };
     let solve = SolveOptions::new(DeviceSet::first(3));

@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
-use common::threads::{Habits, ThreadBackend};
+use common::threads::{Habits, Threaded};
 use hetero_conformance::ReferenceBackend;
 use hetero_core::{Backend, DType, DeviceKind, Graph, GraphBuilder, Op, StepParams, WeightFormat, WeightLayout};
 use hetero_sched::cost::{CostModel, DeviceSet, ProfiledCosts, ProfiledOptions};
@@ -123,7 +123,7 @@ fn who_watches_may_end_it_and_go_on_later() {
 
 /// Fails at its nth submission, and at all later ones.
 fn failing(nth: u64) -> Arc<dyn Backend> {
-    ThreadBackend::new("faulty", Habits { fails_at: Some(nth), ..Habits::default() })
+    Threaded::backend("faulty", Habits { fails_at: Some(nth), ..Habits::default() })
 }
 
 #[test]

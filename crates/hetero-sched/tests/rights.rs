@@ -4,7 +4,7 @@ mod common;
 
 use std::sync::Arc;
 
-use common::threads::{Habits, ThreadBackend};
+use common::threads::{Habits, Threaded};
 use common::{Blocks, Model, any_plan};
 use hetero_core::{Backend, StepParams};
 use hetero_sched::{Executor, Plan, Residency};
@@ -26,10 +26,10 @@ fn model() -> Model {
 }
 
 fn run(model: &Model, plan: Plan, n_devices: usize) -> Vec<Vec<f32>> {
-    let device = |idx| ThreadBackend::new("thread", Habits { late_us: 20, seed: idx, ..Habits::default() });
+    let device = |idx| Threaded::backend("thread", Habits { late_us: 20, seed: idx, ..Habits::default() });
     let devices: Vec<Arc<dyn Backend>> = (0..n_devices).map(|idx| device(idx) as Arc<dyn Backend>).collect();
-    let mut executor =
-        Executor::new(plan, &devices, &model.weights, &[], &mut Residency::new()).expect("everything is supported");
+    let mut executor = Executor::new(plan, &devices, &model.weights, &model.state(), &mut Residency::new())
+        .expect("everything is supported");
     (0..2).flat_map(|past| common::step(model, &mut executor, StepParams { past, rows: 2 }, past)).collect()
 }
 

@@ -5,7 +5,7 @@ mod common;
 use std::sync::Arc;
 
 use common::equal::Equal;
-use common::threads::{Habits, ThreadBackend};
+use common::threads::{Habits, Threaded};
 use common::{Model, decoder};
 use hetero_core::{Backend, StepParams};
 use hetero_sched::cost::DeviceSet;
@@ -20,7 +20,7 @@ fn team(habits: &[Habits], is_strict: bool) -> Arc<Team> {
 
 fn team_with(habits: &[Habits], is_strict: bool, executor: ExecutorOptions) -> Arc<Team> {
     let names = (0..habits.len()).map(|idx| format!("thread{idx}"));
-    let devices: Vec<_> = names.zip(habits).map(|(name, habits)| ThreadBackend::new(&name, habits.clone())).collect();
+    let devices: Vec<_> = names.zip(habits).map(|(name, habits)| Threaded::backend(&name, habits.clone())).collect();
     let devices: Vec<Arc<dyn Backend>> = devices.into_iter().map(|device| device as Arc<dyn Backend>).collect();
     let costs = Equal::of(&devices);
     let solve = SolveOptions::new(DeviceSet::first(devices.len()));

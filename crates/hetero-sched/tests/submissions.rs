@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use hetero_conformance::ReferenceBackend;
-use hetero_core::{Backend, Claim, NodeId, Part, SharedTensor, ValueId, ValueKind};
+use hetero_core::{Claim, NodeId, Part, ValueId, ValueKind};
 use hetero_sched::activations::Activations;
 use hetero_sched::submissions::submissions_within;
 use hetero_sched::{PartId, PlacedPart, Plan, Submission, submissions};
@@ -20,21 +20,21 @@ fn placed(plan: &Plan, id: PartId) -> &PlacedPart {
 fn claims(plan: &Plan, list: &[Submission]) -> Vec<HashMap<usize, Claim>> {
     let graph = plan.graph();
     let backend = ReferenceBackend::new();
-    let mut state = Vec::new();
-    for (idx, value) in graph.values().iter().enumerate().filter(|(_, value)| value.kind == ValueKind::State) {
-        let tensor = backend.allocate(&graph.tensor_desc(ValueId(idx)));
-        state.push(SharedTensor::new(tensor.unwrap_or_else(|_| panic!("memory for {:?}", value.name))));
-    }
-    let activations = Activations::allocate(graph, &backend, &state).expect("memory");
+    let activations = Activations::allocate(graph, &backend).expect("memory");
+    // Each state has a tensor of its own, whose number is no address.
+    let tensor_number = |value: ValueId| match graph.value(value).kind {
+        ValueKind::State => value.0,
+        _ => activations.tensor_number(value),
+    };
     let of_submission = |submission: &Submission| {
         let mut claims: HashMap<usize, Claim> = HashMap::new();
         for &id in &submission.parts {
             let (node, part) = (graph.node(id.node), &placed(plan, id).part);
             for (input_idx, &input) in node.inputs.iter().enumerate() {
-                let claim = claims.entry(activations.tensor_number(input)).or_default();
+                let claim = claims.entry(tensor_number(input)).or_default();
                 claim.add_read(graph.input_part(id.node, input_idx, part));
             }
-            claims.entry(activations.tensor_number(node.output)).or_default().add_write(part.clone());
+            claims.entry(tensor_number(node.output)).or_default().add_write(part.clone());
         }
         claims
     };

@@ -5,7 +5,7 @@ mod wrappers;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use hetero_conformance::{Expectations, Outcome, ReferenceBackend, Report, run};
+use hetero_conformance::{Expectations, Outcome, ReferenceBackend, Report, Wrapped, run};
 use hetero_core::{Binding, Bindings, Segment, StepParams, reference};
 
 use wrappers::{NoBf16, Trespasser};
@@ -46,7 +46,7 @@ fn a_write_behind_the_rows_in_use_is_caught() {
 #[test]
 fn a_write_into_memory_between_the_tensors_is_caught() {
     let only = Expectations::new().only("add/f32+f32-f32/f60-cap3-rows1,5+1,3/whole");
-    let report = run(&Trespasser::new(), &only);
+    let report = run(&Trespasser::backend(), &only);
     assert_all(&report, "a write outside all tensors, into a guard");
 }
 
@@ -225,7 +225,7 @@ fn a_panic_is_a_failure_of_its_case_alone() {
 
 #[test]
 fn what_is_unsupported_is_counted_and_named() {
-    let backend = NoBf16(ReferenceBackend::new());
+    let backend = Wrapped::reference(NoBf16);
     let report = run(&backend, &Expectations::new().only("add/"));
     report.assert_passed();
     assert!(report.n_unsupported() > 0 && report.n_passed() > 0);

@@ -2,21 +2,17 @@
 
 use std::sync::{Arc, Mutex};
 
-use hetero_conformance::ReferenceBackend;
-use hetero_core::{
-    Access, Backend, BackendError, DType, DeviceInfo, Executable, Op, OpSpec, Segment, Support, Tensor, TensorDesc,
-    Weight, WeightRows, reference,
-};
+use hetero_conformance::{ReferenceBackend, Wrapped, Wrapper};
+use hetero_core::{Backend, BackendError, DType, Op, OpSpec, Support, Tensor, TensorDesc, reference};
 
 /// A backend whose submissions flip a bit in one of its small tensors, whoever uses it.
 #[derive(Debug)]
 pub(crate) struct Trespasser {
-    inner: ReferenceBackend,
     small: Arc<Mutex<Vec<usize>>>,
 }
 
 impl Trespasser {
-    pub(crate) fn new() -> Trespasser {
+    pub(crate) fn backend() -> Wrapped<Trespasser> {
         let small = Arc::new(Mutex::new(Vec::<usize>::new()));
         let known = Arc::clone(&small);
         let inner = ReferenceBackend::with_kernel(move |segment, bindings, step| {
@@ -27,71 +23,31 @@ impl Trespasser {
             // suite holds no reference into it while a submission runs.
             unsafe { *pointer ^= 1 };
         });
-        Trespasser { inner, small }
+        Wrapped::around(Arc::new(inner), Trespasser { small })
     }
 }
 
-impl Backend for Trespasser {
-    fn info(&self) -> &DeviceInfo {
-        self.inner.info()
-    }
-
-    fn support(&self, op: &OpSpec) -> Support {
-        self.inner.support(op)
-    }
-
-    fn access(&self, tensor: &dyn Tensor) -> Access {
-        self.inner.access(tensor)
-    }
-
-    fn allocate(&self, desc: &TensorDesc) -> Result<Arc<dyn Tensor>, BackendError> {
-        let tensor = self.inner.allocate(desc)?;
+impl Wrapper for Trespasser {
+    fn allocate(&self, inner: &dyn Backend, desc: &TensorDesc) -> Result<Arc<dyn Tensor>, BackendError> {
+        let tensor = inner.allocate(desc)?;
         if (desc.rows, desc.columns) == (1, 64) {
             let start = tensor.host_ptr().unwrap();
             self.small.lock().unwrap().push(start.as_ptr().expose_provenance());
         }
         Ok(tensor)
     }
-
-    fn load_weight(&self, rows: WeightRows) -> Result<Arc<dyn Weight>, BackendError> {
-        self.inner.load_weight(rows)
-    }
-
-    fn compile(&self, segment: &Segment) -> Result<Arc<dyn Executable>, BackendError> {
-        self.inner.compile(segment)
-    }
 }
 
 /// The reference backend without bf16.
 #[derive(Debug)]
-pub(crate) struct NoBf16(pub(crate) ReferenceBackend);
+pub(crate) struct NoBf16;
 
-impl Backend for NoBf16 {
-    fn info(&self) -> &DeviceInfo {
-        self.0.info()
-    }
-
-    fn support(&self, op: &OpSpec) -> Support {
+impl Wrapper for NoBf16 {
+    fn support(&self, inner: &dyn Backend, op: &OpSpec) -> Support {
         let is_bf16 = op.inputs.contains(&DType::BF16) || op.output == DType::BF16;
         match op.op {
             Op::Add { .. } if is_bf16 => Support::No("no bf16 here".to_owned()),
-            _ => self.0.support(op),
+            _ => inner.support(op),
         }
-    }
-
-    fn access(&self, tensor: &dyn Tensor) -> Access {
-        self.0.access(tensor)
-    }
-
-    fn allocate(&self, desc: &TensorDesc) -> Result<Arc<dyn Tensor>, BackendError> {
-        self.0.allocate(desc)
-    }
-
-    fn load_weight(&self, rows: WeightRows) -> Result<Arc<dyn Weight>, BackendError> {
-        self.0.load_weight(rows)
-    }
-
-    fn compile(&self, segment: &Segment) -> Result<Arc<dyn Executable>, BackendError> {
-        self.0.compile(segment)
     }
 }

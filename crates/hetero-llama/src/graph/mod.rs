@@ -9,9 +9,9 @@ mod feed_forward;
 use std::sync::Arc;
 
 use hetero_core::{
-    Backend, BackendError, DType, Graph, GraphBuilder, Op, RowSelection, SharedTensor, ValueId, ValueKind,
-    WeightFormat, WeightId, WeightLayout,
+    Backend, BackendError, DType, Graph, GraphBuilder, Op, RowSelection, ValueId, WeightFormat, WeightId, WeightLayout,
 };
+use hetero_sched::State;
 
 use crate::config::{ModelConfig, rope_frequencies};
 
@@ -47,13 +47,9 @@ pub struct ModelGraph {
 }
 
 impl ModelGraph {
-    /// Zeroed tensors for the graph's state, the KV cache, in its order.
-    pub fn allocate_state(&self, allocator: &dyn Backend) -> Result<Vec<Arc<SharedTensor>>, BackendError> {
-        let values = self.graph.values().iter().enumerate();
-        let state = values.filter(|(_, value)| value.kind == ValueKind::State);
-        state
-            .map(|(idx, _)| Ok(SharedTensor::new(allocator.allocate(&self.graph.tensor_desc(ValueId(idx)))?)))
-            .collect()
+    /// The graph's state, an empty KV cache.
+    pub fn allocate_state(&self, allocator: &dyn Backend) -> Result<Arc<State>, BackendError> {
+        State::allocate(&self.graph, allocator)
     }
 }
 

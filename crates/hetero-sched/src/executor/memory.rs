@@ -1,8 +1,8 @@
 //! Which memory each device computes in, and what is copied from one to another.
 //!
 //! As a rule all devices work on the tensors that one of them has allocated. A device that does not reach those, and
-//! every device under [`Synchronisation::PerCrossing`], has tensors of its own, one for each value; state alone is
-//! where it is. Then a part that was computed in one memory is copied into another before the first submission there
+//! every device under [`Synchronisation::PerCrossing`], has tensors of its own, one for each value; state has rules of its
+//! own (`state.rs`). Then a part that was computed in one memory is copied into another before the first submission there
 //! that reads of it, and parts of outputs into the first memory at the end of the step, by the host, through
 //! [`hetero_core::View::read_bytes`] and [`hetero_core::Slot::write_bytes`].
 //!
@@ -71,11 +71,10 @@ impl Memories {
         graph: &Graph,
         devices: &[Arc<dyn Backend>],
         allocator_idx: usize,
-        state: &[Arc<SharedTensor>],
         synchronisation: Synchronisation,
     ) -> Result<Memories, SchedError> {
         let failed = |device_idx| move |error| SchedError::Device { device_idx, error };
-        let shared = Activations::allocate(graph, &*devices[allocator_idx], state).map_err(failed(allocator_idx))?;
+        let shared = Activations::allocate(graph, &*devices[allocator_idx]).map_err(failed(allocator_idx))?;
         let mut all = vec![shared];
         let mut of_device = vec![0; devices.len()];
         for (device_idx, backend) in devices.iter().enumerate().filter(|(idx, _)| *idx != allocator_idx) {
@@ -86,7 +85,7 @@ impl Memories {
             let is_shared = synchronisation == Synchronisation::Fast && (0..graph.values().len()).all(reaches);
             if !is_shared {
                 of_device[device_idx] = all.len();
-                all.push(Activations::allocate(graph, &**backend, state).map_err(failed(device_idx))?);
+                all.push(Activations::allocate(graph, &**backend).map_err(failed(device_idx))?);
             }
         }
         Ok(Memories { all, of_device, allocator_idx, host: DeviceId::next() })
@@ -103,8 +102,8 @@ impl Memories {
     }
 
     /// Bytes of all tensors, state not counted.
-    pub(super) fn bytes(&self, graph: &Graph) -> u64 {
-        self.all.iter().map(|activations| activations.bytes(graph)).sum()
+    pub(super) fn bytes(&self) -> u64 {
+        self.all.iter().map(Activations::bytes).sum()
     }
 }
 

@@ -12,20 +12,22 @@
 
 mod memory;
 mod prepare;
+mod state;
 mod step;
 
 use std::sync::{Arc, Mutex};
 
 use hetero_core::{
-    Backend, Bindings, Claim, Executable, Graph, SharedTensor, StepParams, Ticket, ValueId, WeightMatrix,
+    Backend, BackendError, Bindings, Claim, Executable, Graph, SharedTensor, StepParams, Ticket, ValueId, WeightMatrix,
 };
 
 use self::memory::{Copies, Memories};
+use self::state::StateAccess;
 use self::step::{Device, StepGuard};
-use crate::sync::{Awaited, Clock, Estimate, SystemClock, WaitOptions, WaitStats, Waiter};
 use crate::residency::{Graphs, lock};
+use crate::sync::{Awaited, Clock, Estimate, SystemClock, WaitOptions, WaitStats, Waiter};
 use crate::trace::{Doing, HostEvent, Trace};
-use crate::{Plan, Residency, SchedError, Submission};
+use crate::{Plan, Residency, SchedError, State, Submission};
 
 /// A graph made ready to run step by step, by one plan after the other.
 #[derive(Debug)]
@@ -34,6 +36,7 @@ pub struct Executor {
     devices: Vec<Device>,
     weights: Vec<Arc<WeightMatrix>>,
     memories: Memories,
+    state: StateAccess,
     /// What was compiled for this plan and those before.
     graphs: Arc<Mutex<Graphs>>,
     /// Counts plans, to know what was compiled for which.
@@ -109,6 +112,8 @@ struct Run {
     bindings: Bindings,
     /// What must have been copied before it is submitted.
     copies: Vec<usize>,
+    /// What of the state must have been copied before.
+    state_copies: Vec<usize>,
     /// Stages run one after the other; all submissions are of one where devices meet fast.
     stage: usize,
     /// While it is under way.
@@ -128,8 +133,8 @@ struct Run {
 impl Executor {
     /// Allocates tensors, loads weights and compiles segments.
     ///
-    /// `weights` stands in the order of the graph's weights, `state` in the order of its state. Activations are
-    /// allocated by the first device, and by each that does not reach those.
+    /// `weights` stands in the order of the graph's weights; `state` is of this graph or one with the same state.
+    /// Activations are allocated by the first device, and by each that does not reach those, and so is state.
     ///
     /// # Panics
     /// When the plan names a device that is not in the list, or weights or state do not fit the graph.
@@ -137,7 +142,7 @@ impl Executor {
         plan: Plan,
         devices: &[Arc<dyn Backend>],
         weights: &[Arc<WeightMatrix>],
-        state: &[Arc<SharedTensor>],
+        state: &Arc<State>,
         residency: &mut Residency,
     ) -> Result<Executor, SchedError> {
         Self::with_options(plan, devices, weights, state, residency, ExecutorOptions::default())
@@ -151,13 +156,14 @@ impl Executor {
         plan: Plan,
         devices: &[Arc<dyn Backend>],
         weights: &[Arc<WeightMatrix>],
-        state: &[Arc<SharedTensor>],
+        state: &Arc<State>,
         residency: &mut Residency,
         options: ExecutorOptions,
     ) -> Result<Executor, SchedError> {
         let graph = Arc::clone(plan.graph());
         let synchronisation = options.synchronisation;
-        let memories = Memories::allocate(&graph, devices, options.allocator_idx, state, synchronisation)?;
+        let memories = Memories::allocate(&graph, devices, options.allocator_idx, synchronisation)?;
+        let state_access = StateAccess::new(&graph, state);
         let graphs = Arc::default();
         residency.register(&graphs);
         let mut executor = Executor {
@@ -165,6 +171,7 @@ impl Executor {
             devices: devices.iter().map(Device::new).collect(),
             weights: weights.to_vec(),
             memories,
+            state: state_access,
             graphs,
             n_plans: 0,
             plan: plan.clone(),
@@ -198,6 +205,7 @@ impl Executor {
         let begin = self.traced_now();
         let mut runs = self.prepare(&plan, residency)?;
         self.copies = Copies::plan(&self.memories, &plan, &mut runs);
+        self.state.plan(&plan, &mut runs);
         self.runs = runs;
         self.trace_host(Doing::Prepare, begin);
         self.plan = plan;
@@ -244,7 +252,11 @@ impl Executor {
     /// As [`Executor::step`].
     pub fn step_unless(&mut self, step: StepParams, is_cancelled: &dyn Fn() -> bool) -> Result<(), SchedError> {
         assert!(!self.runs.is_empty() || self.graph.nodes().is_empty(), "the last plan could not be made ready");
-        StepGuard::new(self, step).run(is_cancelled)
+        let result = StepGuard::new(self, step).run(is_cancelled);
+        if let Err(SchedError::Device { device_idx, error: BackendError::DeviceLost { .. } }) = &result {
+            self.state.lose(self.devices[*device_idx].backend.info().id);
+        }
+        result
     }
 
     /// The tensor that holds an input or output, for the caller to write before a step or read after it.
@@ -270,7 +282,7 @@ impl Executor {
 
     /// Bytes of activation tensors, in all memories.
     pub fn activation_bytes(&self) -> u64 {
-        self.memories.bytes(&self.graph)
+        self.memories.bytes()
     }
 
     /// Segments that were compiled and are kept, for this plan and those before.

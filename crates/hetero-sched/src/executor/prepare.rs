@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use hetero_core::{
     Access, BackendError, Bindings, Claim, Executable, NodeId, Op, Part, Segment, SegmentNode, SharedTensor, Support,
-    WeightId, WeightMatrix,
+    ValueId, WeightId, WeightMatrix,
 };
 
 use super::{Executor, Run, Synchronisation};
@@ -41,6 +41,7 @@ impl Executor {
                 executable,
                 tensors,
                 copies: Vec::new(),
+                state_copies: Vec::new(),
                 ticket: None,
                 predicted: None,
                 seconds: Estimate::new(),
@@ -91,9 +92,14 @@ impl Executor {
             }
             nodes.push(SegmentNode { node: *node, part: part.clone(), weights, operand_order: *operand_order });
         }
-        let activations = self.memories.of_device(device_idx);
-        let tensor_number = |value| activations.tensor_number(value);
-        let segment = Segment::with_storage(Arc::clone(&self.graph), nodes, tensor_number);
+        let graph = Arc::clone(&self.graph);
+        let values = key.1.iter().flat_map(|(node, ..)| {
+            let node = graph.node(*node);
+            node.inputs.iter().copied().chain([node.output])
+        });
+        self.state.prepare(values, device_idx, &*backend).map_err(failed)?;
+        let tensor_number = |value| Arc::as_ptr(self.tensor_of(value, device_idx)).addr();
+        let segment = Segment::with_storage(graph, nodes, tensor_number);
         self.check_access(&segment, device_idx)?;
         let executable = loop {
             match backend.compile(&segment) {
@@ -101,10 +107,9 @@ impl Executor {
                 compiled => break compiled.map_err(failed)?,
             }
         };
-        let activations = self.memories.of_device(device_idx);
         let tensor_of = |binding_idx: usize| {
             let value = segment.values_of(binding_idx).next().expect("a binding holds a value");
-            (Arc::clone(activations.tensor(value)), Arc::clone(segment.claim_of(binding_idx)))
+            (Arc::clone(self.tensor_of(value, device_idx)), Arc::clone(segment.claim_of(binding_idx)))
         };
         let tensors: Arc<[_]> = (0..segment.n_bindings()).map(tensor_of).collect();
         let compiled = Compiled {
@@ -118,10 +123,16 @@ impl Executor {
         Ok((executable, tensors))
     }
 
+    /// The tensor that holds a value where a device computes.
+    fn tensor_of(&self, value: ValueId, device_idx: usize) -> &Arc<SharedTensor> {
+        let activation = || self.memories.of_device(device_idx).tensor(value);
+        self.state.tensor(value, device_idx).unwrap_or_else(activation)
+    }
+
     fn check_access(&self, segment: &Segment, device_idx: usize) -> Result<(), SchedError> {
         let backend = &self.devices[device_idx].backend;
         for &value in segment.values() {
-            let tensor = self.memories.of_device(device_idx).tensor(value).tensor();
+            let tensor = self.tensor_of(value, device_idx).tensor();
             if backend.access(tensor) == Access::NeedsCopy {
                 let owner =
                     self.devices.iter().map(|device| device.backend.info()).find(|info| info.id == tensor.device());

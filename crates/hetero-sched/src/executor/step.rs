@@ -95,11 +95,14 @@ impl<'e> StepGuard<'e> {
 
     pub(super) fn run(mut self, is_cancelled: &dyn Fn() -> bool) -> Result<(), SchedError> {
         let begin = self.executor.traced_now();
+        let Executor { state, devices, .. } = &mut *self.executor;
+        state.begin(self.step, devices)?;
         loop {
             let ready = self.next_ready()?;
             if ready.is_none() && self.is_over() {
-                let Executor { copies, memories, .. } = &mut *self.executor;
+                let Executor { copies, memories, state, plan, .. } = &mut *self.executor;
                 copies.make_outputs(memories, self.step)?;
+                state.end(self.step, plan);
                 let StepParams { rows, past } = self.step;
                 self.executor.trace_host(Doing::Step { rows, past }, begin);
                 return Ok(());
@@ -188,9 +191,10 @@ impl<'e> StepGuard<'e> {
     }
 
     fn submit(&mut self, idx: usize) -> Result<(), SchedError> {
-        let Executor { runs, devices, waiter, copies, memories, .. } = &mut *self.executor;
+        let Executor { runs, devices, waiter, copies, memories, state, .. } = &mut *self.executor;
         let run = &mut runs[idx];
         copies.make(&run.copies, memories, self.step)?;
+        state.make(&run.state_copies, self.step)?;
         run.submitting = waiter.clock().now();
         let device = &mut devices[run.submission.device_idx];
         let queue = device.backend.info().id;

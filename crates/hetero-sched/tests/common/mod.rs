@@ -11,7 +11,7 @@ use hetero_core::{
     BackendError, DType, DeviceId, Graph, GraphBuilder, HostTensor, NodeId, Op, Part, RowSelection, Rows, SharedTensor,
     StepParams, TensorDesc, ValueId, ValueKind, WeightFormat, WeightLayout, WeightMatrix,
 };
-use hetero_sched::{Executor, PlacedPart, Plan};
+use hetero_sched::{Executor, PlacedPart, Plan, State};
 
 /// Columns of every activation.
 pub(crate) const FEATURES: usize = 64;
@@ -34,12 +34,12 @@ impl Model {
         Model { graph: Arc::new(graph), input, output, weights }
     }
 
-    /// Zeroed tensors for the graph's state.
-    pub(crate) fn state(&self) -> Vec<Arc<SharedTensor>> {
+    /// Zeroed state, in host memory that is no device's of the team.
+    pub(crate) fn state(&self) -> Arc<State> {
         let values = self.graph.values().iter().enumerate().filter(|(_, value)| value.kind == ValueKind::State);
         let device = DeviceId::next();
         let tensor = |idx| HostTensor::new(device, self.graph.tensor_desc(ValueId(idx))).expect("memory");
-        values.map(|(idx, _)| SharedTensor::new(Arc::new(tensor(idx)))).collect()
+        State::new(&self.graph, values.map(|(idx, _)| SharedTensor::new(Arc::new(tensor(idx)))).collect())
     }
 }
 

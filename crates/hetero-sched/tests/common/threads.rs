@@ -7,10 +7,9 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use hetero_conformance::ReferenceBackend;
+use hetero_conformance::{Wrapped, Wrapper};
 use hetero_core::{
-    Access, Backend, BackendError, Bindings, DeviceInfo, Executable, HandBack, OpSpec, Segment, StepParams, Support,
-    Tensor, TensorDesc, Ticket, Timeline, Weight, WeightRows, reference,
+    Backend, BackendError, Bindings, Executable, HandBack, Segment, StepParams, Ticket, Timeline, reference,
 };
 use hetero_sched::sync::Completion;
 
@@ -24,6 +23,8 @@ pub(crate) struct Habits {
     pub(crate) seed: usize,
     /// The submission, counted from 1, that fails.
     pub(crate) fails_at: Option<u64>,
+    /// The submission at which the device is lost, with its memory.
+    pub(crate) lost_at: Option<u64>,
     /// The submission that hangs until the backend gives it up.
     pub(crate) hangs_at: Option<u64>,
     /// Begins with the first submission when so many are queued.
@@ -33,10 +34,12 @@ pub(crate) struct Habits {
 }
 
 /// A device whose submissions a thread computes with the reference loops.
+pub(crate) type ThreadBackend = Wrapped<Threaded>;
+
+/// What is different about such a device.
 #[derive(Debug)]
-pub(crate) struct ThreadBackend {
-    info: DeviceInfo,
-    reference: ReferenceBackend,
+pub(crate) struct Threaded {
+    name: String,
     habits: Habits,
     shared: Arc<Shared>,
     jobs: Arc<Mutex<Sender<Job>>>,
@@ -60,17 +63,17 @@ struct Job {
     hand_back: Arc<HandBack>,
 }
 
-impl ThreadBackend {
-    pub(crate) fn new(name: &str, habits: Habits) -> Arc<ThreadBackend> {
-        let reference = ReferenceBackend::new();
-        let info = DeviceInfo { name: name.to_owned(), ..reference.info().clone() };
+impl Threaded {
+    /// A new device.
+    pub(crate) fn backend(name: &str, habits: Habits) -> Arc<ThreadBackend> {
         let shared = Arc::new(Shared::default());
         let (jobs, incoming) = channel();
         std::thread::spawn({
             let (shared, habits, name) = (Arc::clone(&shared), habits.clone(), name.to_owned());
             move || serve(&incoming, &shared, &habits, &name)
         });
-        Arc::new(ThreadBackend { info, reference, habits, shared, jobs: Arc::new(Mutex::new(jobs)) })
+        let threaded = Threaded { name: name.to_owned(), habits, shared, jobs: Arc::new(Mutex::new(jobs)) };
+        Arc::new(Wrapped::reference(threaded).with_info(|info| info.name = name.to_owned()))
     }
 
     pub(crate) fn n_compiled(&self) -> usize {
@@ -111,6 +114,8 @@ fn serve(incoming: &Receiver<Job>, shared: &Shared, habits: &Habits, name: &str)
             Some(BackendError::TimedOut { device: name.to_owned(), after })
         } else if habits.fails_at == Some(value) {
             Some(BackendError::Failed { device: name.to_owned(), reason: "told to".to_owned() })
+        } else if habits.lost_at == Some(value) {
+            Some(BackendError::DeviceLost { device: name.to_owned(), reason: "told to".to_owned() })
         } else {
             let result = catch_unwind(AssertUnwindSafe(|| reference::run_segment(&segment, &mut bindings, step)));
             result.err().map(|panic| {
@@ -132,31 +137,11 @@ fn serve(incoming: &Receiver<Job>, shared: &Shared, habits: &Habits, name: &str)
     }
 }
 
-impl Backend for ThreadBackend {
-    fn info(&self) -> &DeviceInfo {
-        &self.info
-    }
-
-    fn support(&self, op: &OpSpec) -> Support {
-        self.reference.support(op)
-    }
-
-    fn access(&self, tensor: &dyn Tensor) -> Access {
-        self.reference.access(tensor)
-    }
-
-    fn allocate(&self, desc: &TensorDesc) -> Result<Arc<dyn Tensor>, BackendError> {
-        self.reference.allocate(desc)
-    }
-
-    fn load_weight(&self, rows: WeightRows) -> Result<Arc<dyn Weight>, BackendError> {
-        self.reference.load_weight(rows)
-    }
-
-    fn compile(&self, segment: &Segment) -> Result<Arc<dyn Executable>, BackendError> {
+impl Wrapper for Threaded {
+    fn compile(&self, _inner: &dyn Backend, segment: &Segment) -> Result<Arc<dyn Executable>, BackendError> {
         let n_live = self.shared.n_live.load(Ordering::Relaxed);
         if let Some(limit) = self.habits.limit.filter(|&limit| n_live >= limit) {
-            let (device, allowed, needed) = (self.info.name.clone(), limit as u64, n_live as u64 + 1);
+            let (device, allowed, needed) = (self.name.clone(), limit as u64, n_live as u64 + 1);
             return Err(BackendError::LimitReached { device, what: "live segments", allowed, needed });
         }
         self.shared.n_live.fetch_add(1, Ordering::Relaxed);
