@@ -34,11 +34,14 @@
 
 #![forbid(unsafe_code)]
 
+pub mod checks;
+pub mod disk;
 pub mod element;
 pub mod kernel;
 pub mod knobs;
 pub mod params;
 pub mod program;
+pub mod quirks;
 mod source;
 #[cfg(feature = "spirv")]
 pub mod spirv;

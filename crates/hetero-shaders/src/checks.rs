@@ -1,0 +1,196 @@
+//! Whether a driver computes kernels right: seen by doing so, once for each kind of operator, and remembered.
+//!
+//! A GPU's driver compiles the kernels, and drivers have mistakes. So an operator is offered to the scheduler only when a
+//! small computation of it has given what the plain loops of `hetero-core` give. When it has not, the kernels that
+//! compute it are held to their plain form ([`crate::Knobs`]) and tried again, which the log tells once; when that is
+//! wrong too, the device does not support the operator. What was seen is kept for the driver and these kernels.
+
+mod self_test;
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use hetero_core::{Backend, DType, Op, OpSpec, Segment, Support, WeightFormat};
+use parking_lot::Mutex;
+
+use crate::disk::KeptFile;
+use crate::{Kernel, Knobs, Variant};
+
+/// A GPU backend whose kernels can be held to certain variants.
+pub trait Restrict: Backend {
+    /// Takes variants away from what is compiled from now on.
+    fn restrict(&self, knobs: &Knobs);
+}
+
+/// What was seen of an operator on a driver.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is right.
+    Right,
+    /// Its kernels are right in their plain form only.
+    Plain {
+        /// What went wrong otherwise.
+        reason: String,
+    },
+    /// It is wrong.
+    Wrong {
+        /// What went wrong.
+        reason: String,
+    },
+}
+
+/// The checks of one device.
+#[derive(Debug)]
+pub struct Checks {
+    /// For messages.
+    device: String,
+    file: Option<KeptFile>,
+    /// Whether a variant that fails is not replaced.
+    is_strict: bool,
+    verdicts: Mutex<BTreeMap<String, Verdict>>,
+}
+
+impl Checks {
+    /// The checks of a device, with what is remembered of its driver. Only with a file is anything remembered.
+    pub fn new(device: &str, file: Option<KeptFile>, is_strict: bool) -> Checks {
+        let kept = file.as_ref().and_then(KeptFile::load).unwrap_or_default();
+        let verdicts = Mutex::new(parsed(&String::from_utf8_lossy(&kept)));
+        Checks { device: device.to_owned(), file, is_strict, verdicts }
+    }
+
+    /// What was seen so far, by what was computed.
+    pub fn verdicts(&self) -> BTreeMap<String, Verdict> {
+        self.verdicts.lock().clone()
+    }
+
+    /// Holds kernels to what is remembered of them.
+    pub fn restrict(&self, backend: &dyn Restrict) {
+        for (case, verdict) in &*self.verdicts.lock() {
+            if let Verdict::Plain { .. } = verdict {
+                backend.restrict(&plain_for(case));
+            }
+        }
+    }
+
+    /// Whether the device computes an operator right; seen now if it is not known.
+    pub fn support(&self, backend: &dyn Restrict, spec: &OpSpec) -> Support {
+        self.judge(backend, &case_of(spec), || self_test::check_op(backend, spec))
+    }
+
+    /// Whether the device computes the operators of a segment right when it has them all at once: kernels that stand for
+    /// several of them are left out if it does not.
+    pub fn segment(&self, backend: &dyn Restrict, segment: &Segment) -> Support {
+        let specs = || segment.nodes.iter().map(|node| segment.graph.op_spec(node.node));
+        let format = specs().find_map(|spec| match spec.op {
+            Op::Linear { format, .. } => Some(format),
+            _ => None,
+        });
+        let (Some(format), Some(spec)) = (format.filter(|_| segment.nodes.len() > 1), specs().next()) else {
+            return Support::Yes;
+        };
+        let dtype = spec.output;
+        self.judge(backend, &layer_case(format, dtype), || self_test::check_layer(backend, format, dtype))
+    }
+
+    fn judge(&self, backend: &dyn Restrict, case: &str, check: impl Fn() -> Result<(), String>) -> Support {
+        // Held for as long as it takes: nobody else compiles meanwhile what may be about to change.
+        let mut verdicts = self.verdicts.lock();
+        let verdict = match verdicts.get(case) {
+            Some(verdict) => verdict,
+            None => {
+                let verdict = self.see(backend, case, check);
+                verdicts.insert(case.to_owned(), verdict);
+                if let Some(file) = &self.file {
+                    file.store(written(&verdicts).as_bytes());
+                }
+                &verdicts[case]
+            }
+        };
+        match verdict {
+            Verdict::Plain { reason } if self.is_strict => Support::No(wrong(case, reason)),
+            Verdict::Right | Verdict::Plain { .. } => Support::Yes,
+            Verdict::Wrong { reason } => Support::No(wrong(case, reason)),
+        }
+    }
+
+    fn see(&self, backend: &dyn Restrict, case: &str, check: impl Fn() -> Result<(), String>) -> Verdict {
+        let Err(reason) = check() else { return Verdict::Right };
+        backend.restrict(&plain_for(case));
+        match check() {
+            Ok(()) => {
+                let device = &self.device;
+                tracing::warn!(device, case, reason, "the driver computes a kernel wrong, and its plain form is taken");
+                Verdict::Plain { reason }
+            }
+            Err(reason) => {
+                tracing::warn!(device = self.device, case, reason, "the driver computes a kernel wrong in every form");
+                Verdict::Wrong { reason }
+            }
+        }
+    }
+}
+
+fn wrong(case: &str, reason: &str) -> String {
+    format!("the driver computes {case} wrong: {reason}")
+}
+
+/// What the self-test of an operator is called: all that its kernels depend on.
+fn case_of(spec: &OpSpec) -> String {
+    let small = self_test::small(spec);
+    match small.op {
+        Op::Attention { heads, kv_heads, head_dim, .. } => format!("{small} {heads}/{kv_heads}x{head_dim}"),
+        Op::Rope { head_dim, .. } | Op::CacheWrite { head_dim, .. } => format!("{small} x{head_dim}"),
+        Op::Convert { rows, .. } => format!("{small} {rows:?}"),
+        _ => small.to_string(),
+    }
+}
+
+const LAYER: &str = "layer";
+
+fn layer_case(format: WeightFormat, dtype: DType) -> String {
+    format!("{LAYER} {format} {dtype}")
+}
+
+/// The knobs that hold the kernels of a case to their plain form: for a layer, every operator by itself.
+fn plain_for(case: &str) -> Knobs {
+    let mut knobs = Knobs::default();
+    let op = case.split(' ').next().unwrap_or_default();
+    if op == LAYER {
+        knobs.forbid_everywhere(Variant::Fused);
+        return knobs;
+    }
+    for family in Kernel::FAMILIES.iter().filter(|family| family.contains(op)) {
+        Variant::ALL.iter().for_each(|variant| knobs.forbid(family, *variant));
+    }
+    knobs
+}
+
+/// A line for each, its parts with tabs between them.
+fn written(verdicts: &BTreeMap<String, Verdict>) -> String {
+    let mut text = String::new();
+    for (case, verdict) in verdicts {
+        let (word, reason) = match verdict {
+            Verdict::Right => ("right", ""),
+            Verdict::Plain { reason } => ("plain", &**reason),
+            Verdict::Wrong { reason } => ("wrong", &**reason),
+        };
+        let reason = reason.replace(['\t', '\n', '\r'], " ");
+        let _ = writeln!(text, "{case}\t{word}\t{reason}");
+    }
+    text
+}
+
+fn parsed(text: &str) -> BTreeMap<String, Verdict> {
+    let verdict = |line: &str| {
+        let mut parts = line.split('\t');
+        let (case, word, reason) = (parts.next()?, parts.next()?, parts.next()?.to_owned());
+        let verdict = match word {
+            "right" => Verdict::Right,
+            "plain" => Verdict::Plain { reason },
+            "wrong" => Verdict::Wrong { reason },
+            _ => return None,
+        };
+        Some((case.to_owned(), verdict))
+    };
+    text.lines().filter_map(verdict).collect()
+}
