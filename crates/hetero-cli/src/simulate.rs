@@ -48,6 +48,13 @@ pub(crate) fn run(args: &Args) -> Result<(), CliError> {
     if let Some(predicted) = &simulation.predicted {
         note(format_args!("plan     predicted {:.3} s for the prompt", predicted.seconds));
     }
+    for device in simulation.devices.iter().filter(|device| device.own_bytes > 0) {
+        let [own, repeated] = [device.own_bytes, device.repeated_bytes].map(|bytes| bytes as f64 / 1e6);
+        note(format_args!(
+            "memory   {} holds {own:.0} MB of weights of its own, {repeated:.0} MB of them twice",
+            device.kind
+        ));
+    }
     for loss in &simulation.losses {
         note(format_args!("lost     {}: {}; the others went on without it", loss.device, loss.reason));
     }

@@ -49,6 +49,7 @@ impl SimulatedArgs {
             method: self.plan.method(),
             dynamic_length: self.plan.dynamic_length(),
             objective: self.plan.objective(),
+            memory_budget: self.plan.memory_budget(),
             fast_sync: self.plan.is_fast_sync(),
             ..SimulateOptions::new(Soc::load(&self.soc).map_err(LlamaError::from)?, shape(&self.shape)?)
         })

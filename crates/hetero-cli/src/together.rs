@@ -41,6 +41,10 @@ pub(crate) struct PlanArgs {
     /// What plans make small: `time`, `energy`, or a number for time plus so many seconds for each joule
     #[arg(long, value_name = "WHAT", default_value = "time")]
     objective: ObjectiveName,
+    /// Megabytes of weights that processors may hold as copies of their own, for prompts and replies together [default:
+    /// any number]
+    #[arg(long, value_name = "MB")]
+    memory_budget: Option<u64>,
     /// Run the same plan without fast synchronisation: copy what crosses between processors, and let their drivers finish
     /// at every crossing
     #[arg(long)]
@@ -88,6 +92,7 @@ impl PlanArgs {
             method: self.method(),
             dynamic_length: self.dynamic_length(),
             objective: self.objective(),
+            memory_budget: self.memory_budget(),
             fast_sync: self.is_fast_sync(),
             profiles: profile_folder(profiles),
             ..TogetherOptions::default()
@@ -115,6 +120,11 @@ impl PlanArgs {
     /// What they make small.
     pub(crate) fn objective(&self) -> Objective {
         self.objective.0
+    }
+
+    /// Bytes of weights that processors may hold as copies of their own.
+    pub(crate) fn memory_budget(&self) -> Option<u64> {
+        self.memory_budget.map(|megabytes| megabytes.saturating_mul(1_000_000))
     }
 
     /// Whether processors share memory and meet fast.

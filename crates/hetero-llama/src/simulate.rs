@@ -5,19 +5,20 @@
 
 mod planned;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 pub use backend_npu_sim::{FaultPlan, ProcessorUsage, Soc, SocError, Trace};
 use backend_npu_sim::{MemoryMode, Numerics, SimOptions, SimulatedSoc, TimeMode, blank_weight};
-use hetero_core::{DType, DeviceKind, OperandOrder, RowSelection, StepParams, WeightFormat};
+use hetero_core::{DType, DeviceKind, OperandOrder, RowSelection, StepParams, WeightFormat, WeightMatrix};
 use hetero_sched::explain::Explanation;
 pub use hetero_sched::solver::{DynamicLength, Granularity, Method, Objective, Prediction};
-use hetero_sched::{Loss, Runner, SchedError, Solution, Team};
+use hetero_sched::{Loss, Runner, SchedError, Solution, Team, Wanted};
 pub use planned::PhoneClock;
 
 use crate::LlamaError;
 use crate::config::ModelConfig;
-use crate::graph::{self, GraphOptions, ModelGraph};
+use crate::graph::{self, GraphOptions, ModelGraph, WeightKey};
 pub use crate::mode::Mode as SimulateMode;
 
 /// The smallest number of positions of a prefill graph: an NPU's tile.
@@ -50,6 +51,8 @@ pub struct SimulateOptions {
     pub cuts: Granularity,
     /// Which operand stays in the array of an NPU; `None` for the better one of each operator.
     pub operand_order: Option<OperandOrder>,
+    /// Bytes of weights that processors may hold as copies of their own, for all plans together; `None` for any number.
+    pub memory_budget: Option<u64>,
     /// Whether processors share memory and meet fast; otherwise the same plans run as
     /// [`hetero_sched::Synchronisation::PerCrossing`] says.
     pub fast_sync: bool,
@@ -75,6 +78,7 @@ impl SimulateOptions {
             dynamic_length: DynamicLength::default(),
             cuts: Granularity::default(),
             operand_order: None,
+            memory_budget: None,
             fast_sync: true,
             is_strict: false,
             trace: false,
@@ -127,6 +131,10 @@ pub struct SimulatedDevice {
     pub busy_share: f64,
     /// Its share of all arithmetic, 0 to 1.
     pub work_share: f64,
+    /// Bytes of weights that it holds as copies of its own.
+    pub own_bytes: u64,
+    /// Of these, bytes of rows of which it holds another copy too, because plans cut the same matrix differently.
+    pub repeated_bytes: u64,
 }
 
 impl SimulatedPhase {
@@ -183,7 +191,7 @@ pub fn simulate(options: &SimulateOptions) -> Result<Simulation, LlamaError> {
     })?;
     let predicted = |runner: &Runner| runner.solution().map(|solution| solution.prediction.clone());
     Ok(Simulation {
-        devices: devices(&prefill, &decode),
+        devices: devices(&prefill, &decode, &team),
         compile_seconds,
         predicted: predicted(&runners.prefill),
         predicted_decode: predicted(&runners.decode),
@@ -271,13 +279,34 @@ impl Graphs {
 
     fn make_ready(&self, options: &SimulateOptions, team: &Arc<Team>) -> Result<Runners, LlamaError> {
         let state = self.prefill.allocate_state(&*team.devices()[0]).map_err(SchedError::from)?;
-        let ready = |graph: &ModelGraph, first| {
-            let weights = graph.graph.weights().iter().map(|desc| blank_weight(&desc.name, desc.layout));
-            let weights: Result<Vec<_>, _> = weights.collect();
-            Runner::new(team, &graph.graph, &weights.map_err(SchedError::from)?, &state, first)
+        // One matrix for all graphs, as weights are that were loaded.
+        let mut matrices: HashMap<WeightKey, Arc<WeightMatrix>> = HashMap::new();
+        let mut weights_of = |graph: &ModelGraph| -> Result<Vec<Arc<WeightMatrix>>, LlamaError> {
+            let keys = graph.weights.iter().zip(graph.graph.weights());
+            let weights = keys.map(|(key, desc)| match matrices.get(key) {
+                Some(matrix) => Ok(Arc::clone(matrix)),
+                None => {
+                    let matrix = blank_weight(&desc.name, desc.layout).map_err(SchedError::from)?;
+                    Ok(Arc::clone(matrices.entry(*key).or_insert(matrix)))
+                }
+            });
+            weights.collect()
         };
-        let decode = ready(&self.decode, StepParams { past: options.prompt, rows: 1 })?;
-        let prefill = ready(&self.prefill, StepParams { past: 0, rows: options.prompt })?;
+        let graphs = [&self.decode, &self.prefill];
+        let weights = [weights_of(graphs[0])?, weights_of(graphs[1])?];
+        let firsts = [StepParams { past: options.prompt, rows: 1 }, StepParams { past: 0, rows: options.prompt }];
+        let n_steps = [options.decode as f64, 1.0];
+        let wanted = [0, 1].map(|idx| Wanted {
+            graph: &graphs[idx].graph,
+            weights: &weights[idx],
+            first: firsts[idx],
+            n_steps: n_steps[idx],
+        });
+        let mut runners = [None, None];
+        for idx in team.order(&wanted)? {
+            runners[idx] = Some(Runner::new(team, &graphs[idx].graph, &weights[idx], &state, firsts[idx])?);
+        }
+        let [decode, prefill] = runners.map(|runner| runner.expect("each has a place in the order"));
         Ok(Runners { prefill, decode })
     }
 }
@@ -302,16 +331,23 @@ fn phase(
 }
 
 /// The processors that have done anything in two phases.
-fn devices(prefill: &SimulatedPhase, decode: &SimulatedPhase) -> Vec<SimulatedDevice> {
+fn devices(prefill: &SimulatedPhase, decode: &SimulatedPhase, team: &Team) -> Vec<SimulatedDevice> {
     let sum = |kind: DeviceKind, figure: fn(&ProcessorUsage) -> f64| {
         prefill.sum_of(kind, figure) + decode.sum_of(kind, figure)
     };
     let kinds = [DeviceKind::Npu, DeviceKind::Gpu, DeviceKind::Cpu];
     let operations: f64 = kinds.into_iter().map(|kind| sum(kind, |usage| usage.operations)).sum();
-    let device = |kind| SimulatedDevice {
-        kind,
-        busy_share: sum(kind, |usage| usage.busy_seconds) / (prefill.seconds + decode.seconds),
-        work_share: sum(kind, |usage| usage.operations) / operations,
+    let held = team.own_bytes_of_devices();
+    let device = |kind| {
+        let idx = team.devices().iter().position(|device| device.info().kind == kind);
+        let [own_bytes, repeated_bytes] = idx.map_or([0; 2], |idx| held[idx]);
+        SimulatedDevice {
+            kind,
+            busy_share: sum(kind, |usage| usage.busy_seconds) / (prefill.seconds + decode.seconds),
+            work_share: sum(kind, |usage| usage.operations) / operations,
+            own_bytes,
+            repeated_bytes,
+        }
     };
     kinds.into_iter().filter(|&kind| sum(kind, |usage| usage.busy_seconds) > 0.0).map(device).collect()
 }

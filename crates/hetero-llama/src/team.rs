@@ -7,8 +7,8 @@ use hetero_core::{Backend, DeviceKind, Graph, StepParams, WeightFormat};
 use hetero_sched::cost::{DeviceSet, MAX_DEVICES, ProfiledOptions};
 use hetero_sched::explain::Explanation;
 use hetero_sched::profile::{Measured, ProfileFolder, Progress};
-use hetero_sched::solver::SolveOptions;
 pub use hetero_sched::solver::{DynamicLength, Method, Objective};
+use hetero_sched::solver::{Preparation, SolveOptions};
 use hetero_sched::sync::WaitPolicy;
 use hetero_sched::{ExecutorOptions, Solution, Synchronisation, Team, TeamOptions};
 
@@ -23,6 +23,9 @@ use crate::profiling::{self, ProfilingFacts, Thoroughness};
 /// Plans are reconsidered when a processor's times are off the prediction by more than this part.
 const TOLERANCE: f64 = 0.2;
 
+/// Tokens of a usual reply: a plan for decoding that is made while somebody waits is expected to serve as many.
+const TOKENS_OF_A_REPLY: u32 = 256;
+
 /// How processors work together.
 #[derive(Clone, Debug)]
 pub struct TogetherOptions {
@@ -34,6 +37,8 @@ pub struct TogetherOptions {
     pub dynamic_length: DynamicLength,
     /// What plans make small.
     pub objective: Objective,
+    /// Bytes of weights that processors may hold as copies of their own, for all plans together; `None` for any number.
+    pub memory_budget: Option<u64>,
     /// Whether processors meet fast; otherwise the same plans run as [`Synchronisation::PerCrossing`] says, to show what
     /// that is worth.
     pub fast_sync: bool,
@@ -56,6 +61,7 @@ impl Default for TogetherOptions {
             method: Method::default(),
             dynamic_length: DynamicLength::default(),
             objective: Objective::default(),
+            memory_budget: None,
             fast_sync: true,
             is_strict: false,
             profiles: None,
@@ -100,6 +106,8 @@ pub(crate) fn team(
         method: together.method,
         dynamic_length: together.dynamic_length,
         objective: together.objective,
+        memory_budget: together.memory_budget,
+        preparation: Preparation::OnUse { n_steps: TOKENS_OF_A_REPLY },
         ..SolveOptions::new(DeviceSet::first(devices.len()))
     };
     let power = power(&devices, options)?;

@@ -21,7 +21,7 @@ use self::planning::{Current, Occasion, Planning};
 use crate::cost::{CostModel, DeviceSet, MAX_DEVICES};
 use crate::explain::{Explanation, explain};
 use crate::report::StepReport;
-use crate::solver::{PlanCache, PlanKey, Solution, SolveOptions, predict, solve};
+use crate::solver::{PlanCache, PlanKey, Solution, SolveOptions, solve};
 use crate::trace::Doing;
 use crate::{Executor, ExecutorOptions, Residency, SchedError, State};
 
@@ -366,9 +366,16 @@ impl Runner {
         let step = StepParams { past, rows: current.planned.rows };
         let predicted_past = PlanKey::span(step);
         let last = StepParams { past: predicted_past[1] - 1, ..step };
-        let options = SolveOptions { devices: current.usable, ..self.team.options.solve.clone() };
-        let predicted = current.solution.as_ref().zip(self.costs());
-        let predicted = predicted.and_then(|(solution, costs)| predict(&solution.plan, costs, last, &options));
+        let planning = Planning {
+            team: &self.team,
+            costs: self.costs(),
+            graph: &self.graph,
+            weights: self.executor.weights(),
+            graphs: Some(self.executor.graphs()),
+            usable: current.usable,
+            occasion: Occasion::LongerPast,
+        };
+        let predicted = current.solution.as_ref().and_then(|solution| planning.predict(&solution.plan, last));
         let current = self.current.as_mut().expect("seen above");
         current.predicted_past = predicted_past;
         if let Some(solution) = predicted {

@@ -6,7 +6,7 @@ use backend_npu_sim::{SimulatedSoc, blank_weight};
 use hetero_core::{Backend, DeviceInfo};
 use hetero_sched::cost::{DeviceSet, ProfiledCosts, ProfiledOptions};
 use hetero_sched::profile::{MeasureOptions, measure_all};
-use hetero_sched::solver::{Granularity, SolveOptions};
+use hetero_sched::solver::{Granularity, Preparation, SolveOptions};
 use hetero_sched::sync::Clock;
 use hetero_sched::{ExecutorOptions, Synchronisation, Team, TeamOptions};
 
@@ -58,6 +58,9 @@ pub(super) fn team(
         objective: options.objective,
         dynamic_length: options.dynamic_length,
         operand_order: options.operand_order,
+        memory_budget: options.memory_budget,
+        // The evaluation prepares graphs before the prompt comes, and so does this.
+        preparation: Preparation::Ahead,
         ..SolveOptions::new(DeviceSet::first(devices.len()))
     };
     let options = TeamOptions { solve, executor, is_strict: options.is_strict };

@@ -46,7 +46,8 @@ impl Team {
             let rest = as_given.iter().copied().filter(|&idx| idx != first);
             let order: Vec<usize> = std::iter::once(first).chain(rest).collect();
             match self.seconds_in_order(order.iter().map(|&idx| &wanted[idx])) {
-                Ok(seconds) if best.as_ref().is_none_or(|(least, _)| seconds < *least) => {
+                // A gain that rounding may have made is none.
+                Ok(seconds) if best.as_ref().is_none_or(|(least, _)| seconds < *least * (1.0 - 1e-9)) => {
                     best = Some((seconds, order));
                 }
                 Ok(_) => {}

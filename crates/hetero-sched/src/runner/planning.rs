@@ -115,7 +115,11 @@ impl Planning<'_> {
 
     /// What devices hold, where that matters.
     fn inventory(&self, options: &SolveOptions) -> Inventory {
-        if options.preparation == Preparation::Ahead && !self.is_short() { Inventory::default() } else { self.seen(None) }
+        if options.preparation == Preparation::Ahead && !self.is_short() {
+            Inventory::default()
+        } else {
+            self.seen(None)
+        }
     }
 
     /// Whether devices hold a limited amount.

@@ -6,6 +6,7 @@ use crate::cost::DeviceSet;
 use crate::plan::PlacedPart;
 
 use super::candidates::{Pool, pairs};
+use super::inventory::copy_bytes;
 use super::problem::{Problem, Template};
 use super::state::{Candidate, Cut, Piece};
 use super::{DynamicLength, Inventory, Preparation};
@@ -37,7 +38,8 @@ impl Pool<'_> {
                     continue;
                 }
                 let columns = piece.columns[0] as usize..piece.columns[1] as usize;
-                let bytes = self.costs.own_bytes(device, template.class, columns.len());
+                let bytes =
+                    copy_bytes(self.graph, NodeId(template.node), self.costs, device, template.class, columns.len());
                 if bytes == 0 {
                     continue;
                 }

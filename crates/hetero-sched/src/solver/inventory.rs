@@ -3,9 +3,9 @@
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
-use hetero_core::{Graph, NodeId, Op, OperandOrder, Part};
+use hetero_core::{Arrangement, Graph, NodeId, Op, OperandOrder, Part};
 
-use crate::cost::{CostModel, MAX_DEVICES};
+use crate::cost::{ClassId, CostModel, MAX_DEVICES};
 use crate::plan::{PlacedPart, Plan};
 
 /// Rows of a weight on a device: the device's index, the number of the matrix, and the rows.
@@ -97,7 +97,7 @@ impl Inventory {
             let class = costs.class(&graph.op_spec(node));
             for PlacedPart { device_idx, part, .. } in placed {
                 let Some(rows) = self.rows_for(graph, node, *device_idx, part.columns.clone()) else { continue };
-                let bytes = costs.own_bytes(*device_idx, class, part.columns.len());
+                let bytes = copy_bytes(graph, node, costs, *device_idx, class, part.columns.len());
                 if bytes > 0 && known.insert(rows.clone()) {
                     all.push((rows, bytes));
                 }
@@ -155,4 +155,24 @@ impl Inventory {
     fn matrix(&self, weight: usize) -> usize {
         self.matrices.get(weight).copied().unwrap_or(weight)
     }
+}
+
+/// Bytes that a device holds as copies of its own to compute some columns of a node. Costs know what is in panels; a
+/// table is copied whole, and its size is known without having been measured.
+pub(crate) fn copy_bytes(
+    graph: &Graph,
+    node: NodeId,
+    costs: &dyn CostModel,
+    device_idx: usize,
+    class: ClassId,
+    columns: usize,
+) -> u64 {
+    let bytes = costs.own_bytes(device_idx, class, columns);
+    if bytes == 0 {
+        return 0;
+    }
+    let layouts = graph.node(node).weights.iter().map(|weight| &graph.weights()[weight.0].layout);
+    let tables = layouts.filter(|layout| layout.arrangement == Arrangement::Rows);
+    let tables = tables.map(|layout| layout.bytes() as u64).sum();
+    if matches!(graph.node(node).op, Op::Linear { .. }) { bytes + tables } else { tables }
 }
