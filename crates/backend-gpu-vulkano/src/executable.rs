@@ -7,8 +7,8 @@ use std::sync::Arc;
 use hetero_core::{
     BackendError, Binding, Bindings, Executable, Segment, SharedTensor, StepCheck, StepParams, Ticket, Timeline, Weight,
 };
-use hetero_shaders::program::{Buffers, Constants, Dispatch, Input, choose, dispatches};
-use hetero_shaders::{Kernel, Knobs, Params, Step};
+use hetero_shaders::program::{Buffers, Choice, Dispatch, Operand as Named, choose, program};
+use hetero_shaders::{Knobs, Params, Step};
 use parking_lot::Mutex;
 use vulkano::buffer::{BufferUsage, Subbuffer};
 use vulkano::descriptor_set::allocator::StandardDescriptorSetAllocator;
@@ -33,6 +33,7 @@ pub(crate) struct GpuExecutable {
     gpu: Arc<Gpu>,
     check: StepCheck,
     runs: Vec<Run>,
+    n_bindings: usize,
     /// [`Params`] of the dispatches, each on its own multiple of [`ALIGNMENT`].
     params: Subbuffer<[u8]>,
     lanes: Mutex<Vec<Lane>>,
@@ -44,11 +45,11 @@ pub(crate) struct GpuExecutable {
 #[derive(Debug)]
 struct Run {
     params: Params,
-    /// By the most rows that each is for.
-    kernels: Vec<(u32, Kernel)>,
-    /// Of the kernels.
+    /// Kernels, for certain steps each.
+    choices: Vec<Choice>,
+    /// Of the choices.
     pipelines: Vec<Arc<ComputePipeline>>,
-    output: usize,
+    outputs: Vec<Operand>,
     inputs: Vec<Operand>,
 }
 
@@ -56,13 +57,26 @@ struct Run {
 enum Operand {
     Binding(usize),
     Constant(Subbuffer<[u8]>),
+    /// What one dispatch leaves for another, by its number.
+    Scratch(usize, Subbuffer<[u8]>),
+}
+
+impl Operand {
+    /// A number for what dispatches may conflict about; none for what never changes.
+    fn changing(&self, n_bindings: usize) -> Option<usize> {
+        match self {
+            Operand::Binding(idx) => Some(*idx),
+            Operand::Scratch(idx, _) => Some(n_bindings + idx),
+            Operand::Constant(_) => None,
+        }
+    }
 }
 
 /// What one submission at a time uses: the block that tells its step, and commands for certain tensors.
 #[derive(Debug)]
 struct Lane {
-    /// Commands by the rows of the step.
-    recorded: HashMap<u32, Recorded>,
+    /// Commands by what their workgroups go by.
+    recorded: HashMap<(u32, u32), Recorded>,
     /// Of the dispatches.
     sets: Vec<Arc<DescriptorSet>>,
     step: Subbuffer<[u8]>,
@@ -85,21 +99,18 @@ struct Bound {
 impl GpuExecutable {
     /// Makes pipelines and copies what does not change, after `support` has said yes to all nodes.
     pub(crate) fn new(gpu: &Arc<Gpu>, segment: &Segment) -> Result<GpuExecutable, BackendError> {
-        let graph = &segment.graph;
-        let mut constants = Constants::default();
-        let mut runs = Vec::new();
-        for node in &segment.nodes {
-            for Dispatch { kernels, params, output, inputs } in dispatches(&mut &**gpu, graph, node, &mut constants)? {
-                let pipelines: Result<Vec<_>, BackendError> =
-                    kernels.iter().map(|(_, kernel)| gpu.pipelines.pipeline(*kernel, &gpu.knobs)).collect();
-                let operand = |input: Input<Subbuffer<[u8]>>| match input {
-                    Input::Value(value) => Operand::Binding(segment.binding_idx(value)),
-                    Input::Constant(buffer) => Operand::Constant(buffer),
-                };
-                let inputs = inputs.into_iter().map(operand).collect();
-                let (pipelines, output) = (pipelines?, segment.binding_idx(output));
-                runs.push(Run { params, kernels, pipelines, output, inputs });
-            }
+        let program = program(&mut &**gpu, segment)?;
+        let operand = |operand: Named<Subbuffer<[u8]>>| match operand {
+            Named::Value(value) => Operand::Binding(segment.binding_idx(value)),
+            Named::Constant(buffer) => Operand::Constant(buffer),
+            Named::Scratch(idx) => Operand::Scratch(idx, program.scratch[idx].clone()),
+        };
+        let mut runs = Vec::with_capacity(program.dispatches.len());
+        for Dispatch { choices, params, outputs, inputs } in program.dispatches {
+            let pipelines: Result<Vec<_>, BackendError> =
+                choices.iter().map(|choice| gpu.pipelines.pipeline(choice.kernel, &gpu.knobs)).collect();
+            let [outputs, inputs] = [outputs, inputs].map(|named| named.into_iter().map(operand).collect());
+            runs.push(Run { params, choices, pipelines: pipelines?, outputs, inputs });
         }
         let mut params = vec![0; ALIGNMENT as usize * runs.len()];
         for (run, bytes) in runs.iter().zip(params.chunks_exact_mut(ALIGNMENT as usize)) {
@@ -107,6 +118,7 @@ impl GpuExecutable {
         }
         Ok(GpuExecutable {
             check: StepCheck::new(segment),
+            n_bindings: segment.n_bindings(),
             params: gpu.filled(&params, BufferUsage::UNIFORM_BUFFER)?,
             lanes: Mutex::default(),
             _weights: segment.nodes.iter().flat_map(|node| node.weights.iter().cloned()).collect(),
@@ -149,16 +161,15 @@ impl GpuExecutable {
         for (idx, run) in self.runs.iter().enumerate() {
             let start = idx as u64 * ALIGNMENT;
             let params = self.params.clone().slice(start..start + size_of::<Params>() as u64);
-            let output = tensors[run.output].buffer.clone();
-            let inputs = run.inputs.iter().map(|input| match input {
+            let operands = run.outputs.iter().chain(&run.inputs).map(|operand| match operand {
                 Operand::Binding(idx) => tensors[*idx].buffer.clone(),
-                Operand::Constant(buffer) => buffer.clone(),
+                Operand::Constant(buffer) | Operand::Scratch(_, buffer) => buffer.clone(),
             });
-            let buffers = [step.clone(), params, output].into_iter().chain(inputs);
+            let buffers = [step.clone(), params].into_iter().chain(operands);
             let writes =
                 buffers.enumerate().map(|(binding, buffer)| WriteDescriptorSet::buffer(binding as u32, buffer));
             let allocator: Arc<StandardDescriptorSetAllocator> = Arc::clone(&self.gpu.sets);
-            let layout = Arc::clone(&self.gpu.pipelines.layout(run.kernels[0].1).0);
+            let layout = Arc::clone(&self.gpu.pipelines.layout(run.choices[0].kernel).0);
             let set = DescriptorSet::new(allocator, layout, writes, []);
             sets.push(set.map_err(|error| checked_error(&self.gpu.info.name, error, 0))?);
         }
@@ -171,27 +182,23 @@ impl GpuExecutable {
         // What dispatches since the last barrier have touched, by binding. What submissions before have touched is not
         // known, so the first stands behind a barrier too.
         let (mut written, mut read) = (HashSet::new(), HashSet::new());
+        let n_bindings = self.n_bindings;
         let mut is_first = true;
         for (run, set) in self.runs.iter().zip(sets) {
-            let Some((kernel_idx, workgroups)) = choose(&run.kernels, &run.params, step) else { continue };
-            let inputs = || {
-                run.inputs.iter().filter_map(|input| match input {
-                    Operand::Binding(idx) => Some(*idx),
-                    Operand::Constant(_) => None,
-                })
-            };
-            let conflicts = written.contains(&run.output)
-                || read.contains(&run.output)
+            let Some((kernel_idx, workgroups)) = choose(&run.choices, &run.params, step) else { continue };
+            let outputs = || run.outputs.iter().filter_map(|operand| operand.changing(n_bindings));
+            let inputs = || run.inputs.iter().filter_map(|operand| operand.changing(n_bindings));
+            let conflicts = outputs().any(|output| written.contains(&output) || read.contains(&output))
                 || inputs().any(|input| written.contains(&input));
             if conflicts {
                 written.clear();
                 read.clear();
             }
-            written.insert(run.output);
+            written.extend(outputs());
             read.extend(inputs());
             calls.push(Call {
                 pipeline: &run.pipelines[kernel_idx],
-                layout: &self.gpu.pipelines.layout(run.kernels[0].1).1,
+                layout: &self.gpu.pipelines.layout(run.choices[0].kernel).1,
                 set,
                 workgroups,
                 is_behind_barrier: conflicts || is_first,
@@ -223,19 +230,20 @@ impl Executable for GpuExecutable {
     fn submit(&self, mut bindings: Bindings, step: StepParams) -> Result<Ticket, BackendError> {
         let gpu = &*self.gpu;
         self.check.check(&bindings, step);
-        let uniform = Step { past: step.past as u32, rows: step.rows as u32, ..Step::default() };
+        let uniform = Step::new(step.past as u32, step.rows as u32);
         let mut lanes = self.lanes.lock();
         let idx = self.lane(&mut lanes, &bindings)?;
         let lane = &mut lanes[idx];
-        if !lane.recorded.contains_key(&uniform.rows) {
+        let recorded_for = uniform.recorded_for();
+        if !lane.recorded.contains_key(&recorded_for) {
             let recorded = self.record(&lane.sets, &uniform)?;
             if lane.recorded.len() >= KEPT_ROWS {
                 lane.recorded.clear();
             }
-            lane.recorded.insert(uniform.rows, recorded);
+            lane.recorded.insert(recorded_for, recorded);
         }
         gpu.write(&lane.step, |memory| memory[..size_of::<Step>()].copy_from_slice(bytemuck::bytes_of(&uniform)))?;
-        let value = gpu.submit(&lane.recorded[&uniform.rows], || bindings.hand_over(gpu.info.id))?;
+        let value = gpu.submit(&lane.recorded[&recorded_for], || bindings.hand_over(gpu.info.id))?;
         lane.last_value = value;
         drop(lanes);
         let timeline: Arc<dyn Timeline> = gpu.timeline.clone();
@@ -260,8 +268,16 @@ impl Buffers for &Gpu {
         self.filled(bytes, BufferUsage::STORAGE_BUFFER)
     }
 
+    fn scratch(&mut self, bytes: u64) -> Result<Subbuffer<[u8]>, BackendError> {
+        self.buffer(bytes, BufferUsage::STORAGE_BUFFER)
+    }
+
     fn vector_lanes(&self) -> u32 {
         self.vector_lanes
+    }
+
+    fn max_storage_buffers(&self) -> u32 {
+        self.max_storage_buffers
     }
 
     fn knobs(&self) -> &Knobs {

@@ -16,30 +16,30 @@ use vulkano::pipeline::{ComputePipeline, PipelineLayout, PipelineShaderStageCrea
 use vulkano::shader::{ShaderModule, ShaderModuleCreateInfo, ShaderStages};
 use vulkano::{Validated, VulkanError as Code};
 
-/// The most inputs that a kernel has.
-const MAX_INPUTS: usize = 3;
-
 /// The pipelines of a device.
 #[derive(Debug)]
 pub(crate) struct PipelineCache {
     device: Arc<Device>,
     name: String,
     features: Features,
-    /// For each number of inputs.
-    layouts: Vec<(Arc<DescriptorSetLayout>, Arc<PipelineLayout>)>,
+    /// By the numbers of outputs and inputs.
+    layouts: HashMap<[usize; 2], (Arc<DescriptorSetLayout>, Arc<PipelineLayout>)>,
     pipelines: Mutex<HashMap<(Kernel, Features), Arc<ComputePipeline>>>,
 }
 
 impl PipelineCache {
     pub(crate) fn new(device: &Arc<Device>, name: &str, features: Features) -> Result<PipelineCache, Validated<Code>> {
-        let layouts: Result<Vec<_>, _> = (0..=MAX_INPUTS).map(|n_inputs| layout(device, n_inputs)).collect();
+        let most = device.physical_device().properties().max_per_stage_descriptor_storage_buffers;
+        let numbers = Kernel::bindings(most).into_iter();
+        let layouts: Result<HashMap<_, _>, _> =
+            numbers.map(|numbers| Ok::<_, Validated<Code>>((numbers, layout(device, numbers)?))).collect();
         let (device, name) = (Arc::clone(device), name.to_owned());
         Ok(PipelineCache { device, name, features, layouts: layouts?, pipelines: Mutex::default() })
     }
 
     /// How the buffers of a kernel are bound.
     pub(crate) fn layout(&self, kernel: Kernel) -> &(Arc<DescriptorSetLayout>, Arc<PipelineLayout>) {
-        &self.layouts[kernel.n_inputs()]
+        &self.layouts[&[kernel.n_outputs(), kernel.n_inputs()]]
     }
 
     /// The pipeline of a kernel, made when it is asked for the first time.
@@ -79,10 +79,10 @@ fn reason(error: Validated<Code>) -> String {
     }
 }
 
-/// Two uniform blocks, the output, the inputs: see `hetero_shaders`.
+/// Two uniform blocks, the outputs, the inputs: see `hetero_shaders`.
 fn layout(
     device: &Arc<Device>,
-    n_inputs: usize,
+    [n_outputs, n_inputs]: [usize; 2],
 ) -> Result<(Arc<DescriptorSetLayout>, Arc<PipelineLayout>), Validated<Code>> {
     let binding = |binding: usize| {
         let ty = if binding < 2 { DescriptorType::UniformBuffer } else { DescriptorType::StorageBuffer };
@@ -92,7 +92,7 @@ fn layout(
         };
         (binding as u32, layout)
     };
-    let bindings: BTreeMap<u32, DescriptorSetLayoutBinding> = (0..3 + n_inputs).map(binding).collect();
+    let bindings: BTreeMap<u32, DescriptorSetLayoutBinding> = (0..2 + n_outputs + n_inputs).map(binding).collect();
     let info = DescriptorSetLayoutCreateInfo { bindings, ..DescriptorSetLayoutCreateInfo::default() };
     let set = DescriptorSetLayout::new(Arc::clone(device), info)?;
     let info = PipelineLayoutCreateInfo { set_layouts: vec![Arc::clone(&set)], ..PipelineLayoutCreateInfo::default() };

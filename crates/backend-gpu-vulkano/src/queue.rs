@@ -53,6 +53,8 @@ pub(crate) struct Gpu {
     pub(crate) vector_lanes: u32,
     /// Which variants of which kernels may be used.
     pub(crate) knobs: Knobs,
+    /// The most buffers that a kernel can bind.
+    pub(crate) max_storage_buffers: u32,
     pub(crate) pipelines: PipelineCache,
     /// Where the device takes memory of the process.
     pub(crate) importer: Option<Importer>,
@@ -105,6 +107,7 @@ impl Gpu {
             max_piece_bytes,
             piece_alignment: limits.min_storage_buffer_offset_alignment.as_devicesize(),
             vector_lanes,
+            max_storage_buffers: limits.max_per_stage_descriptor_storage_buffers,
             pipelines: PipelineCache::new(&device, &info.name, features)?,
             knobs,
             importer: Importer::new(&device),

@@ -8,8 +8,8 @@ use hetero_core::{
     BackendError, Binding, Bindings, Executable, Part, Rows, Segment, StepCheck, StepParams, Ticket, Timeline,
     ValueKind,
 };
-use hetero_shaders::program::{Buffers, Constants, Dispatch, Input, choose, dispatches};
-use hetero_shaders::{Kernel, Knobs, Params, Step};
+use hetero_shaders::program::{Buffers, Choice, Dispatch, Operand as Named, choose, program};
+use hetero_shaders::{Knobs, Params, Step};
 use parking_lot::Mutex;
 use wgpu::{
     BindGroup, BindGroupDescriptor, BindGroupEntry, BindingResource, Buffer, BufferBinding, BufferUsages,
@@ -45,11 +45,11 @@ pub(crate) struct GpuExecutable {
 #[derive(Debug)]
 struct Run {
     params: Params,
-    /// By the most rows that each is for.
-    kernels: Vec<(u32, Kernel)>,
-    /// Of the kernels.
+    /// Kernels, for certain steps each.
+    choices: Vec<Choice>,
+    /// Of the choices.
     pipelines: Vec<ComputePipeline>,
-    output: usize,
+    outputs: Vec<Operand>,
     inputs: Vec<Operand>,
 }
 
@@ -78,30 +78,32 @@ struct BoundSet {
 impl GpuExecutable {
     /// Makes pipelines and uploads what does not change, after `support` has said yes to all nodes.
     pub(crate) fn new(gpu: &Arc<Gpu>, segment: &Segment) -> Result<GpuExecutable, BackendError> {
-        let graph = &segment.graph;
-        let mut constants = Constants::default();
-        let mut runs = Vec::new();
-        for node in &segment.nodes {
-            for Dispatch { kernels, params, output, inputs } in dispatches(&mut &**gpu, graph, node, &mut constants)? {
-                let pipelines: Result<Vec<_>, BackendError> =
-                    kernels.iter().map(|(_, kernel)| gpu.pipelines.pipeline(*kernel, &gpu.knobs)).collect();
-                let operand = |input: Input<Buffer>| match input {
-                    Input::Value(value) => Operand::Binding(segment.binding_idx(value)),
-                    Input::Constant(buffer) => Operand::Constant(buffer),
-                };
-                let inputs = inputs.into_iter().map(operand).collect();
-                let (pipelines, output) = (pipelines?, segment.binding_idx(output));
-                runs.push(Run { params, kernels, pipelines, output, inputs });
-            }
+        let program = program(&mut &**gpu, segment)?;
+        let operand = |operand: Named<Buffer>| match operand {
+            Named::Value(value) => Operand::Binding(segment.binding_idx(value)),
+            Named::Constant(buffer) => Operand::Constant(buffer),
+            Named::Scratch(idx) => Operand::Constant(program.scratch[idx].clone()),
+        };
+        let mut runs = Vec::with_capacity(program.dispatches.len());
+        for Dispatch { choices, params, outputs, inputs } in program.dispatches {
+            let pipelines: Result<Vec<_>, BackendError> =
+                choices.iter().map(|choice| gpu.pipelines.pipeline(choice.kernel, &gpu.knobs)).collect();
+            let [outputs, inputs] = [outputs, inputs].map(|named| named.into_iter().map(operand).collect());
+            runs.push(Run { params, choices, pipelines: pipelines?, outputs, inputs });
         }
-        let params_stride = u64::from(gpu.limits.min_uniform_buffer_offset_alignment).max(size_of::<Params>() as u64);
+        let params_stride =
+            (size_of::<Params>() as u64).next_multiple_of(gpu.limits.min_uniform_buffer_offset_alignment.into());
         let mut params = vec![0; params_stride as usize * runs.len()];
         for (run, bytes) in runs.iter().zip(params.chunks_exact_mut(params_stride as usize)) {
             bytes[..size_of::<Params>()].copy_from_slice(bytemuck::bytes_of(&run.params));
         }
         let step = Step::default();
         let mut is_written = vec![false; segment.n_bindings()];
-        runs.iter().for_each(|run| is_written[run.output] = true);
+        for output in runs.iter().flat_map(|run| &run.outputs) {
+            if let Operand::Binding(idx) = output {
+                is_written[*idx] = true;
+            }
+        }
         Ok(GpuExecutable {
             check: StepCheck::new(segment),
             outputs: outputs(segment),
@@ -144,9 +146,8 @@ impl GpuExecutable {
         let mut resources = vec![
             block(&self.step, 0, size_of::<Step>()),
             block(&self.params, idx as u64 * self.params_stride, size_of::<Params>()),
-            self.tensor(&bindings.tensors[run.output]).buffer().as_entire_binding(),
         ];
-        resources.extend(run.inputs.iter().map(|input| match input {
+        resources.extend(run.outputs.iter().chain(&run.inputs).map(|operand| match operand {
             Operand::Binding(idx) => self.tensor(&bindings.tensors[*idx]).buffer().as_entire_binding(),
             Operand::Constant(buffer) => buffer.as_entire_binding(),
         }));
@@ -155,7 +156,7 @@ impl GpuExecutable {
             .enumerate()
             .map(|(binding, resource)| BindGroupEntry { binding: binding as u32, resource })
             .collect();
-        let layout = self.gpu.pipelines.layout(run.kernels[0].1);
+        let layout = self.gpu.pipelines.layout(run.choices[0].kernel);
         self.gpu.device.create_bind_group(&BindGroupDescriptor { label: None, layout, entries: &entries })
     }
 
@@ -173,7 +174,7 @@ impl Executable for GpuExecutable {
         let gpu = &*self.gpu;
         self.check.check(&bindings, step);
         let groups = self.bind(&bindings)?;
-        let uniform = Step { past: step.past as u32, rows: step.rows as u32, ..Step::default() };
+        let uniform = Step::new(step.past as u32, step.rows as u32);
 
         // One at a time: the step's block belongs to the submission that comes next.
         let mut entrance = gpu.enter();
@@ -182,7 +183,7 @@ impl Executable for GpuExecutable {
         let mut encoder = gpu.device.create_command_encoder(&CommandEncoderDescriptor::default());
         let mut pass = encoder.begin_compute_pass(&ComputePassDescriptor::default());
         for (run, group) in self.runs.iter().zip(&*groups) {
-            if let Some((kernel_idx, [across, down])) = choose(&run.kernels, &run.params, &uniform) {
+            if let Some((kernel_idx, [across, down])) = choose(&run.choices, &run.params, &uniform) {
                 pass.set_pipeline(&run.pipelines[kernel_idx]);
                 pass.set_bind_group(0, group, &[]);
                 pass.dispatch_workgroups(across, down, 1);
@@ -220,8 +221,16 @@ impl Buffers for &Gpu {
         Gpu::constant(self, "constant", bytes, BufferUsages::STORAGE)
     }
 
+    fn scratch(&mut self, bytes: u64) -> Result<Buffer, BackendError> {
+        Gpu::constant(self, "scratch", &vec![0; bytes as usize], BufferUsages::STORAGE)
+    }
+
     fn vector_lanes(&self) -> u32 {
         self.vector_lanes
+    }
+
+    fn max_storage_buffers(&self) -> u32 {
+        self.limits.max_storage_buffers_per_shader_stage
     }
 
     fn knobs(&self) -> &Knobs {

@@ -13,30 +13,28 @@ use wgpu::{
 
 use crate::error::scoped;
 
-/// The most inputs that a kernel has.
-const MAX_INPUTS: usize = 3;
-
 /// The pipelines of a device.
 #[derive(Debug)]
 pub(crate) struct PipelineCache {
     device: wgpu::Device,
     name: String,
     features: Features,
-    /// For each number of inputs.
-    layouts: Vec<(BindGroupLayout, PipelineLayout)>,
+    /// By the numbers of outputs and inputs.
+    layouts: HashMap<[usize; 2], (BindGroupLayout, PipelineLayout)>,
     pipelines: Mutex<HashMap<(Kernel, Features), ComputePipeline>>,
 }
 
 impl PipelineCache {
     pub(crate) fn new(device: &wgpu::Device, name: &str, features: Features) -> PipelineCache {
-        let layouts = (0..=MAX_INPUTS).map(|n_inputs| layout(device, n_inputs)).collect();
+        let most = device.limits().max_storage_buffers_per_shader_stage;
+        let layouts = Kernel::bindings(most).into_iter().map(|numbers| (numbers, layout(device, numbers))).collect();
         let (device, name) = (device.clone(), name.to_owned());
         PipelineCache { device, name, features, layouts, pipelines: Mutex::default() }
     }
 
     /// How the buffers of a kernel are bound.
     pub(crate) fn layout(&self, kernel: Kernel) -> &BindGroupLayout {
-        &self.layouts[kernel.n_inputs()].0
+        &self.layouts[&[kernel.n_outputs(), kernel.n_inputs()]].0
     }
 
     /// The pipeline of a kernel, made when it is asked for the first time.
@@ -64,7 +62,7 @@ impl PipelineCache {
         });
         self.device.create_compute_pipeline(&ComputePipelineDescriptor {
             label: Some(&name),
-            layout: Some(&self.layouts[shader.n_inputs].1),
+            layout: Some(&self.layouts[&[shader.n_outputs, shader.n_inputs]].1),
             module: &module,
             entry_point: Some("main"),
             // The kernels write workgroup memory before they read it.
@@ -77,22 +75,22 @@ impl PipelineCache {
     }
 }
 
-/// Two uniform blocks, the output, the inputs: see `hetero_shaders`.
-fn layout(device: &wgpu::Device, n_inputs: usize) -> (BindGroupLayout, PipelineLayout) {
+/// Two uniform blocks, the outputs, the inputs: see `hetero_shaders`.
+fn layout(device: &wgpu::Device, [n_outputs, n_inputs]: [usize; 2]) -> (BindGroupLayout, PipelineLayout) {
     let entry = |binding: usize| BindGroupLayoutEntry {
         binding: binding as u32,
         visibility: ShaderStages::COMPUTE,
         ty: BindingType::Buffer {
             ty: match binding {
                 0 | 1 => BufferBindingType::Uniform,
-                _ => BufferBindingType::Storage { read_only: binding > 2 },
+                _ => BufferBindingType::Storage { read_only: binding >= 2 + n_outputs },
             },
             has_dynamic_offset: false,
             min_binding_size: None,
         },
         count: None,
     };
-    let entries: Vec<BindGroupLayoutEntry> = (0..3 + n_inputs).map(entry).collect();
+    let entries: Vec<BindGroupLayoutEntry> = (0..2 + n_outputs + n_inputs).map(entry).collect();
     let bindings = device.create_bind_group_layout(&BindGroupLayoutDescriptor { label: None, entries: &entries });
     let pipeline = device.create_pipeline_layout(&PipelineLayoutDescriptor {
         label: None,

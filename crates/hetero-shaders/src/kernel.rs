@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::{Element, Format, Params, Step, source};
+use crate::{Element, Form, Linear, Params, Step, source};
 
 /// What a device has beyond the plain core of WGSL. A kernel has a variant for each, and a plain one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -34,29 +34,30 @@ pub enum Kernel {
     RmsNorm { input: Element, table: Element, output: Element },
     /// Softmax of each row.
     Softmax { input: Element, output: Element },
-    /// Causal grouped-query attention over a cache. Heads have a multiple of 4 features, up to
-    /// [`Kernel::MAX_HEAD_DIM`].
+    /// Rotates queries and keys, and writes keys and values into their caches, all of them f32 before. The inputs are
+    /// queries, keys, values and the frequencies; the outputs the rotated queries, the cache of keys and that of values.
+    RopeCache { cache: Element },
+    /// Causal grouped-query attention over a cache, a row and head for each workgroup. Heads have a multiple of 4
+    /// features, up to [`Kernel::MAX_HEAD_DIM`].
     Attention { queries: Element, keys: Element, values: Element, output: Element },
-    /// Matrix times a few rows, each byte of the matrix read once for `rows` of them (1, 2 or 4) by workgroups of
-    /// `lanes` invocations (64 to 256). `is_whole_groups` says that rows have a multiple of 32 features.
-    LinearVector {
-        format: Format,
-        input: Element,
+    /// The same for `tile` queries (1, 4, 8, 16 or 32) that share keys and values, in heads of `head_dim` features. With
+    /// `is_split` each workgroup goes over a part of the keys, and the output is sums for [`Kernel::AttentionMerge`].
+    AttentionTiled {
+        queries: Element,
+        keys: Element,
+        values: Element,
         output: Element,
-        bias: Option<Element>,
-        is_whole_groups: bool,
-        rows: u32,
-        lanes: u32,
+        head_dim: u32,
+        tile: u32,
+        is_split: bool,
     },
-    /// Matrix times many rows, by tiles of `tile_rows` rows (16 or 64) in workgroup memory.
-    LinearTiled {
-        format: Format,
-        input: Element,
-        output: Element,
-        bias: Option<Element>,
-        is_whole_groups: bool,
-        tile_rows: u32,
-    },
+    /// Puts together what [`Kernel::AttentionTiled`] has left, in f32.
+    AttentionMerge { output: Element },
+    /// Matrices times a few rows, each byte of a matrix read once for `rows` of them (1, 2 or 4) by workgroups of
+    /// `lanes` invocations (64 to 256).
+    LinearVector { linear: Linear, rows: u32, lanes: u32 },
+    /// Matrices times many rows, by tiles of `tile_rows` rows (16 or 64) in workgroup memory.
+    LinearTiled { linear: Linear, tile_rows: u32 },
 }
 
 /// A kernel as WGSL, with its entry point `main`.
@@ -64,7 +65,9 @@ pub enum Kernel {
 pub struct Shader {
     /// Its source.
     pub wgsl: String,
-    /// How many inputs it binds, from binding 3 on.
+    /// How many outputs it binds, from binding 2 on.
+    pub n_outputs: usize,
+    /// How many inputs it binds, behind the outputs.
     pub n_inputs: usize,
 }
 
@@ -75,6 +78,10 @@ impl Kernel {
     pub(crate) const ROW_LANES: u32 = 256;
     /// Invocations that compute a head of a row together.
     pub(crate) const HEAD_LANES: u32 = 128;
+    /// Invocations that put together what several workgroups have left of a head of a row.
+    pub(crate) const MERGE_LANES: u32 = 64;
+    /// How many queries a workgroup of [`Kernel::AttentionTiled`] may have.
+    pub(crate) const QUERY_TILES: [u32; 5] = [1, 4, 8, 16, 32];
     /// The most workgroups in one dimension that every device takes; kernels go on to further rows by themselves.
     const MAX_GROUPS: u32 = 65_535;
 
@@ -88,7 +95,10 @@ impl Kernel {
         "rope",
         "rms_norm",
         "softmax",
+        "rope_cache",
         "attention",
+        "attention_tiled",
+        "attention_merge",
         "linear_vector",
         "linear_tiled",
     ];
@@ -104,7 +114,10 @@ impl Kernel {
             Kernel::Rope { .. } => "rope",
             Kernel::RmsNorm { .. } => "rms_norm",
             Kernel::Softmax { .. } => "softmax",
+            Kernel::RopeCache { .. } => "rope_cache",
             Kernel::Attention { .. } => "attention",
+            Kernel::AttentionTiled { .. } => "attention_tiled",
+            Kernel::AttentionMerge { .. } => "attention_merge",
             Kernel::LinearVector { .. } => "linear_vector",
             Kernel::LinearTiled { .. } => "linear_tiled",
         }
@@ -112,24 +125,43 @@ impl Kernel {
 
     /// The source for a device with some features.
     pub fn shader(self, features: Features) -> Shader {
-        Shader { wgsl: source::wgsl(self, features), n_inputs: self.n_inputs() }
+        Shader { wgsl: source::wgsl(self, features), n_outputs: self.n_outputs(), n_inputs: self.n_inputs() }
+    }
+
+    /// How many outputs it binds.
+    pub fn n_outputs(self) -> usize {
+        match self {
+            Kernel::RopeCache { .. } => 3,
+            Kernel::LinearVector { linear, .. } | Kernel::LinearTiled { linear, .. } => linear.form.n_outputs(),
+            _ => 1,
+        }
+    }
+
+    /// All numbers of outputs and inputs that kernels bind, of which there are at most so many together.
+    pub fn bindings(max_storage_buffers: u32) -> Vec<[usize; 2]> {
+        let all = (1..=3).flat_map(|n_outputs| (1..=5).map(move |n_inputs| [n_outputs, n_inputs]));
+        all.filter(|numbers| numbers.iter().sum::<usize>() <= max_storage_buffers as usize).collect()
     }
 
     /// How many inputs it binds.
     pub fn n_inputs(self) -> usize {
         match self {
-            Kernel::Convert { .. } | Kernel::CacheWrite { .. } | Kernel::Softmax { .. } => 1,
+            Kernel::Convert { .. }
+            | Kernel::CacheWrite { .. }
+            | Kernel::Softmax { .. }
+            | Kernel::AttentionMerge { .. } => 1,
             Kernel::Add { .. }
             | Kernel::Swiglu { .. }
             | Kernel::Embed { .. }
             | Kernel::Rope { .. }
             | Kernel::RmsNorm { .. } => 2,
-            Kernel::Attention { .. } => 3,
-            Kernel::LinearVector { bias, .. } | Kernel::LinearTiled { bias, .. } => 2 + usize::from(bias.is_some()),
+            Kernel::Attention { .. } | Kernel::AttentionTiled { .. } => 3,
+            Kernel::RopeCache { .. } => 4,
+            Kernel::LinearVector { linear, .. } | Kernel::LinearTiled { linear, .. } => linear.n_inputs(),
         }
     }
 
-    /// The type of its output.
+    /// The type of its first output.
     pub fn output(self) -> Element {
         match self {
             Kernel::Add { output, .. }
@@ -141,8 +173,18 @@ impl Kernel {
             | Kernel::RmsNorm { output, .. }
             | Kernel::Softmax { output, .. }
             | Kernel::Attention { output, .. }
-            | Kernel::LinearVector { output, .. }
-            | Kernel::LinearTiled { output, .. } => output,
+            | Kernel::AttentionTiled { output, .. }
+            | Kernel::AttentionMerge { output } => output,
+            Kernel::RopeCache { .. } => Element::F32,
+            Kernel::LinearVector { linear, .. } | Kernel::LinearTiled { linear, .. } => linear.output,
+        }
+    }
+
+    /// The types of its outputs.
+    pub fn outputs(self) -> Vec<Element> {
+        match self {
+            Kernel::RopeCache { cache } => vec![Element::F32, cache, cache],
+            _ => vec![self.output(); self.n_outputs()],
         }
     }
 
@@ -150,14 +192,34 @@ impl Kernel {
     pub fn workgroups(self, params: &Params, step: &Step) -> Option<[u32; 2]> {
         let end_row = params.end_row.min(step.rows.max(params.fixed_rows));
         let n_rows = end_row.saturating_sub(params.first_row);
-        let (across, rows_each) = match self {
-            Kernel::RmsNorm { .. } | Kernel::Softmax { .. } => (1, 1),
-            Kernel::Attention { .. } => (params.n_columns / params.head_dim, 1),
-            Kernel::LinearVector { rows, .. } => (params.n_columns.div_ceil(16), rows),
-            Kernel::LinearTiled { tile_rows, .. } => (params.n_columns.div_ceil(64), tile_rows),
-            _ => (params.n_columns.div_ceil(256), 1),
+        let units = |columns: u32| match self {
+            Kernel::LinearVector { .. } => columns.div_ceil(16),
+            _ => columns.div_ceil(64),
         };
-        (n_rows > 0 && across > 0).then(|| [across, n_rows.div_ceil(rows_each).min(Self::MAX_GROUPS)])
+        let (across, down) = match self {
+            Kernel::RmsNorm { .. } | Kernel::Softmax { .. } => (1, n_rows),
+            Kernel::Attention { .. } | Kernel::AttentionMerge { .. } => (params.n_columns / params.head_dim, n_rows),
+            Kernel::AttentionTiled { tile, is_split, .. } => {
+                let groups = params.n_columns / (params.head_dim * params.group_heads);
+                let splits = if is_split { step.n_splits() } else { 1 };
+                (groups * splits, (n_rows * params.group_heads).div_ceil(tile))
+            }
+            Kernel::LinearVector { linear, .. } | Kernel::LinearTiled { linear, .. } => {
+                let others = &params.others[..linear.form.n_matrices() - 1];
+                let across = match linear.form {
+                    Form::Several(_) => others.iter().map(|columns| units(columns.count)).sum(),
+                    _ => 0,
+                };
+                let rows = match self {
+                    Kernel::LinearVector { rows, .. } => rows,
+                    Kernel::LinearTiled { tile_rows, .. } => tile_rows,
+                    _ => 1,
+                };
+                (units(params.n_columns) + across, n_rows.div_ceil(rows))
+            }
+            _ => (params.n_columns.div_ceil(256), n_rows),
+        };
+        (n_rows > 0 && across > 0).then(|| [across, down.min(Self::MAX_GROUPS)])
     }
 
     /// All kernels that there are: for tests, and for checking a driver.
@@ -175,34 +237,40 @@ impl Kernel {
                     all.push(Kernel::Swiglu { inputs: [input, other], output });
                     all.push(Kernel::RmsNorm { input, table: other, output });
                     all.push(Kernel::Attention { queries: input, keys: other, values: other, output });
-                }
-                for format in Format::ALL {
-                    for bias in [None, Some(Element::F32), Some(Element::F16), Some(Element::Bf16)] {
-                        for is_whole_groups in [false, true] {
-                            for (rows, lanes) in [(1, 64), (2, 64), (4, 64), (1, 128), (1, 256), (4, 256)] {
-                                all.push(Kernel::LinearVector {
-                                    format,
-                                    input,
-                                    output,
-                                    bias,
-                                    is_whole_groups,
-                                    rows,
-                                    lanes,
-                                });
-                            }
-                            for tile_rows in [16, 64] {
-                                all.push(Kernel::LinearTiled {
-                                    format,
-                                    input,
-                                    output,
-                                    bias,
-                                    is_whole_groups,
-                                    tile_rows,
-                                });
-                            }
+                    for head_dim in [4, 20, 64, 80, 128, 256] {
+                        for tile in Self::QUERY_TILES {
+                            let (queries, keys, values) = (input, other, other);
+                            let kernel = Kernel::AttentionTiled {
+                                queries,
+                                keys,
+                                values,
+                                output,
+                                head_dim,
+                                tile,
+                                is_split: false,
+                            };
+                            all.push(kernel);
                         }
                     }
                 }
+            }
+            all.push(Kernel::AttentionMerge { output });
+            all.push(Kernel::RopeCache { cache: output });
+        }
+        for tile in Self::QUERY_TILES {
+            let (queries, output) = (Element::F32, Element::F32);
+            for keys in Element::ALL {
+                let kernel =
+                    Kernel::AttentionTiled { queries, keys, values: keys, output, head_dim: 128, tile, is_split: true };
+                all.push(kernel);
+            }
+        }
+        for linear in Linear::all() {
+            for (rows, lanes) in [(1, 64), (2, 64), (4, 64), (1, 128), (1, 256), (4, 256)] {
+                all.push(Kernel::LinearVector { linear, rows, lanes });
+            }
+            for tile_rows in [16, 64] {
+                all.push(Kernel::LinearTiled { linear, tile_rows });
             }
         }
         all
@@ -212,8 +280,6 @@ impl Kernel {
 impl fmt::Display for Kernel {
     /// A name that tells kernels apart, such as `linear_vector w4g32 f32 -> f32, 1 row`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let bias_name = |bias: &Option<Element>| bias.map_or(String::new(), |bias| format!(" + {} bias", bias.name()));
-        let groups = |is_whole: bool| if is_whole { "" } else { ", odd" };
         match self {
             Kernel::Add { inputs, .. } => write!(f, "add {} {}", inputs[0].name(), inputs[1].name())?,
             Kernel::Swiglu { inputs, .. } => write!(f, "swiglu {} {}", inputs[0].name(), inputs[1].name())?,
@@ -226,19 +292,17 @@ impl fmt::Display for Kernel {
             Kernel::Attention { queries, keys, values, .. } => {
                 write!(f, "attention {} {} {}", queries.name(), keys.name(), values.name())?;
             }
-            Kernel::LinearVector { format, input, bias, is_whole_groups, rows, lanes, .. } => {
-                let (bias, groups) = (bias_name(bias), groups(*is_whole_groups));
-                write!(
-                    f,
-                    "linear_vector {} {}{bias}, {rows} rows, {lanes} lanes{groups}",
-                    format.name(),
-                    input.name()
-                )?;
+            Kernel::RopeCache { cache } => write!(f, "rope_cache {}", cache.name())?,
+            Kernel::AttentionTiled { queries, keys, values, head_dim, tile, is_split, .. } => {
+                let (queries, keys, values) = (queries.name(), keys.name(), values.name());
+                let split = if *is_split { ", split" } else { "" };
+                write!(f, "attention_tiled {queries} {keys} {values}, heads of {head_dim}, {tile} queries{split}")?;
             }
-            Kernel::LinearTiled { format, input, bias, is_whole_groups, tile_rows, .. } => {
-                let (bias, groups) = (bias_name(bias), groups(*is_whole_groups));
-                write!(f, "linear_tiled {} {}{bias}, {tile_rows} rows{groups}", format.name(), input.name())?;
+            Kernel::AttentionMerge { .. } => f.write_str("attention_merge")?,
+            Kernel::LinearVector { linear, rows, lanes } => {
+                write!(f, "linear_vector {linear}, {rows} rows, {lanes} lanes")?;
             }
+            Kernel::LinearTiled { linear, tile_rows } => write!(f, "linear_tiled {linear}, {tile_rows} rows")?,
         }
         write!(f, " -> {}", self.output().name())
     }

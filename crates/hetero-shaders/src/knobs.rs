@@ -18,6 +18,8 @@ pub enum Variant {
     Subgroups,
     /// One kernel in the place of several operators' own.
     Fused,
+    /// Several rows and heads by a workgroup, through its memory.
+    Tiled,
     /// One result from several workgroups, put together by a second kernel.
     Split,
     /// Products of 8-bit integers, four at a time.
@@ -28,8 +30,20 @@ pub enum Variant {
 
 impl Variant {
     /// All of them.
-    pub const ALL: [Variant; 6] =
-        [Variant::F16, Variant::Subgroups, Variant::Fused, Variant::Split, Variant::IntegerDot, Variant::Cooperative];
+    pub const ALL: [Variant; 7] = [
+        Variant::F16,
+        Variant::Subgroups,
+        Variant::Fused,
+        Variant::Tiled,
+        Variant::Split,
+        Variant::IntegerDot,
+        Variant::Cooperative,
+    ];
+
+    /// Whether it is used only when it is asked for: it rounds numbers that others do not.
+    pub fn is_opt_in(self) -> bool {
+        matches!(self, Variant::IntegerDot | Variant::Cooperative)
+    }
 
     /// Its name in the text of [`Knobs`].
     pub fn name(self) -> &'static str {
@@ -37,6 +51,7 @@ impl Variant {
             Variant::F16 => "f16",
             Variant::Subgroups => "subgroups",
             Variant::Fused => "fused",
+            Variant::Tiled => "tiled",
             Variant::Split => "split",
             Variant::IntegerDot => "dot",
             Variant::Cooperative => "cooperative",
@@ -44,13 +59,14 @@ impl Variant {
     }
 }
 
-/// What may be used. All of it, unless something is forbidden.
+/// What may be used. All of it, unless something is forbidden, but for variants that must be asked for.
 ///
 /// As text, `attention=-split,linear_tiled=plain`: for each family of kernels, or `*` for all, variants with a minus
-/// before them, or `plain` for all variants.
+/// before them, or `plain` for all variants; `linear_vector=+dot` asks for one that must be asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Knobs {
     forbidden: BTreeSet<(&'static str, Variant)>,
+    asked_for: BTreeSet<(&'static str, Variant)>,
 }
 
 impl Knobs {
@@ -63,7 +79,17 @@ impl Knobs {
 
     /// Whether a family of kernels may use a variant.
     pub fn allows(&self, family: &'static str, variant: Variant) -> bool {
-        !self.forbidden.contains(&(family, variant))
+        let is_asked_for = !variant.is_opt_in() || self.asked_for.contains(&(family, variant));
+        is_asked_for && !self.forbidden.contains(&(family, variant))
+    }
+
+    /// Asks for a variant that must be asked for. What is forbidden stays so.
+    ///
+    /// # Panics
+    /// When no kernel is of the family.
+    pub fn ask_for(&mut self, family: &'static str, variant: Variant) {
+        assert!(Kernel::FAMILIES.contains(&family), "no kernel is called {family}");
+        self.asked_for.insert((family, variant));
     }
 
     /// Takes a variant from a family of kernels.
@@ -80,14 +106,15 @@ impl Knobs {
         Kernel::FAMILIES.iter().for_each(|family| self.forbid(family, variant));
     }
 
-    /// Forbids what another forbids too.
+    /// Forbids and asks for what another does too.
     pub fn add(&mut self, other: &Knobs) {
         self.forbidden.extend(other.forbidden.iter().copied());
+        self.asked_for.extend(other.asked_for.iter().copied());
     }
 
-    /// Whether nothing is forbidden.
+    /// Whether nothing is forbidden or asked for.
     pub fn is_empty(&self) -> bool {
-        self.forbidden.is_empty()
+        self.forbidden.is_empty() && self.asked_for.is_empty()
     }
 
     /// What a kernel may make use of, of what the device has.
@@ -128,17 +155,26 @@ impl FromStr for Knobs {
                     &Kernel::FAMILIES[idx..=idx]
                 }
             };
-            let named = Variant::ALL.iter().position(|known| variant.strip_prefix('-') == Some(known.name()));
+            let is_asked_for = variant.starts_with('+');
+            let named = Variant::ALL.iter().position(|known| match is_asked_for {
+                true => known.is_opt_in() && &variant[1..] == known.name(),
+                false => variant.strip_prefix('-') == Some(known.name()),
+            });
             let variants = match (variant, named) {
                 ("plain", _) => &Variant::ALL[..],
                 (_, Some(idx)) => &Variant::ALL[idx..=idx],
                 _ => {
-                    let names = Variant::ALL.map(|variant| format!("-{}", variant.name())).join(", ");
-                    return Err(wrong(format!("`plain` or one of {names}")));
+                    let opt_in = Variant::ALL.iter().filter(|known| known.is_opt_in()).map(|known| ("+", known));
+                    let names = Variant::ALL.iter().map(|known| ("-", known)).chain(opt_in);
+                    let names: Vec<String> = names.map(|(sign, known)| format!("{sign}{}", known.name())).collect();
+                    return Err(wrong(format!("`plain` or one of {}", names.join(", "))));
                 }
             };
             for family in families {
-                variants.iter().for_each(|variant| knobs.forbid(family, *variant));
+                variants.iter().for_each(|variant| match is_asked_for {
+                    true => knobs.ask_for(family, *variant),
+                    false => knobs.forbid(family, *variant),
+                });
             }
         }
         Ok(knobs)
@@ -148,9 +184,12 @@ impl FromStr for Knobs {
 impl fmt::Display for Knobs {
     /// The text that reads as the same knobs, each variant by itself.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (idx, (family, variant)) in self.forbidden.iter().enumerate() {
+        let asked_for = self.asked_for.iter().map(|knob| ("+", knob));
+        for (idx, (sign, (family, variant))) in
+            self.forbidden.iter().map(|knob| ("-", knob)).chain(asked_for).enumerate()
+        {
             let comma = if idx > 0 { "," } else { "" };
-            write!(f, "{comma}{family}=-{}", variant.name())?;
+            write!(f, "{comma}{family}={sign}{}", variant.name())?;
         }
         Ok(())
     }
@@ -162,10 +201,12 @@ mod tests {
 
     #[test]
     fn what_is_written_reads_as_the_same() {
-        let knobs: Knobs = "attention=-subgroups, linear_tiled=plain,*=-f16".parse().expect("knobs");
+        let knobs: Knobs = "attention=-subgroups, linear_tiled=plain,*=-f16,linear_vector=+dot".parse().expect("knobs");
         assert!(!knobs.allows("attention", Variant::Subgroups) && knobs.allows("softmax", Variant::Subgroups));
         assert!(Variant::ALL.iter().all(|variant| !knobs.allows("linear_tiled", *variant)));
         assert!(Kernel::FAMILIES.iter().all(|family| !knobs.allows(family, Variant::F16)));
+        assert!(knobs.allows("linear_vector", Variant::IntegerDot));
+        assert!(!Knobs::default().allows("linear_vector", Variant::IntegerDot), "it is to be asked for");
         assert_eq!(knobs.to_string().parse(), Ok(knobs));
         assert_eq!("".parse(), Ok(Knobs::default()));
     }
@@ -176,7 +217,8 @@ mod tests {
             ("attention", "an equals sign"),
             ("matmul=plain", "linear_tiled"),
             ("attention=subgroups", "-subgroups"),
-            ("attention=-warp", "-cooperative"),
+            ("attention=-warp", "-split"),
+            ("attention=+f16", "+dot"),
         ] {
             let error = text.parse::<Knobs>().expect_err(text);
             assert!(error.part == text && error.expected.contains(expected), "{error}");

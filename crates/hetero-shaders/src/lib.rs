@@ -10,14 +10,15 @@
 //!
 //! # Bindings
 //!
-//! All are in group 0, and the same for all kernels, so that a backend needs one layout for each number of inputs:
+//! All are in group 0, and the same for all kernels, so that a backend needs one layout for each number of outputs and
+//! inputs:
 //!
 //! | binding | holds |
 //! |---|---|
 //! | 0 | uniform [`Step`]: what changes from step to step |
 //! | 1 | uniform [`Params`]: shapes and the rectangle to compute |
-//! | 2 | the output, read and written |
-//! | 3, 4, 5 | the inputs, read only, in the order that [`Kernel`] documents |
+//! | from 2 on | the outputs, read and written |
+//! | behind them | the inputs, read only, in the order that [`Kernel`] documents |
 //!
 //! Tensors are row-major without padding, and their buffers are filled up to a multiple of 16 bytes. Weight matrices are
 //! in panels of 16 rows with the words of the rows interleaved: word `w` of row `r` of a panel lies at byte
@@ -39,6 +40,7 @@ pub mod disk;
 pub mod element;
 pub mod kernel;
 pub mod knobs;
+pub mod linear;
 pub mod params;
 pub mod program;
 pub mod quirks;
@@ -49,4 +51,5 @@ pub mod spirv;
 pub use element::{Element, Format};
 pub use kernel::{Features, Kernel, Shader};
 pub use knobs::{Knobs, Variant};
-pub use params::{Params, Step};
+pub use linear::{Form, Linear};
+pub use params::{Columns, Params, Step};

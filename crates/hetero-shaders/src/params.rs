@@ -10,8 +10,33 @@ pub struct Step {
     pub past: u32,
     /// Rows in use.
     pub rows: u32,
+    /// A power of two that is no less than the positions of the cache behind the step.
+    pub most_keys: u32,
     /// Uniform blocks are multiples of 16 bytes.
-    pub unused: [u32; 2],
+    pub unused: u32,
+}
+
+impl Step {
+    /// The most workgroups that share the keys of a head.
+    pub(crate) const MAX_SPLITS: u32 = 32;
+    /// The fewest keys that are worth a workgroup.
+    pub(crate) const MIN_SPLIT_KEYS: u32 = 128;
+
+    /// A step of so many rows behind so many others.
+    pub fn new(past: u32, rows: u32) -> Step {
+        let most_keys = past.saturating_add(rows).checked_next_power_of_two().unwrap_or(1 << 31);
+        Step { past, rows, most_keys: most_keys.max(Self::MIN_SPLIT_KEYS), unused: 0 }
+    }
+
+    /// What the workgroups of a step go by: commands recorded for one step serve all with the same.
+    pub fn recorded_for(&self) -> (u32, u32) {
+        (self.rows, self.most_keys)
+    }
+
+    /// Into how many parts split attention cuts the keys.
+    pub(crate) fn n_splits(&self) -> u32 {
+        self.most_keys / (self.most_keys / Self::MAX_SPLITS).max(Self::MIN_SPLIT_KEYS)
+    }
 }
 
 /// Shapes and the rectangle to compute, set once. A kernel looks at those that it needs.
@@ -50,4 +75,20 @@ pub struct Params {
     pub scale: f32,
     /// Keeps the root of a norm away from zero.
     pub epsilon: f32,
+    /// The columns of a second and a third output, where a kernel has several.
+    pub others: [Columns; 2],
+}
+
+/// Columns of an output besides the first.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Columns {
+    /// The first to compute.
+    pub first: u32,
+    /// How many there are to compute.
+    pub count: u32,
+    /// Columns of the tensor.
+    pub total: u32,
+    /// Where its bias begins among those of all matrices.
+    pub bias: u32,
 }

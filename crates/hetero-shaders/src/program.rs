@@ -1,16 +1,22 @@
-//! What the nodes of a segment are on a GPU: dispatches, of which each has a kernel for every number of rows.
+//! What the nodes of a segment are on a GPU: dispatches, of which each has a kernel for every step.
 //!
 //! The same for all GPU backends, which differ in what a buffer is: they say so through [`Buffers`].
+//!
+//! Several nodes in a row can be one dispatch; `fuse` has the table of them.
 
 use std::any::Any;
 use std::collections::HashMap;
 
 use hetero_core::{
-    Arrangement, BackendError, DType, Graph, NodeId, Op, OpSpec, RowSelection, Rows, SegmentNode, Support, ValueId,
+    Arrangement, BackendError, DType, Op, OpSpec, Part, RowSelection, Rows, Segment, SegmentNode, Support, ValueId,
     Weight, WeightFormat, WeightLayout, WeightRows,
 };
 
 use crate::{Element, Format, Kernel, Knobs, Params, Step};
+
+mod attention;
+mod fuse;
+mod linear;
 
 /// Where the buffers of a backend come from.
 pub trait Buffers {
@@ -22,8 +28,14 @@ pub trait Buffers {
     /// A buffer that holds some bytes for good.
     fn constant(&mut self, bytes: &[u8]) -> Result<Self::Buffer, BackendError>;
 
+    /// A buffer of so many bytes for what one dispatch leaves for another.
+    fn scratch(&mut self, bytes: u64) -> Result<Self::Buffer, BackendError>;
+
     /// Invocations of a workgroup that multiplies a panel with a vector: 64, 128 or 256.
     fn vector_lanes(&self) -> u32;
+
+    /// The most outputs and inputs that a kernel can bind.
+    fn max_storage_buffers(&self) -> u32;
 
     /// Which variants of which kernels may be used.
     fn knobs(&self) -> &Knobs;
@@ -46,50 +58,66 @@ pub struct Piece<B> {
     pub n_rows: usize,
 }
 
+/// A segment, made ready for every step.
+#[derive(Clone, Debug)]
+pub struct Program<B> {
+    /// What is to be done, in order. A dispatch waits for those before it that write what it reads or writes, or read
+    /// what it writes, and for no others.
+    pub dispatches: Vec<Dispatch<B>>,
+    /// What [`Operand::Scratch`] names.
+    pub scratch: Vec<B>,
+}
+
 /// A dispatch, made ready for every step.
 #[derive(Clone, Debug)]
 pub struct Dispatch<B> {
-    /// Kernels by the most rows that each is for, rising; the last is for any number. All bind the same buffers.
-    pub kernels: Vec<(u32, Kernel)>,
+    /// The kernels that it may be, for certain steps each. All bind the same buffers.
+    pub choices: Vec<Choice>,
     /// What it is told.
     pub params: Params,
-    /// The value that it writes.
-    pub output: ValueId,
-    /// The inputs, in the kernels' order.
-    pub inputs: Vec<Input<B>>,
+    /// What it writes, in the kernels' order.
+    pub outputs: Vec<Operand<B>>,
+    /// What it reads, in the kernels' order.
+    pub inputs: Vec<Operand<B>>,
 }
 
-/// What an input of a kernel is.
+/// A kernel, and the steps that it is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// The fewest and the most rows.
+    pub rows: [u32; 2],
+    /// The fewest and the most of [`Step::most_keys`].
+    pub keys: [u32; 2],
+    /// The kernel.
+    pub kernel: Kernel,
+}
+
+impl Choice {
+    /// A kernel for every step.
+    fn always(kernel: Kernel) -> Choice {
+        Choice { rows: [0, u32::MAX], keys: [0, u32::MAX], kernel }
+    }
+}
+
+/// What a kernel binds.
 #[derive(Clone, Debug)]
-pub enum Input<B> {
+pub enum Operand<B> {
     /// A value of the graph.
     Value(ValueId),
     /// Something that never changes.
     Constant(B),
+    /// One of [`Program::scratch`].
+    Scratch(usize),
 }
 
-impl<B> Dispatch<B> {
-    /// Which of [`Dispatch::kernels`] computes a step, and its workgroups; `None` when there is nothing to compute.
-    pub fn choose(&self, step: &Step) -> Option<(usize, [u32; 2])> {
-        choose(&self.kernels, &self.params, step)
-    }
-}
-
-/// As [`Dispatch::choose`], for a backend that keeps the parts of a dispatch in its own way.
-pub fn choose(kernels: &[(u32, Kernel)], params: &Params, step: &Step) -> Option<(usize, [u32; 2])> {
+/// Which kernel computes a step, and its workgroups; `None` when there is nothing to compute.
+pub fn choose(choices: &[Choice], params: &Params, step: &Step) -> Option<(usize, [u32; 2])> {
     let rows = if params.fixed_rows > 0 { params.fixed_rows } else { step.rows };
-    let idx = kernels.iter().position(|(most_rows, _)| rows <= *most_rows).unwrap_or(kernels.len() - 1);
-    kernels[idx].1.workgroups(params, step).map(|workgroups| (idx, workgroups))
-}
-
-/// Constants that several nodes of a segment share, such as the frequencies of rotary embeddings.
-#[derive(Debug)]
-pub struct Constants<B>(HashMap<Vec<u32>, B>);
-
-impl<B> Default for Constants<B> {
-    fn default() -> Self {
-        Constants(HashMap::new())
-    }
+    let takes = |choice: &Choice| {
+        (choice.rows[0]..=choice.rows[1]).contains(&rows) && (choice.keys[0]..=choice.keys[1]).contains(&step.most_keys)
+    };
+    let idx = choices.iter().position(takes)?;
+    choices[idx].kernel.workgroups(params, step).map(|workgroups| (idx, workgroups))
 }
 
 /// Where some rows of a weight are to be cut so that no piece has more than `most_bytes`: for each piece its bytes in the
@@ -127,9 +155,6 @@ pub struct TooLarge {
     pub bytes: u64,
 }
 
-/// Rows up to which a product reads the weights once for all of them, instead of making tiles.
-const VECTOR_ROWS: u32 = 4;
-
 /// Whether the kernels take an operator.
 pub fn support(spec: &OpSpec) -> Support {
     let no = |reason: String| Support::No(reason);
@@ -161,175 +186,152 @@ pub fn support(spec: &OpSpec) -> Support {
     }
 }
 
-/// The dispatches of a node.
+/// The dispatches of a segment.
 ///
 /// # Panics
-/// When [`support`] says no to it, or its weights are another backend's.
-pub fn dispatches<S: Buffers>(
-    buffers: &mut S,
-    graph: &Graph,
-    segment_node: &SegmentNode,
-    constants: &mut Constants<S::Buffer>,
-) -> Result<Vec<Dispatch<S::Buffer>>, BackendError> {
-    let SegmentNode { node: id, part, weights, .. } = segment_node;
-    let node = graph.node(*id);
-    let output_desc = graph.tensor_desc(node.output);
-    let is_fixed = matches!(graph.value(node.output).rows, Rows::Fixed(_));
-    let input = |idx: usize| element(graph.value(node.inputs[idx]).dtype);
-    let output = element(output_desc.dtype);
-    let params = Params {
-        first_row: part.rows.start as u32,
-        end_row: part.rows.end as u32,
-        fixed_rows: if is_fixed { part.rows.end as u32 } else { 0 },
-        first_column: part.columns.start as u32,
-        n_columns: part.columns.len() as u32,
-        input_columns: graph.value(node.inputs[0]).columns as u32,
-        output_columns: output_desc.columns as u32,
-        ..Params::default()
+/// When [`support`] says no to a node, or its weights are another backend's.
+pub fn program<S: Buffers>(buffers: &mut S, segment: &Segment) -> Result<Program<S::Buffer>, BackendError> {
+    let mut builder = Builder {
+        buffers,
+        segment,
+        constants: HashMap::new(),
+        scratch: Vec::new(),
+        dispatches: Vec::new(),
+        readers: fuse::readers(&segment.graph),
     };
-    let values = || node.inputs.iter().map(|&value| Input::Value(value));
-    let single = |kernel: Kernel, params: Params, inputs: Vec<Input<S::Buffer>>| Dispatch {
-        kernels: vec![(u32::MAX, kernel)],
-        params,
-        output: node.output,
-        inputs,
-    };
-    let table = |weight_idx: usize| gpu_weight::<S>(&*weights[weight_idx]);
-    Ok(match &node.op {
-        Op::Add { .. } => {
-            vec![single(Kernel::Add { inputs: [input(0), input(1)], output }, params, values().collect())]
+    let mut idx = 0;
+    while idx < segment.nodes.len() {
+        let fused = builder.fused(idx)?;
+        if fused == 0 {
+            builder.node(&segment.nodes[idx])?;
         }
-        Op::Swiglu { .. } => {
-            vec![single(Kernel::Swiglu { inputs: [input(0), input(1)], output }, params, values().collect())]
-        }
-        Op::Convert { rows, .. } => {
-            let params = Params { last_row_only: u32::from(*rows == RowSelection::Last), ..params };
-            vec![single(Kernel::Convert { input: input(0), output }, params, values().collect())]
-        }
-        Op::Softmax { .. } => vec![single(Kernel::Softmax { input: input(0), output }, params, values().collect())],
-        Op::Embed { .. } => {
-            let kernel = Kernel::Embed { table: table_element(table(0)), output };
-            let pieces = table(0).pieces().iter().map(|piece| {
-                let inputs = values().chain([Input::Constant(piece.buffer.clone())]).collect();
-                let params =
-                    Params { first_table_row: piece.first_row as u32, n_table_rows: piece.n_rows as u32, ..params };
-                single(kernel, params, inputs)
-            });
-            pieces.collect()
-        }
-        Op::RmsNorm { epsilon, .. } => {
-            let kernel = Kernel::RmsNorm { input: input(0), table: table_element(table(0)), output };
-            let inputs = values().chain([Input::Constant(only_piece(table(0)))]).collect();
-            vec![single(kernel, Params { epsilon: *epsilon, ..params }, inputs)]
-        }
-        Op::Rope { head_dim, frequencies: turns, .. } => {
-            let bits: Vec<u32> = turns.iter().map(|turn| turn.to_bits()).collect();
-            let buffer = match constants.0.get(&bits) {
-                Some(buffer) => buffer.clone(),
-                None => {
-                    let buffer = buffers.constant(bytemuck::cast_slice(turns))?;
-                    constants.0.insert(bits, buffer.clone());
-                    buffer
+        idx += fused.max(1);
+    }
+    let scratch: Result<Vec<_>, _> = builder.scratch.iter().map(|bytes| builder.buffers.scratch(*bytes)).collect();
+    Ok(Program { dispatches: builder.dispatches, scratch: scratch? })
+}
+
+/// A program under construction.
+struct Builder<'a, S: Buffers> {
+    buffers: &'a mut S,
+    segment: &'a Segment,
+    /// Constants that several nodes share, such as the frequencies of rotary embeddings.
+    constants: HashMap<Vec<u32>, S::Buffer>,
+    /// Bytes of what dispatches leave for each other.
+    scratch: Vec<u64>,
+    dispatches: Vec<Dispatch<S::Buffer>>,
+    /// For each value of the graph, how many nodes read it.
+    readers: Vec<usize>,
+}
+
+impl<S: Buffers> Builder<'_, S> {
+    /// Adds the dispatches of a node.
+    fn node(&mut self, segment_node: &SegmentNode) -> Result<(), BackendError> {
+        let SegmentNode { node: id, weights, .. } = segment_node;
+        let graph = &self.segment.graph;
+        let node = graph.node(*id);
+        let input = |idx: usize| element(graph.value(node.inputs[idx]).dtype);
+        let output = element(graph.value(node.output).dtype);
+        let params = self.params(segment_node);
+        let values = || node.inputs.iter().map(|&value| Operand::Value(value));
+        let table = |weight_idx: usize| gpu_weight::<S>(&*weights[weight_idx]);
+        match &node.op {
+            Op::Add { .. } => {
+                self.single(
+                    Kernel::Add { inputs: [input(0), input(1)], output },
+                    params,
+                    node.output,
+                    values().collect(),
+                );
+            }
+            Op::Swiglu { .. } => {
+                let kernel = Kernel::Swiglu { inputs: [input(0), input(1)], output };
+                self.single(kernel, params, node.output, values().collect());
+            }
+            Op::Convert { rows, .. } => {
+                let params = Params { last_row_only: u32::from(*rows == RowSelection::Last), ..params };
+                self.single(Kernel::Convert { input: input(0), output }, params, node.output, values().collect());
+            }
+            Op::Softmax { .. } => {
+                self.single(Kernel::Softmax { input: input(0), output }, params, node.output, values().collect());
+            }
+            Op::Embed { .. } => {
+                let kernel = Kernel::Embed { table: table_element(table(0)), output };
+                for piece in table(0).pieces() {
+                    let inputs = values().chain([Operand::Constant(piece.buffer.clone())]).collect();
+                    let params =
+                        Params { first_table_row: piece.first_row as u32, n_table_rows: piece.n_rows as u32, ..params };
+                    self.single(kernel, params, node.output, inputs);
                 }
-            };
-            // The kernel counts pairs.
-            let params = Params { n_columns: params.n_columns / 2, head_dim: *head_dim as u32, ..params };
-            let inputs = values().chain([Input::Constant(buffer)]).collect();
-            vec![single(Kernel::Rope { input: input(0), output }, params, inputs)]
+            }
+            Op::RmsNorm { epsilon, .. } => {
+                let kernel = Kernel::RmsNorm { input: input(0), table: table_element(table(0)), output };
+                let inputs = values().chain([Operand::Constant(only_piece(table(0)))]).collect();
+                self.single(kernel, Params { epsilon: *epsilon, ..params }, node.output, inputs);
+            }
+            Op::Rope { head_dim, frequencies, .. } => {
+                // The kernel counts pairs.
+                let params = Params { n_columns: params.n_columns / 2, head_dim: *head_dim as u32, ..params };
+                let frequencies = Operand::Constant(self.shared_constant(frequencies)?);
+                let inputs = values().chain([frequencies]).collect();
+                self.single(Kernel::Rope { input: input(0), output }, params, node.output, inputs);
+            }
+            Op::CacheWrite { kv_heads, head_dim, context } => {
+                // The part is the cache; the kernel counts rows and columns of the input.
+                let params = Params {
+                    first_row: 0,
+                    end_row: graph.capacity() as u32,
+                    fixed_rows: 0,
+                    first_column: 0,
+                    n_columns: (kv_heads * head_dim) as u32,
+                    head_dim: *head_dim as u32,
+                    context: *context as u32,
+                    ..params
+                };
+                let kernel = Kernel::CacheWrite { input: input(0), cache: output };
+                self.single(kernel, params, node.output, values().collect());
+            }
+            Op::Attention { .. } => self.attention(segment_node, params),
+            Op::Linear { .. } => self.linear(segment_node, params),
+            other => unreachable!("{} was refused by `support`", other.name()),
         }
-        Op::CacheWrite { kv_heads, head_dim, context } => {
-            // The part is the cache; the kernel counts rows and columns of the input.
-            let params = Params {
-                first_row: 0,
-                end_row: graph.capacity() as u32,
-                fixed_rows: 0,
-                first_column: 0,
-                n_columns: (kv_heads * head_dim) as u32,
-                head_dim: *head_dim as u32,
-                context: *context as u32,
-                ..params
-            };
-            vec![single(Kernel::CacheWrite { input: input(0), cache: output }, params, values().collect())]
+        Ok(())
+    }
+
+    /// What all kernels of a node are told.
+    fn params(&self, SegmentNode { node: id, part, .. }: &SegmentNode) -> Params {
+        let graph = &self.segment.graph;
+        let node = graph.node(*id);
+        let is_fixed = matches!(graph.value(node.output).rows, Rows::Fixed(_));
+        let Part { rows, columns } = part;
+        Params {
+            first_row: rows.start as u32,
+            end_row: rows.end as u32,
+            fixed_rows: if is_fixed { rows.end as u32 } else { 0 },
+            first_column: columns.start as u32,
+            n_columns: columns.len() as u32,
+            input_columns: graph.value(node.inputs[0]).columns as u32,
+            output_columns: graph.value(node.output).columns as u32,
+            ..Params::default()
         }
-        Op::Attention { heads, kv_heads, head_dim, context, scale } => {
-            let kernel = Kernel::Attention { queries: input(0), keys: input(1), values: input(2), output };
-            let params = Params {
-                group_heads: (heads / kv_heads) as u32,
-                head_dim: *head_dim as u32,
-                context: *context as u32,
-                scale: *scale,
-                ..params
-            };
-            vec![single(kernel, params, values().collect())]
+    }
+
+    /// Adds a dispatch of a kernel that is for every step.
+    fn single(&mut self, kernel: Kernel, params: Params, output: ValueId, inputs: Vec<Operand<S::Buffer>>) {
+        let outputs = vec![Operand::Value(output)];
+        self.dispatches.push(Dispatch { choices: vec![Choice::always(kernel)], params, outputs, inputs });
+    }
+
+    /// A constant that other nodes of the segment may have too.
+    fn shared_constant(&mut self, numbers: &[f32]) -> Result<S::Buffer, BackendError> {
+        let bits: Vec<u32> = numbers.iter().map(|number| number.to_bits()).collect();
+        if let Some(buffer) = self.constants.get(&bits) {
+            return Ok(buffer.clone());
         }
-        Op::Linear { .. } => linear::<S>(buffers.vector_lanes(), graph, *id, weights, params),
-        other => unreachable!("{} was refused by `support`", other.name()),
-    })
-}
-
-/// A dispatch for each piece of the matrix.
-fn linear<S: Buffers>(
-    lanes: u32,
-    graph: &Graph,
-    id: NodeId,
-    weights: &[std::sync::Arc<dyn Weight>],
-    params: Params,
-) -> Vec<Dispatch<S::Buffer>> {
-    let node = graph.node(id);
-    let matrix = gpu_weight::<S>(&*weights[0]);
-    let layout = matrix.rows().matrix.layout();
-    let bias = weights.get(1).map(|weight| gpu_weight::<S>(&**weight));
-    let most_rows = match graph.value(node.output).rows {
-        Rows::Positions => graph.capacity(),
-        Rows::Fixed(rows) => rows,
-    };
-    let kernels = linear_kernels(
-        most_rows as u32,
-        LinearTypes {
-            format: format(layout.format),
-            input: element(graph.value(node.inputs[0]).dtype),
-            output: element(graph.value(node.output).dtype),
-            bias: bias.map(table_element),
-            is_whole_groups: layout.columns.is_multiple_of(32),
-        },
-        lanes,
-    );
-    let dispatch = |piece: &Piece<S::Buffer>| Dispatch {
-        kernels: kernels.clone(),
-        params: Params {
-            first_column: params.first_column + piece.first_row as u32,
-            n_columns: piece.n_rows as u32,
-            panel_lines: (layout.panel_bytes() / 16) as u32,
-            ..params
-        },
-        output: node.output,
-        inputs: [Input::Value(node.inputs[0]), Input::Constant(piece.buffer.clone())]
-            .into_iter()
-            .chain(bias.map(|bias| Input::Constant(only_piece(bias))))
-            .collect(),
-    };
-    matrix.pieces().iter().map(dispatch).collect()
-}
-
-/// On which types a linear operator works.
-#[derive(Clone, Copy)]
-struct LinearTypes {
-    format: Format,
-    input: Element,
-    output: Element,
-    bias: Option<Element>,
-    is_whole_groups: bool,
-}
-
-/// The kernels of a linear operator on up to `most_rows` rows. The choice goes by the rows of the step, which are the
-/// same for all parts of an output.
-fn linear_kernels(most_rows: u32, types: LinearTypes, lanes: u32) -> Vec<(u32, Kernel)> {
-    let LinearTypes { format, input, output, bias, is_whole_groups } = types;
-    let vector = |rows| Kernel::LinearVector { format, input, output, bias, is_whole_groups, rows, lanes };
-    let tiled = |tile_rows| Kernel::LinearTiled { format, input, output, bias, is_whole_groups, tile_rows };
-    let all = [(1, vector(1)), (2, vector(2)), (VECTOR_ROWS, vector(4)), (16, tiled(16)), (u32::MAX, tiled(64))];
-    let needed = all.iter().position(|(rows, _)| *rows >= most_rows).expect("the last is for any number");
-    all[..=needed].to_vec()
+        let buffer = self.buffers.constant(bytemuck::cast_slice(numbers))?;
+        self.constants.insert(bits, buffer.clone());
+        Ok(buffer)
+    }
 }
 
 fn gpu_weight<S: Buffers>(weight: &dyn Weight) -> &S::Weight {

@@ -3,7 +3,9 @@
 use std::fmt::Write as _;
 
 use crate::kernel::{Features, Kernel};
-use crate::{Element, Format};
+use crate::{Element, Step};
+
+mod linear;
 
 const COMMON: &str = include_str!("wgsl/common.wgsl");
 const ELEMENTS: &str = include_str!("wgsl/elements.wgsl");
@@ -15,12 +17,10 @@ const REDUCE_SUBGROUPS: &str = include_str!("wgsl/reduce_subgroups.wgsl");
 /// The WGSL of a kernel.
 pub(crate) fn wgsl(kernel: Kernel, features: Features) -> String {
     let mut source = Source { text: String::new(), features };
-    let output = kernel.output();
-    if features.f16 && output == Element::F16 {
+    if features.f16 && kernel.outputs().contains(&Element::F16) {
         source.add("enable f16;\n");
     }
     source.add(COMMON);
-    source.output(output);
     source.body(kernel);
     source.text
 }
@@ -32,6 +32,9 @@ struct Source {
 
 impl Source {
     fn body(&mut self, kernel: Kernel) {
+        if !matches!(kernel, Kernel::RopeCache { .. } | Kernel::LinearVector { .. } | Kernel::LinearTiled { .. }) {
+            self.output(kernel.output());
+        }
         match kernel {
             Kernel::Add { inputs, .. } => {
                 self.scalars("a", 3, inputs[0]);
@@ -42,6 +45,7 @@ impl Source {
             Kernel::Swiglu { inputs, .. } => {
                 self.scalars("a", 3, inputs[0]);
                 self.scalars("b", 4, inputs[1]);
+                self.add(include_str!("wgsl/swish.wgsl"));
                 self.add(include_str!("wgsl/swiglu.wgsl"));
                 self.add(ELEMENTS);
             }
@@ -67,7 +71,20 @@ impl Source {
             Kernel::Rope { input, .. } => {
                 self.scalars("x", 3, input);
                 self.words("frequencies", 4);
+                self.add(include_str!("wgsl/turn.wgsl"));
                 self.add(include_str!("wgsl/rope.wgsl"));
+                self.add(ELEMENTS);
+            }
+            Kernel::RopeCache { cache } => {
+                self.output_as("queries", 2, Element::F32);
+                self.output_as("keys", 3, cache);
+                self.output_as("values", 4, cache);
+                for (name, binding) in [("q", 5), ("k", 6), ("v", 7)] {
+                    self.scalars(name, binding, Element::F32);
+                }
+                self.words("frequencies", 8);
+                self.add(include_str!("wgsl/turn.wgsl"));
+                self.add(include_str!("wgsl/rope_cache.wgsl"));
                 self.add(ELEMENTS);
             }
             Kernel::RmsNorm { input, table, .. } => {
@@ -92,23 +109,67 @@ impl Source {
                 self.add(include_str!("wgsl/attention.wgsl"));
                 self.main_of_workgroups(HEADS);
             }
-            Kernel::LinearVector { format, input, bias, is_whole_groups, rows, lanes, .. } => {
-                self.linear(format, input, bias, is_whole_groups);
-                self.constant("ROWS", rows);
-                self.constant("LANES", lanes);
-                self.accumulate(format);
-                self.add(match self.features.subgroups {
-                    true => include_str!("wgsl/linear_vector_subgroups.wgsl"),
-                    false => include_str!("wgsl/linear_vector.wgsl"),
-                });
+            Kernel::AttentionTiled { queries, keys, values, head_dim, tile, is_split, .. } => {
+                self.quadruples("queries", 3, queries);
+                self.quadruples("keys", 4, keys);
+                self.quadruples("values", 5, values);
+                self.attention_tile(head_dim, tile);
+                if is_split {
+                    self.splits();
+                    self.add(include_str!("wgsl/attention_split.wgsl"));
+                } else {
+                    self.add(include_str!("wgsl/attention_whole.wgsl"));
+                }
+                self.add(include_str!("wgsl/attention_tiled.wgsl"));
             }
-            Kernel::LinearTiled { format, input, bias, is_whole_groups, tile_rows, .. } => {
-                self.linear(format, input, bias, is_whole_groups);
-                self.constant("TILE_ROWS", tile_rows);
-                self.unpack(format);
-                self.add(include_str!("wgsl/linear_tiled.wgsl"));
+            Kernel::AttentionMerge { .. } => {
+                self.scalars("sums", 3, Element::F32);
+                self.constant("LANES", Kernel::MERGE_LANES);
+                self.splits();
+                self.add(include_str!("wgsl/attention_merge.wgsl"));
+                self.add(&HEADS.replace("/*subgroup arguments*/", "").replace("/*subgroup values*/", ""));
             }
+            Kernel::LinearVector { linear, rows, lanes } => self.linear_vector(linear, rows, lanes),
+            Kernel::LinearTiled { linear, tile_rows } => self.linear_tiled(linear, tile_rows),
         }
+    }
+
+    /// How the work of a tile of queries is shared by the invocations of a workgroup.
+    fn attention_tile(&mut self, head_dim: u32, tile: u32) {
+        // Invocations, and how many queries and keys each multiplies with each other.
+        let (lanes, queries_each, keys_each) = match tile {
+            1 => (64, 1, 1),
+            4 => (128, 1, 2),
+            8 => (128, 2, 2),
+            16 => (256, 2, 2),
+            _ => (256, 4, 2),
+        };
+        const KEYS: u32 = 64;
+        debug_assert_eq!(lanes, tile / queries_each * (KEYS / keys_each), "every product has an invocation");
+        let quads = head_dim / 4;
+        // Of the values an invocation has one quadruple: with what is left, several queries, or several keys of one.
+        let groups = lanes / quads;
+        let query_groups = groups.min(tile);
+        for (name, value) in [
+            ("LANES", lanes),
+            ("QUERIES", tile),
+            ("KEYS", KEYS),
+            ("DEPTH", 4),
+            ("QUERIES_EACH", queries_each),
+            ("KEYS_EACH", keys_each),
+            ("HEAD_QUADS", quads),
+            ("QUERY_GROUPS", query_groups),
+            ("SLICES", groups / query_groups),
+            ("RESULTS", tile.div_ceil(query_groups)),
+        ] {
+            self.constant(name, value);
+        }
+    }
+
+    fn splits(&mut self) {
+        self.constant("MAX_SPLITS", Step::MAX_SPLITS);
+        self.constant("MIN_SPLIT_KEYS", Step::MIN_SPLIT_KEYS);
+        self.add(include_str!("wgsl/splits.wgsl"));
     }
 
     fn add(&mut self, text: &str) {
@@ -153,31 +214,47 @@ impl Source {
         );
     }
 
-    /// The output, written by `store(element, number)` or, of a type of 16 bits, `store_bits(element, bits)`.
+    /// The only output, written by `store(element, number)` or, of a type of 16 bits, `store_bits(element, bits)`.
     fn output(&mut self, element: Element) {
-        let declare = |unit: &str| format!("@group(0) @binding(2) var<storage, read_write> output: array<{unit}>;");
+        self.output_as("output", 2, element);
+        self.add("fn store(i: u32, x: f32) { store_output(i, x); }");
+        if element != Element::F32 {
+            self.add("fn store_bits(i: u32, bits: u32) { store_bits_output(i, bits); }");
+        }
+    }
+
+    /// An output, written by `store_NAME(element, number)` or, of a type of 16 bits, `store_bits_NAME(element, bits)`.
+    fn output_as(&mut self, name: &str, binding: u32, element: Element) {
+        let variable = match name {
+            "output" => name.to_owned(),
+            _ => format!("output_{name}"),
+        };
+        let declare =
+            |unit: &str| format!("@group(0) @binding({binding}) var<storage, read_write> {variable}: array<{unit}>;");
         let rounded = if element == Element::F16 { "bits_of_f16(x)" } else { "bits_of_bf16(x)" };
         if element == Element::F32 {
             self.add(&declare("f32"));
-            self.add("fn store(i: u32, x: f32) { output[i] = x; }");
+            self.add(&format!("fn store_{name}(i: u32, x: f32) {{ {variable}[i] = x; }}"));
             return;
         }
         if self.features.f16 && element == Element::F16 {
             self.add(&declare("f16"));
             // What is a number of 16 bits already is not rounded again.
-            self.add("fn store_bits(i: u32, bits: u32) { output[i] = f16(unpack2x16float(bits).x); }");
+            self.add(&format!(
+                "fn store_bits_{name}(i: u32, bits: u32) {{ {variable}[i] = f16(unpack2x16float(bits).x); }}"
+            ));
         } else {
             // Two elements share a word and may be written by two invocations: each changes its half only.
             self.add(&declare("atomic<u32>"));
-            self.add(
-                "fn store_bits(i: u32, bits: u32) {\n\
+            self.add(&format!(
+                "fn store_bits_{name}(i: u32, bits: u32) {{\n\
                  \x20   let shift = (i & 1u) * 16u;\n\
-                 \x20   atomicAnd(&output[i >> 1u], ~(0xffffu << shift));\n\
-                 \x20   atomicOr(&output[i >> 1u], bits << shift);\n\
-                 }",
-            );
+                 \x20   atomicAnd(&{variable}[i >> 1u], ~(0xffffu << shift));\n\
+                 \x20   atomicOr(&{variable}[i >> 1u], bits << shift);\n\
+                 }}"
+            ));
         }
-        self.add(&format!("fn store(i: u32, x: f32) {{ store_bits(i, {rounded}); }}"));
+        self.add(&format!("fn store_{name}(i: u32, x: f32) {{ store_bits_{name}(i, {rounded}); }}"));
     }
 
     /// `copy_element(from, to)`: the very bits where the types are the same.
@@ -199,166 +276,12 @@ impl Source {
         let (arguments, values) = match self.features.subgroups {
             true => (
                 "@builtin(subgroup_id) subgroup_idx: u32,\n    @builtin(num_subgroups) n_subgroups: u32,\n    \
-                 @builtin(subgroup_invocation_id) subgroup_lane: u32,",
-                "subgroup = Subgroup(subgroup_idx, n_subgroups, subgroup_lane);",
+                 @builtin(subgroup_invocation_id) subgroup_lane: u32,\n    @builtin(subgroup_size) subgroup_size: u32,",
+                "subgroup = Subgroup(subgroup_idx, n_subgroups, subgroup_lane, subgroup_size);",
             ),
             false => ("", ""),
         };
         let text = text.replace("/*subgroup arguments*/", arguments);
         self.add(&text.replace("/*subgroup values*/", values));
-    }
-
-    /// Inputs of linear kernels: `one_input(row, column)`, `two_inputs(row, pair)`, `four_inputs(row, quadruple)`, which are
-    /// zeros behind the last column; and `write(row, column, sum)`.
-    fn linear(&mut self, format: Format, input: Element, bias: Option<Element>, is_whole_groups: bool) {
-        if is_whole_groups {
-            self.quadruples("x", 3, input);
-            self.add(
-                "fn four_inputs(row: u32, i: u32) -> vec4<f32> {\n\
-                 \x20   return load4_x(row * (params.input_columns / 4u) + i);\n\
-                 }\n\
-                 fn two_inputs(row: u32, i: u32) -> vec2<f32> {\n\
-                 \x20   let four = four_inputs(row, i >> 1u);\n\
-                 \x20   return select(four.xy, four.zw, (i & 1u) == 1u);\n\
-                 }\n\
-                 fn one_input(row: u32, i: u32) -> f32 {\n\
-                 \x20   return four_inputs(row, i >> 2u)[i & 3u];\n\
-                 }",
-            );
-        } else {
-            // What lies behind the last column is the next row, which may be NaN: zero weights would not help.
-            self.scalars("x", 3, input);
-            self.add(
-                "fn one_input(row: u32, i: u32) -> f32 {\n\
-                 \x20   if (i < params.input_columns) {\n\
-                 \x20       return load_x(row * params.input_columns + i);\n\
-                 \x20   }\n\
-                 \x20   return 0.0;\n\
-                 }\n\
-                 fn two_inputs(row: u32, i: u32) -> vec2<f32> {\n\
-                 \x20   return vec2<f32>(one_input(row, 2u * i), one_input(row, 2u * i + 1u));\n\
-                 }\n\
-                 fn four_inputs(row: u32, i: u32) -> vec4<f32> {\n\
-                 \x20   return vec4<f32>(two_inputs(row, 2u * i), two_inputs(row, 2u * i + 1u));\n\
-                 }",
-            );
-        }
-        self.add("@group(0) @binding(4) var<storage, read> weights: array<vec4<u32>>;");
-        self.constant("WORDS_PER_GROUP", format.words_per_group());
-        let sum = match bias {
-            Some(element) => {
-                self.scalars("bias", 5, element);
-                "sum + load_bias(column)"
-            }
-            None => "sum",
-        };
-        let _ = writeln!(
-            self.text,
-            "fn write(row: u32, column: u32, sum: f32) {{ store(row * params.output_columns + column, {sum}); }}"
-        );
-        if matches!(format, Format::W8G32 | Format::W4G32) {
-            // Behind the words: 16 scales of a group in two lines.
-            self.add(
-                "fn scales_of(panel_start: u32, n_words: u32, g: u32, quad: u32) -> vec4<f32> {\n\
-                 \x20   let line = weights[panel_start + 4u * n_words + 2u * g + (quad >> 1u)];\n\
-                 \x20   let pairs = select(line.xy, line.zw, (quad & 1u) == 1u);\n\
-                 \x20   return vec4<f32>(unpack2x16float(pairs.x), unpack2x16float(pairs.y));\n\
-                 }",
-            );
-        }
-    }
-
-    /// `accumulate` of the vector kernel: adds the products of one word of four panel rows to the sums of each row.
-    fn accumulate(&mut self, format: Format) {
-        self.add(
-            "fn accumulate(\n\
-             \x20   sums: ptr<function, array<vec4<f32>, ROWS>>,\n\
-             \x20   panel_start: u32, n_words: u32, word: u32, quad: u32, row: u32, end: u32,\n\
-             ) {\n\
-             \x20   let words = weights[panel_start + 4u * word + quad];",
-        );
-        let each_row = |setup: &str, product: &str| {
-            format!(
-                "{setup}    for (var r = 0u; r < ROWS; r++) {{\n\
-                 \x20       let at = min(row + r, end - 1u);\n{product}    }}\n}}"
-            )
-        };
-        // The four rows of the panel, by component of `words`.
-        let four = |f: &dyn Fn(char) -> String| "xyzw".chars().map(f).collect::<Vec<_>>().join(", ");
-        let text = match format {
-            Format::F32 => each_row("", "        (*sums)[r] += bitcast<vec4<f32>>(words) * one_input(at, word);\n"),
-            Format::F16 => each_row(
-                "",
-                &format!(
-                    "        let x = two_inputs(at, word);\n        (*sums)[r] += vec4<f32>({});\n",
-                    four(&|c| format!("dot(unpack2x16float(words.{c}), x)"))
-                ),
-            ),
-            Format::Bf16 => each_row(
-                "",
-                "        let x = two_inputs(at, word);\n\
-                 \x20       (*sums)[r] += bitcast<vec4<f32>>(words << vec4<u32>(16u)) * x.x\n\
-                 \x20           + bitcast<vec4<f32>>(words & vec4<u32>(0xffff0000u)) * x.y;\n",
-            ),
-            Format::W8G32 => each_row(
-                "    let scales = scales_of(panel_start, n_words, word >> 3u, quad);\n",
-                &format!(
-                    "        let x = four_inputs(at, word);\n        (*sums)[r] += scales * vec4<f32>({});\n",
-                    four(&|c| format!("dot(vec4<f32>(unpack4xI8(words.{c})), x)"))
-                ),
-            ),
-            Format::W4G32 => each_row(
-                "    let scales = scales_of(panel_start, n_words, word >> 2u, quad);\n\
-                 \x20   let low = words & vec4<u32>(0x0f0f0f0fu);\n\
-                 \x20   let high = (words >> vec4<u32>(4u)) & vec4<u32>(0x0f0f0f0fu);\n",
-                &format!(
-                    "        let x = four_inputs(at, 8u * (word >> 2u) + (word & 3u));\n\
-                     \x20       let y = four_inputs(at, 8u * (word >> 2u) + 4u + (word & 3u));\n\
-                     \x20       (*sums)[r] += scales * vec4<f32>({});\n",
-                    four(&|c| format!(
-                        "dot(vec4<f32>(unpack4xU8(low.{c})) - 8.0, x) + dot(vec4<f32>(unpack4xU8(high.{c})) - 8.0, y)"
-                    ))
-                ),
-            ),
-        };
-        self.add(&text);
-    }
-
-    /// `unpack` of the tiled kernel: puts one word of four panel rows into workgroup memory as numbers. `to` is the
-    /// quadruple of columns.
-    fn unpack(&mut self, format: Format) {
-        self.add(
-            "fn unpack(panel_start: u32, n_words: u32, g: u32, word: u32, quad: u32, to: u32) {\n\
-             \x20   let words = weights[panel_start + 4u * (g * WORDS_PER_GROUP + word) + quad];",
-        );
-        let text = match format {
-            Format::F32 => "    numbers[16u * word + to] = bitcast<vec4<f32>>(words);\n}".to_owned(),
-            Format::F16 => "    let xy = vec4<f32>(unpack2x16float(words.x).x, unpack2x16float(words.y).x, \
-                 unpack2x16float(words.z).x, unpack2x16float(words.w).x);\n\
-                 \x20   let zw = vec4<f32>(unpack2x16float(words.x).y, unpack2x16float(words.y).y, \
-                 unpack2x16float(words.z).y, unpack2x16float(words.w).y);\n\
-                 \x20   numbers[32u * word + to] = xy;\n\
-                 \x20   numbers[32u * word + 16u + to] = zw;\n}"
-                .to_owned(),
-            Format::Bf16 => "    numbers[32u * word + to] = bitcast<vec4<f32>>(words << vec4<u32>(16u));\n\
-                 \x20   numbers[32u * word + 16u + to] = bitcast<vec4<f32>>(words & vec4<u32>(0xffff0000u));\n}"
-                .to_owned(),
-            Format::W8G32 => "    let scales = scales_of(panel_start, n_words, g, quad);\n\
-                 \x20   let signed = bitcast<vec4<i32>>(words);\n\
-                 \x20   for (var i = 0u; i < 4u; i++) {\n\
-                 \x20       let bytes = (signed << vec4<u32>(24u - 8u * i)) >> vec4<u32>(24u);\n\
-                 \x20       numbers[16u * (4u * word + i) + to] = vec4<f32>(bytes) * scales;\n\
-                 \x20   }\n}"
-                .to_owned(),
-            Format::W4G32 => "    let scales = scales_of(panel_start, n_words, g, quad);\n\
-                 \x20   for (var i = 0u; i < 4u; i++) {\n\
-                 \x20       let low = (words >> vec4<u32>(8u * i)) & vec4<u32>(15u);\n\
-                 \x20       let high = (words >> vec4<u32>(8u * i + 4u)) & vec4<u32>(15u);\n\
-                 \x20       numbers[16u * (4u * word + i) + to] = (vec4<f32>(low) - 8.0) * scales;\n\
-                 \x20       numbers[16u * (16u + 4u * word + i) + to] = (vec4<f32>(high) - 8.0) * scales;\n\
-                 \x20   }\n}"
-                .to_owned(),
-        };
-        self.add(&text);
     }
 }

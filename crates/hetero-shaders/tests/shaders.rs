@@ -1,6 +1,6 @@
 //! Every kernel in every variant is valid, without a GPU, and binds what it says.
 
-use hetero_shaders::{Features, Kernel, Params, Step};
+use hetero_shaders::{Columns, Features, Kernel, Params, Step};
 use naga::proc::Layouter;
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{AddressSpace, Module, TypeInner};
@@ -14,6 +14,9 @@ const VARIANTS: [Features; 4] = [
 
 /// Bytes of workgroup memory that every device has: WebGPU's default limit.
 const WORKGROUP_BYTES: u32 = 16_384;
+
+/// Storage buffers that every device of today binds: WebGPU's default limit.
+const STORAGE_BUFFERS: usize = 8;
 
 fn checked(kernel: Kernel, features: Features) -> (Module, ModuleInfo) {
     let source = kernel.shader(features).wgsl;
@@ -43,6 +46,7 @@ fn every_variant_is_valid_with_no_more_than_its_features() {
 
 #[test]
 fn bindings_and_workgroup_memory_are_as_promised() {
+    let known = Kernel::bindings(STORAGE_BUFFERS as u32);
     for kernel in Kernel::all() {
         for features in VARIANTS {
             let (module, _) = checked(kernel, features);
@@ -62,8 +66,11 @@ fn bindings_and_workgroup_memory_are_as_promised() {
                 }
             }
             bindings.sort_unstable();
-            let expected: Vec<u32> = (0..3 + kernel.n_inputs() as u32).collect();
+            let n_bound = kernel.n_outputs() + kernel.n_inputs();
+            assert!(n_bound <= STORAGE_BUFFERS, "{kernel}: {n_bound} storage buffers");
+            let expected: Vec<u32> = (0..2 + n_bound as u32).collect();
             assert_eq!(bindings, expected, "{kernel}");
+            assert!(known.contains(&[kernel.n_outputs(), kernel.n_inputs()]), "{kernel}");
             assert!(workgroup_bytes <= WORKGROUP_BYTES, "{kernel}: {workgroup_bytes} bytes of workgroup memory");
         }
     }
@@ -101,11 +108,14 @@ fn uniform_blocks_are_laid_out_as_in_rust() {
         panel_lines,
         last_row_only,
         scale,
-        epsilon
+        epsilon,
+        others
     );
     assert_eq!(members("Params"), params);
-    assert_eq!(size_of::<Params>(), 64);
+    assert_eq!(size_of::<Params>(), 96);
+    assert_eq!(members("Columns"), offsets!(Columns, first, count, total, bias));
     assert_eq!(members("Step")[..2], offsets!(Step, past, rows));
+    assert_eq!(members("Step")[2].1, std::mem::offset_of!(Step, most_keys) as u32);
     assert_eq!((members("Step").len(), size_of::<Step>()), (4, 16));
 }
 

@@ -1,8 +1,15 @@
 struct Step {
     past: u32,
     rows: u32,
-    unused_0: u32,
-    unused_1: u32,
+    most_keys: u32,
+    unused: u32,
+}
+
+struct Columns {
+    first: u32,
+    count: u32,
+    total: u32,
+    bias: u32,
 }
 
 struct Params {
@@ -22,6 +29,7 @@ struct Params {
     last_row_only: u32,
     scale: f32,
     epsilon: f32,
+    others: array<Columns, 2>,
 }
 
 @group(0) @binding(0) var<uniform> step: Step;

@@ -5,6 +5,7 @@ struct Subgroup {
     idx: u32,
     count: u32,
     lane: u32,
+    size: u32,
 }
 
 var<private> subgroup: Subgroup;

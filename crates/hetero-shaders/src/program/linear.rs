@@ -1,0 +1,135 @@
+//! Linear operators: which kernel multiplies how many rows.
+
+use hetero_core::{Rows, SegmentNode, ValueId, Weight};
+
+use super::{
+    Buffers, Builder, Choice, Dispatch, Operand, Piece, Pieces, element, format, gpu_weight, only_piece, table_element,
+};
+use crate::{Element, Form, Kernel, Linear, Params};
+
+/// Rows up to which a product reads the weights once for all of them, instead of making tiles.
+pub(super) const VECTOR_ROWS: u32 = 4;
+
+impl<S: Buffers> Builder<'_, S> {
+    /// A dispatch for each piece of the matrix.
+    pub(super) fn linear(&mut self, segment_node: &SegmentNode, params: Params) {
+        let output = self.segment.graph.node(segment_node.node).output;
+        self.linear_into(segment_node, params, Form::Single, output, None);
+    }
+
+    /// As [`Builder::linear`], with what becomes of the product: `residual` is added to it.
+    pub(super) fn linear_into(
+        &mut self,
+        segment_node: &SegmentNode,
+        params: Params,
+        form: Form,
+        output: ValueId,
+        residual: Option<ValueId>,
+    ) {
+        let SegmentNode { node: id, weights, .. } = segment_node;
+        let input = self.segment.graph.node(*id).inputs[0];
+        let matrix = gpu_weight::<S>(&*weights[0]);
+        let bias = weights.get(1).map(|weight| gpu_weight::<S>(&**weight));
+        let linear = Linear {
+            output: element(self.segment.graph.value(output).dtype),
+            bias: bias.map(table_element),
+            form,
+            ..self.linear_types(segment_node)
+        };
+        let choices = self.linear_choices(linear, segment_node);
+        let panel_lines = (matrix.rows().matrix.layout().panel_bytes() / 16) as u32;
+        for Piece { buffer, first_row, n_rows } in matrix.pieces() {
+            let first_column = params.first_column + *first_row as u32;
+            let inputs = [Operand::Value(input), Operand::Constant(buffer.clone())]
+                .into_iter()
+                .chain(bias.map(|bias| Operand::Constant(only_piece(bias))))
+                .chain(residual.map(Operand::Value));
+            self.dispatches.push(Dispatch {
+                choices: choices.clone(),
+                params: Params { first_column, n_columns: *n_rows as u32, panel_lines, ..params },
+                outputs: vec![Operand::Value(output)],
+                inputs: inputs.collect(),
+            });
+        }
+    }
+
+    /// On which types a linear operator works, by itself and without a bias.
+    pub(super) fn linear_types(&self, SegmentNode { node: id, weights, .. }: &SegmentNode) -> Linear {
+        let graph = &self.segment.graph;
+        let node = graph.node(*id);
+        let layout = gpu_weight::<S>(&*weights[0]).rows().matrix.layout();
+        Linear {
+            format: format(layout.format),
+            input: element(graph.value(node.inputs[0]).dtype),
+            output: element(graph.value(node.output).dtype),
+            bias: None,
+            is_whole_groups: layout.columns.is_multiple_of(32),
+            form: Form::Single,
+        }
+    }
+
+    /// The kernels for up to as many rows as the node has. The choice goes by the rows of the step, which are the same for
+    /// all parts of an output.
+    pub(super) fn linear_choices(&self, linear: Linear, segment_node: &SegmentNode) -> Vec<Choice> {
+        let graph = &self.segment.graph;
+        let most_rows = match graph.value(graph.node(segment_node.node).output).rows {
+            Rows::Positions => graph.capacity(),
+            Rows::Fixed(rows) => rows,
+        };
+        let lanes = self.buffers.vector_lanes();
+        let vector = |rows| Kernel::LinearVector { linear, rows, lanes };
+        let tiled = |tile_rows| Kernel::LinearTiled { linear, tile_rows };
+        let all = [(1, vector(1)), (2, vector(2)), (VECTOR_ROWS, vector(4)), (16, tiled(16)), (u32::MAX, tiled(64))];
+        let mut choices = Vec::new();
+        let mut first = 0;
+        for (rows, kernel) in all {
+            if first <= most_rows as u32 {
+                choices.push(Choice { rows: [first, rows], ..Choice::always(kernel) });
+            }
+            first = rows.saturating_add(1);
+        }
+        choices
+    }
+
+    /// The biases of several linear operators, one behind the other, and where each begins; `None` when they have none.
+    /// `Err` when only some have one.
+    pub(super) fn biases(&self, nodes: &[SegmentNode]) -> Result<Option<Biases>, Mixed> {
+        let with_bias = nodes.iter().filter(|node| node.weights.len() > 1).count();
+        if with_bias == 0 {
+            return Ok(None);
+        }
+        if with_bias < nodes.len() {
+            return Err(Mixed);
+        }
+        let mut biases = Biases::default();
+        for node in nodes {
+            biases.starts.push(biases.numbers.len() as u32);
+            let table = gpu_weight::<S>(&*node.weights[1]);
+            let bytes = table.rows().matrix.bytes();
+            match table_element(table) {
+                Element::F32 => biases.numbers.extend(words::<4>(bytes).map(f32::from_le_bytes)),
+                // The upper half of an f32 is all of it but zeros.
+                Element::Bf16 => {
+                    biases.numbers.extend(words::<2>(bytes).map(|[a, b]| f32::from_le_bytes([0, 0, a, b])))
+                }
+                Element::F16 => return Err(Mixed),
+            }
+        }
+        Ok(Some(biases))
+    }
+}
+
+/// Biases of several linear operators.
+#[derive(Default)]
+pub(super) struct Biases {
+    pub(super) numbers: Vec<f32>,
+    /// Where that of each begins.
+    pub(super) starts: Vec<u32>,
+}
+
+/// Linear operators that cannot be one dispatch, because of their biases.
+pub(super) struct Mixed;
+
+fn words<const N: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; N]> {
+    bytes.chunks_exact(N).map(|chunk| std::array::from_fn(|idx| chunk[idx]))
+}

@@ -1,0 +1,269 @@
+//! Which dispatches a decoder layer becomes: nodes in a row are one where that changes no number, and nowhere else.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use hetero_core::{
+    BackendError, DType, DeviceId, Graph, GraphBuilder, HostTensor, NodeId, Op, OperandOrder, Part, Segment,
+    SegmentNode, TensorDesc, ValueId, Weight, WeightFormat, WeightLayout, WeightMatrix, WeightRows, quantize,
+};
+use hetero_shaders::program::{Buffers, Dispatch, Operand, Piece, Pieces, Program, choose, program};
+use hetero_shaders::{Knobs, Step, Variant};
+
+const FEATURES: usize = 64;
+const HIDDEN: usize = 96;
+const HEADS: usize = 4;
+const KV_HEADS: usize = 2;
+const HEAD_DIM: usize = 16;
+const CONTEXT: usize = 2048;
+const CAPACITY: usize = 64;
+
+/// Buffers that are only names.
+struct Names {
+    knobs: Knobs,
+    max_storage_buffers: u32,
+}
+
+impl Buffers for Names {
+    type Buffer = ();
+    type Weight = NamedWeight;
+
+    fn constant(&mut self, _: &[u8]) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    fn scratch(&mut self, bytes: u64) -> Result<(), BackendError> {
+        assert!(bytes > 0);
+        Ok(())
+    }
+
+    fn vector_lanes(&self) -> u32 {
+        128
+    }
+
+    fn max_storage_buffers(&self) -> u32 {
+        self.max_storage_buffers
+    }
+
+    fn knobs(&self) -> &Knobs {
+        &self.knobs
+    }
+}
+
+#[derive(Debug)]
+struct NamedWeight {
+    rows: WeightRows,
+    pieces: Vec<Piece<()>>,
+}
+
+impl Weight for NamedWeight {
+    fn rows(&self) -> &WeightRows {
+        &self.rows
+    }
+
+    fn device(&self) -> DeviceId {
+        DeviceId::next()
+    }
+
+    fn own_bytes(&self) -> u64 {
+        0
+    }
+}
+
+impl Pieces<()> for NamedWeight {
+    fn pieces(&self) -> &[Piece<()>] {
+        &self.pieces
+    }
+}
+
+/// One decoder layer, with biases where `bias` says so. `gate` is read by the caller where `is_gate_output`.
+fn layer(bias: bool, is_gate_output: bool) -> Graph {
+    let mut b = GraphBuilder::new(CAPACITY);
+    let x = b.input("x", FEATURES, DType::F32);
+    let norm = |b: &mut GraphBuilder, x| {
+        let table = b.weight("norm", WeightLayout::table(WeightFormat::F32, 1, FEATURES));
+        b.node("norm", Op::RmsNorm { features: FEATURES, epsilon: 1e-5 }, &[x], &[table], DType::F32)
+    };
+    let linear = |b: &mut GraphBuilder, name, x, [in_features, out_features]: [usize; 2]| {
+        let format = WeightFormat::W4G32;
+        let mut weights = vec![b.weight(name, WeightLayout::panels(format, out_features, in_features))];
+        if bias {
+            weights.push(b.weight("bias", WeightLayout::table(WeightFormat::F32, 1, out_features)));
+        }
+        b.node(name, Op::Linear { in_features, out_features, format, bias }, &[x], &weights, DType::F32)
+    };
+    let normed = norm(&mut b, x);
+    let q = linear(&mut b, "q", normed, [FEATURES, HEADS * HEAD_DIM]);
+    let k = linear(&mut b, "k", normed, [FEATURES, KV_HEADS * HEAD_DIM]);
+    let v = linear(&mut b, "v", normed, [FEATURES, KV_HEADS * HEAD_DIM]);
+    let frequencies: Arc<[f32]> = (0..HEAD_DIM / 2).map(|i| 0.5f32.powi(i as i32)).collect();
+    let rope = |heads| Op::Rope { heads, head_dim: HEAD_DIM, frequencies: Arc::clone(&frequencies) };
+    let q = b.node("rope_q", rope(HEADS), &[q], &[], DType::F32);
+    let k = b.node("rope_k", rope(KV_HEADS), &[k], &[], DType::F32);
+    let write = Op::CacheWrite { kv_heads: KV_HEADS, head_dim: HEAD_DIM, context: CONTEXT };
+    let keys = b.state("keys", KV_HEADS * CONTEXT, HEAD_DIM, DType::F16);
+    let values = b.state("values", KV_HEADS * CONTEXT, HEAD_DIM, DType::F16);
+    b.update("write_keys", write.clone(), &[k], keys);
+    b.update("write_values", write, &[v], values);
+    let attention =
+        Op::Attention { heads: HEADS, kv_heads: KV_HEADS, head_dim: HEAD_DIM, context: CONTEXT, scale: 0.25 };
+    let attended = b.node("attention", attention, &[q, keys, values], &[], DType::F32);
+    let o = linear(&mut b, "o", attended, [HEADS * HEAD_DIM, FEATURES]);
+    let add = |b: &mut GraphBuilder, x, y| b.node("add", Op::Add { features: FEATURES }, &[x, y], &[], DType::F32);
+    let x = add(&mut b, x, o);
+    let normed = norm(&mut b, x);
+    let gate = linear(&mut b, "gate", normed, [FEATURES, HIDDEN]);
+    let up = linear(&mut b, "up", normed, [FEATURES, HIDDEN]);
+    let gated = b.node("swiglu", Op::Swiglu { features: HIDDEN }, &[gate, up], &[], DType::F32);
+    let down = linear(&mut b, "down", gated, [HIDDEN, FEATURES]);
+    let y = add(&mut b, x, down);
+    b.output(y);
+    if is_gate_output {
+        b.output(gate);
+    }
+    b.finish()
+}
+
+/// The whole of a graph as a segment; values with the same number share a tensor.
+fn segment(graph: Graph, tensor_of: impl Fn(ValueId) -> usize) -> Segment {
+    let graph = Arc::new(graph);
+    let device = DeviceId::next();
+    let weight = |layout: WeightLayout| -> Arc<dyn Weight> {
+        let desc = TensorDesc { rows: 1, columns: layout.bytes(), dtype: DType::U8 };
+        let memory = Arc::new(HostTensor::new(device, desc).expect("it is small"));
+        let built = WeightMatrix::build("weight", layout, memory, |bytes| {
+            if layout.arrangement == hetero_core::Arrangement::Panels {
+                for panel in bytes.chunks_exact_mut(layout.panel_bytes()) {
+                    quantize::pack_panel(&layout, &[], panel);
+                }
+            }
+            Ok::<(), Infallible>(())
+        });
+        let rows = WeightRows::all(built.unwrap_or_else(|never| match never {}));
+        let pieces = vec![Piece { buffer: (), first_row: 0, n_rows: layout.rows }];
+        Arc::new(NamedWeight { rows, pieces })
+    };
+    let nodes = graph.nodes().iter().enumerate().map(|(idx, node)| {
+        let desc = graph.tensor_desc(node.output);
+        SegmentNode {
+            node: NodeId(idx),
+            part: Part::whole(desc.rows, desc.columns),
+            weights: node.weights.iter().map(|id| weight(graph.weights()[id.0].layout)).collect(),
+            operand_order: OperandOrder::default(),
+        }
+    });
+    let nodes = nodes.collect();
+    Segment::with_storage(graph, nodes, tensor_of)
+}
+
+fn build(segment: &Segment, knobs: &str, max_storage_buffers: u32) -> Program<()> {
+    let mut names = Names { knobs: knobs.parse().expect("knobs"), max_storage_buffers };
+    program(&mut names, segment).expect("buffers cost nothing")
+}
+
+/// The families of the kernels that a step runs.
+fn run(program: &Program<()>, past: u32, rows: u32) -> Vec<&'static str> {
+    let step = Step::new(past, rows);
+    let family = |dispatch: &Dispatch<()>| {
+        choose(&dispatch.choices, &dispatch.params, &step).map(|(idx, _)| dispatch.choices[idx].kernel.family())
+    };
+    program.dispatches.iter().filter_map(family).collect()
+}
+
+#[test]
+fn a_decoder_layer_takes_eight_dispatches_instead_of_seventeen() {
+    for bias in [false, true] {
+        let segment = segment(layer(bias, false), |value| value.0);
+        let fused = build(&segment, "", 8);
+        let expected = [
+            "rms_norm",
+            "linear_vector",
+            "rope_cache",
+            "attention",
+            "linear_vector",
+            "rms_norm",
+            "linear_vector",
+            "linear_vector",
+        ];
+        assert_eq!(run(&fused, 10, 1), expected);
+        assert_eq!(run(&build(&segment, "*=plain", 8), 10, 1).len(), 17);
+    }
+}
+
+#[test]
+fn attention_goes_by_the_rows_and_the_length_of_the_cache() {
+    let segment = segment(layer(false, false), |value| value.0);
+    let attention = |knobs: &str, past: u32, rows: u32| -> Vec<&'static str> {
+        let families = run(&build(&segment, knobs, 8), past, rows);
+        families.into_iter().filter(|family| family.starts_with("attention")).collect()
+    };
+    assert_eq!(attention("", 255, 1), ["attention"]);
+    assert_eq!(attention("", 256, 1), ["attention_tiled", "attention_merge"]);
+    assert_eq!(attention("", 2044, 4), ["attention_tiled", "attention_merge"]);
+    assert_eq!(attention("", 2000, 5), ["attention_tiled"]);
+    assert_eq!(attention("", 0, 64), ["attention_tiled"]);
+    assert_eq!(attention("attention_tiled=-split", 2000, 1), ["attention"]);
+    assert_eq!(attention("attention_tiled=-tiled", 0, 64), ["attention"]);
+}
+
+#[test]
+fn commands_recorded_for_a_length_serve_it_until_it_has_doubled() {
+    let segment = segment(layer(false, false), |value| value.0);
+    let program = build(&segment, "", 8);
+    let groups = |past| -> Vec<_> {
+        let step = Step::new(past, 1);
+        program.dispatches.iter().map(|dispatch| choose(&dispatch.choices, &dispatch.params, &step)).collect()
+    };
+    for (first, last) in [(256, 511), (512, 1023), (1024, 2047)] {
+        assert_eq!(Step::new(first, 1).recorded_for(), Step::new(last, 1).recorded_for());
+        assert_eq!(groups(first), groups(last));
+        assert_ne!(Step::new(last, 1).recorded_for(), Step::new(last + 1, 1).recorded_for());
+    }
+}
+
+#[test]
+fn what_somebody_else_reads_is_written() {
+    let segment = segment(layer(false, true), |value| value.0);
+    let families = run(&build(&segment, "", 8), 10, 1);
+    assert!(families.contains(&"swiglu"), "gate is an output: {families:?}");
+}
+
+#[test]
+fn what_would_overwrite_its_own_input_is_not_fused() {
+    let graph = layer(false, false);
+    let named = |name: &str| graph.nodes().iter().find(|node| node.name == name).expect("a node").clone();
+    // The residual's sum takes the tensor of what the product reads, whose last reader the product is.
+    let (attended, sum) = (named("attention").output, named("add").output);
+    let tensor_of = move |value: ValueId| if value == sum { attended.0 } else { value.0 };
+    let families = run(&build(&segment(graph, tensor_of), "", 8), 10, 1);
+    assert_eq!(families.iter().filter(|family| **family == "add").count(), 1, "{families:?}");
+}
+
+#[test]
+fn a_device_that_binds_few_buffers_gets_what_it_can_bind() {
+    let segment = segment(layer(true, false), |value| value.0);
+    let program = build(&segment, "", 4);
+    let most = program.dispatches.iter().map(|dispatch| dispatch.outputs.len() + dispatch.inputs.len()).max();
+    assert_eq!(most, Some(4));
+}
+
+#[test]
+fn scratch_is_written_before_it_is_read() {
+    let segment = segment(layer(false, false), |value| value.0);
+    let program = build(&segment, "", 8);
+    let is_scratch = |operand: &Operand<()>| matches!(operand, Operand::Scratch(_));
+    let writer = program.dispatches.iter().position(|dispatch| dispatch.outputs.iter().any(is_scratch));
+    let reader = program.dispatches.iter().position(|dispatch| dispatch.inputs.iter().any(is_scratch));
+    assert!(writer.is_some() && writer < reader);
+    assert_eq!(program.scratch.len(), 1);
+}
+
+#[test]
+fn each_family_can_be_kept_from_fusing() {
+    let segment = segment(layer(false, false), |value| value.0);
+    let mut knobs = Knobs::default();
+    knobs.forbid("rope_cache", Variant::Fused);
+    let families = run(&build(&segment, &knobs.to_string(), 8), 10, 1);
+    assert_eq!(families.iter().filter(|family| ["rope", "cache_write"].contains(*family)).count(), 4);
+    assert_eq!(families.len(), 11);
+}
