@@ -1,13 +1,16 @@
 //! A GPU as the rest of hetero sees it.
 
-use std::any::Any;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 
 use hetero_core::{
     Access, Backend, BackendError, DeviceId, DeviceInfo, DeviceKind, Executable, OpSpec, Segment, Support, Tensor,
     TensorDesc, Weight, WeightRows,
 };
-use hetero_shaders::program::support;
+use hetero_shaders::checks::{Checked, Checks, Verdict};
+use hetero_shaders::disk::KeptFile;
+use hetero_shaders::quirks::Driver;
 use hetero_shaders::{Features, Knobs};
 use vulkano::Version;
 use vulkano::device::physical::{PhysicalDevice, SubgroupFeatures};
@@ -16,10 +19,8 @@ use vulkano::shader::ShaderStages;
 
 use crate::VulkanError;
 use crate::adapter::{AdapterStatus, Complaints, choose};
-use crate::executable::GpuExecutable;
-use crate::memory::GpuTensor;
 use crate::queue::Gpu;
-use crate::weight::GpuWeight;
+use crate::untested::Untested;
 
 /// How a GPU is opened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,12 +31,18 @@ pub struct VulkanOptions {
     pub knobs: Knobs,
     /// The most bytes that a kernel is given as one input or output, below the device's own limit.
     pub max_piece_bytes: Option<u64>,
+    /// The folder in which is kept what was found out about the driver, and what it has compiled; `None` for nothing.
+    pub cache: Option<PathBuf>,
+    /// Whether a kernel that the driver computes wrong is not replaced by a plain one.
+    pub is_strict: bool,
+    /// Whether the driver is taken at its word: no operator is tried before it is offered.
+    pub is_trusted: bool,
 }
 
 /// A GPU through Vulkan.
 #[derive(Debug)]
 pub struct VulkanBackend {
-    gpu: Arc<Gpu>,
+    checked: Checked<Untested>,
     complaints: Complaints,
 }
 
@@ -88,14 +95,40 @@ impl VulkanBackend {
         };
         // A program on the CPU pays for every barrier; a GPU hides memory's latency behind many invocations.
         let vector_lanes = if status.is_software { 64 } else { 128 };
-        let gpu = Gpu::new(info, (device, queue), (features, options.knobs.clone()), max_piece_bytes, vector_lanes);
-        Ok(VulkanBackend { gpu: Arc::new(gpu.map_err(|error| refused(error.to_string()))?), complaints })
+        let properties = physical.properties();
+        let driver = Driver { vendor: properties.vendor_id, device: &status.name, driver: &status.driver };
+        let knobs = driver.knobs(&options.knobs);
+        let kept =
+            |kind| options.cache.as_deref().map(|folder| KeptFile::new(folder, kind, &identity(&physical, &knobs)));
+        let checks = (!options.is_trusted).then(|| Checks::new(&info.name, kept("verdicts"), options.is_strict));
+        let gpu = Gpu::new(info, (device, queue), (features, knobs.clone()), max_piece_bytes, vector_lanes);
+        let gpu = Arc::new(gpu.map_err(|error| refused(error.to_string()))?);
+        Ok(VulkanBackend { checked: Checked::new(Untested(gpu), checks), complaints })
+    }
+
+    /// What was seen of the operators that were tried on the driver, now or in an earlier run.
+    pub fn verdicts(&self) -> BTreeMap<String, Verdict> {
+        self.checked.verdicts()
     }
 
     /// What Vulkan's validation layers have said, in builds with debug assertions on machines that have them.
     pub fn complaints(&self) -> Vec<String> {
         self.complaints.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+}
+
+/// All that decides what a driver makes of kernels.
+fn identity(device: &PhysicalDevice, knobs: &Knobs) -> String {
+    let properties = device.properties();
+    format!(
+        "vulkan {:04x}:{:04x} {} {} {:08x} {:?} {knobs}",
+        properties.vendor_id,
+        properties.device_id,
+        properties.device_name,
+        AdapterStatus::of(device).driver,
+        properties.driver_version,
+        properties.pipeline_cache_uuid,
+    )
 }
 
 /// What the kernels can make use of.
@@ -116,45 +149,26 @@ fn features(device: &PhysicalDevice) -> Features {
 
 impl Backend for VulkanBackend {
     fn info(&self) -> &DeviceInfo {
-        &self.gpu.info
+        self.checked.info()
     }
 
     fn support(&self, op: &OpSpec) -> Support {
-        support(op)
+        self.checked.support(op)
     }
 
     fn access(&self, tensor: &dyn Tensor) -> Access {
-        let gpu = &self.gpu;
-        let any: &dyn Any = tensor;
-        let is_own = any.downcast_ref::<GpuTensor>().is_some_and(|tensor| tensor.is_of(gpu));
-        let fits = || tensor.desc().bytes() as u64 <= gpu.max_piece_bytes;
-        if is_own || fits() && gpu.importer.as_ref().is_some_and(|importer| importer.takes(tensor)) {
-            return Access::Direct;
-        }
-        Access::NeedsCopy
+        self.checked.access(tensor)
     }
 
     fn allocate(&self, desc: &TensorDesc) -> Result<Arc<dyn Tensor>, BackendError> {
-        Ok(Arc::new(GpuTensor::new(&self.gpu, *desc)?))
+        self.checked.allocate(desc)
     }
 
     fn load_weight(&self, rows: WeightRows) -> Result<Arc<dyn Weight>, BackendError> {
-        Ok(Arc::new(GpuWeight::new(&self.gpu, rows)?))
+        self.checked.load_weight(rows)
     }
 
     fn compile(&self, segment: &Segment) -> Result<Arc<dyn Executable>, BackendError> {
-        for node in &segment.nodes {
-            let spec = segment.graph.op_spec(node.node);
-            if let Support::No(reason) = support(&spec) {
-                panic!("{spec} was placed on {} although: {reason}", self.gpu.info.name);
-            }
-            for weight in &node.weights {
-                assert_eq!(weight.device(), self.gpu.info.id, "{:?} was loaded by another backend", weight.rows());
-            }
-        }
-        if let Some(error) = self.gpu.timeline.failure() {
-            return Err(error);
-        }
-        Ok(Arc::new(GpuExecutable::new(&self.gpu, segment)?))
+        self.checked.compile(segment)
     }
 }

@@ -21,6 +21,7 @@ mod memory;
 mod pipeline_cache;
 mod queue;
 mod timeline;
+mod untested;
 mod weight;
 
 pub use adapter::{AdapterStatus, adapters};

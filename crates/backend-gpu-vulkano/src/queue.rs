@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use ash::vk;
 use hetero_core::{BackendError, DeviceInfo, SharedTensor, WeightMatrix};
+use hetero_shaders::checks::HeldKnobs;
 use hetero_shaders::{Features, Knobs};
 use parking_lot::Mutex;
 use vulkano::buffer::{Buffer, BufferCreateInfo, BufferUsage, Subbuffer};
@@ -52,7 +53,7 @@ pub(crate) struct Gpu {
     /// Invocations of a workgroup that computes a panel of a matrix times a vector.
     pub(crate) vector_lanes: u32,
     /// Which variants of which kernels may be used.
-    pub(crate) knobs: Knobs,
+    pub(crate) knobs: HeldKnobs,
     /// The most buffers that a kernel can bind.
     pub(crate) max_storage_buffers: u32,
     pub(crate) pipelines: PipelineCache,
@@ -109,7 +110,7 @@ impl Gpu {
             vector_lanes,
             max_storage_buffers: limits.max_per_stage_descriptor_storage_buffers,
             pipelines: PipelineCache::new(&device, &info.name, features)?,
-            knobs,
+            knobs: HeldKnobs::new(knobs),
             importer: Importer::new(&device),
             tensor_imports: Imports::default(),
             weight_imports: Imports::default(),

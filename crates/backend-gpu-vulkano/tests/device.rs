@@ -6,10 +6,12 @@ use std::sync::Arc;
 use backend_gpu_vulkano::{VulkanBackend, VulkanError, VulkanOptions, adapters};
 use hetero_conformance::ReferenceBackend;
 use hetero_core::{
-    Access, Backend, BackendError, DType, DeviceId, Graph, GraphBuilder, HostTensor, NodeId, Op, OperandOrder, Part,
-    Segment, SegmentNode, SharedTensor, StepParams, Tensor, TensorDesc, WeightFormat, WeightLayout, WeightMatrix,
-    WeightRows, quantize,
+    Access, Backend, BackendError, DType, DeviceId, Graph, GraphBuilder, HostTensor, NodeId, Op, OpSpec, OperandOrder,
+    Part, Segment, SegmentNode, SharedTensor, StepParams, Support, Tensor, TensorDesc, WeightFormat, WeightLayout,
+    WeightMatrix, WeightRows, quantize,
 };
+use hetero_shaders::Knobs;
+use hetero_shaders::checks::Verdict;
 
 fn open() -> VulkanBackend {
     VulkanBackend::new(&VulkanOptions::default()).unwrap_or_else(|error| panic!("{error}; {}", error.fix()))
@@ -127,6 +129,22 @@ fn memory_of_another_driver_takes_a_copy() {
     let tensor = other.allocate(&TensorDesc { rows: 1, columns: 4096, dtype: DType::F32 }).unwrap();
     assert_eq!(gpu.access(&*tensor), Access::NeedsCopy);
     assert_eq!(other.access(&*tensor), Access::Direct);
+}
+
+#[test]
+fn what_the_driver_computes_is_tried_once_and_remembered() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = VulkanOptions { cache: Some(folder.path().to_path_buf()), ..VulkanOptions::default() };
+    let op = Op::Add { features: 64 };
+    let spec = OpSpec { op, inputs: vec![DType::F32, DType::F16], output: DType::F32 };
+    let first = VulkanBackend::new(&options).unwrap();
+    assert!(first.verdicts().is_empty());
+    assert_eq!(first.support(&spec), Support::Yes);
+    assert_eq!(first.verdicts().into_values().collect::<Vec<_>>(), [Verdict::Right]);
+    assert_eq!(VulkanBackend::new(&options).unwrap().verdicts(), first.verdicts());
+    // Kernels that may use less are others.
+    let plain = VulkanBackend::new(&VulkanOptions { knobs: Knobs::plain(), ..options }).unwrap();
+    assert!(plain.verdicts().is_empty());
 }
 
 #[test]

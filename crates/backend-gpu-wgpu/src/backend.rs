@@ -1,22 +1,23 @@
 //! A GPU as the rest of hetero sees it.
 
-use std::any::Any;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use hetero_core::{
     Access, Backend, BackendError, DeviceId, DeviceInfo, DeviceKind, Executable, OpSpec, Segment, Support, Tensor,
     TensorDesc, Weight, WeightRows,
 };
-use hetero_shaders::program::support;
+use hetero_shaders::checks::{Checked, Checks, Verdict};
+use hetero_shaders::disk::KeptFile;
+use hetero_shaders::quirks::Driver;
 use hetero_shaders::{Features, Knobs};
 
 use crate::WgpuError;
 use crate::adapter::choose;
 use crate::error::ready;
-use crate::executable::GpuExecutable;
-use crate::memory::GpuTensor;
 use crate::queue::Gpu;
-use crate::weight::GpuWeight;
+use crate::untested::Untested;
 
 /// How a GPU is opened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,23 +28,29 @@ pub struct WgpuOptions {
     pub knobs: Knobs,
     /// The most bytes that a kernel is given as one input or output, below the device's own limit.
     pub max_piece_bytes: Option<u64>,
+    /// The folder in which is kept what was found out about the driver, and what it has compiled; `None` for nothing.
+    pub cache: Option<PathBuf>,
+    /// Whether a kernel that the driver computes wrong is not replaced by a plain one.
+    pub is_strict: bool,
+    /// Whether the driver is taken at its word: no operator is tried before it is offered.
+    pub is_trusted: bool,
 }
 
 /// A GPU through wgpu.
 #[derive(Debug)]
 pub struct WgpuBackend {
-    gpu: Arc<Gpu>,
+    checked: Checked<Untested>,
 }
 
 impl WgpuBackend {
     /// Opens a GPU.
     pub fn new(options: &WgpuOptions) -> Result<WgpuBackend, WgpuError> {
         let (adapter, status) = choose(options.adapter)?;
-        let (offered, info) = (adapter.features(), adapter.get_info());
+        let (offered, adapter_info) = (adapter.features(), adapter.get_info());
         let features = Features {
             f16: offered.contains(wgpu::Features::SHADER_F16),
             // The kernels count on four invocations that stay together.
-            subgroups: offered.contains(wgpu::Features::SUBGROUP) && info.subgroup_min_size >= 4,
+            subgroups: offered.contains(wgpu::Features::SUBGROUP) && adapter_info.subgroup_min_size >= 4,
         };
         let mut required = wgpu::Features::empty();
         required.set(wgpu::Features::SHADER_F16, features.f16);
@@ -79,61 +86,57 @@ impl WgpuBackend {
         };
         // A program on the CPU pays for every barrier; a GPU hides memory's latency behind many invocations.
         let vector_lanes = if status.is_software { 64 } else { 128 };
-        Ok(WgpuBackend {
-            gpu: Arc::new(Gpu::new(info, opened, (features, options.knobs.clone()), max_piece_bytes, vector_lanes)),
-        })
+        let driver = Driver { vendor: adapter_info.vendor, device: &status.name, driver: &status.driver };
+        let knobs = driver.knobs(&options.knobs);
+        let identity = format!(
+            "wgpu {:04x}:{:04x} {} {} {knobs}",
+            adapter_info.vendor, adapter_info.device, status.name, status.driver
+        );
+        let kept = |kind| options.cache.as_deref().map(|folder| KeptFile::new(folder, kind, &identity));
+        let checks = (!options.is_trusted).then(|| Checks::new(&info.name, kept("verdicts"), options.is_strict));
+        let gpu = Arc::new(Gpu::new(info, opened, (features, knobs), max_piece_bytes, vector_lanes));
+        Ok(WgpuBackend { checked: Checked::new(Untested(gpu), checks) })
+    }
+
+    /// What was seen of the operators that were tried on the driver, now or in an earlier run.
+    pub fn verdicts(&self) -> BTreeMap<String, Verdict> {
+        self.checked.verdicts()
     }
 
     /// Gives the GPU and all its memory back at once, whoever still holds tensors of it. From then on everything that
     /// would need it fails with [`BackendError::DeviceLost`].
     pub fn close(&self) {
-        self.gpu.device.destroy();
+        self.checked.device().0.device.destroy();
     }
 
     /// How often commands were submitted to the GPU's queue so far: steps, and copies for the host.
     pub fn n_submissions(&self) -> u64 {
-        self.gpu.n_submissions()
+        self.checked.device().0.n_submissions()
     }
 }
 
 impl Backend for WgpuBackend {
     fn info(&self) -> &DeviceInfo {
-        &self.gpu.info
+        self.checked.info()
     }
 
     fn support(&self, op: &OpSpec) -> Support {
-        support(op)
+        self.checked.support(op)
     }
 
     fn access(&self, tensor: &dyn Tensor) -> Access {
-        let tensor: &dyn Any = tensor;
-        match tensor.downcast_ref::<GpuTensor>() {
-            Some(tensor) if tensor.is_of(&self.gpu) => Access::Direct,
-            _ => Access::NeedsCopy,
-        }
+        self.checked.access(tensor)
     }
 
     fn allocate(&self, desc: &TensorDesc) -> Result<Arc<dyn Tensor>, BackendError> {
-        Ok(Arc::new(GpuTensor::new(&self.gpu, *desc)?))
+        self.checked.allocate(desc)
     }
 
     fn load_weight(&self, rows: WeightRows) -> Result<Arc<dyn Weight>, BackendError> {
-        Ok(Arc::new(GpuWeight::new(&self.gpu, rows)?))
+        self.checked.load_weight(rows)
     }
 
     fn compile(&self, segment: &Segment) -> Result<Arc<dyn Executable>, BackendError> {
-        for node in &segment.nodes {
-            let spec = segment.graph.op_spec(node.node);
-            if let Support::No(reason) = support(&spec) {
-                panic!("{spec} was placed on {} although: {reason}", self.gpu.info.name);
-            }
-            for weight in &node.weights {
-                assert_eq!(weight.device(), self.gpu.info.id, "{:?} was loaded by another backend", weight.rows());
-            }
-        }
-        if let Some(error) = self.gpu.timeline.failure() {
-            return Err(error);
-        }
-        Ok(Arc::new(GpuExecutable::new(&self.gpu, segment)?))
+        self.checked.compile(segment)
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use hetero_core::{BackendError, DeviceInfo};
+use hetero_shaders::checks::HeldKnobs;
 use hetero_shaders::{Features, Knobs};
 use parking_lot::{Mutex, MutexGuard};
 use wgpu::{Buffer, BufferDescriptor, BufferUsages, CommandBuffer, PollType, SubmissionIndex};
@@ -30,7 +31,7 @@ pub(crate) struct Gpu {
     /// Invocations of a workgroup that computes a panel of a matrix times a vector.
     pub(crate) vector_lanes: u32,
     /// Which variants of which kernels may be used.
-    pub(crate) knobs: Knobs,
+    pub(crate) knobs: HeldKnobs,
     pub(crate) pipelines: PipelineCache,
     pub(crate) timeline: Arc<GpuTimeline>,
     /// Count of the last submission of a segment. Holding the lock keeps counts, uploads and submissions in one order.
@@ -57,7 +58,7 @@ impl Gpu {
             limits,
             max_piece_bytes,
             vector_lanes,
-            knobs,
+            knobs: HeldKnobs::new(knobs),
             pipelines,
             timeline,
             entrance: Mutex::new(0),

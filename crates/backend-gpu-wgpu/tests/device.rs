@@ -7,9 +7,11 @@ use backend_gpu_wgpu::{WgpuBackend, WgpuError, WgpuOptions, adapters};
 use hetero_conformance::{Expectations, run};
 use hetero_core::{
     Access, Backend, BackendError, Binding, Bindings, DType, DeviceId, Graph, GraphBuilder, HostTensor, NodeId, Op,
-    OperandOrder, Part, Segment, SegmentNode, SharedTensor, StepParams, TensorDesc, WeightFormat, WeightLayout,
-    WeightMatrix, WeightRows, quantize,
+    OpSpec, OperandOrder, Part, Segment, SegmentNode, SharedTensor, StepParams, Support, TensorDesc, WeightFormat,
+    WeightLayout, WeightMatrix, WeightRows, quantize,
 };
+use hetero_shaders::Knobs;
+use hetero_shaders::checks::Verdict;
 
 fn open(options: &WgpuOptions) -> WgpuBackend {
     WgpuBackend::new(options).unwrap_or_else(|error| panic!("{error}; {}", error.fix()))
@@ -113,6 +115,22 @@ fn only_its_own_tensors_are_reached_directly() {
     assert_eq!(backend.access(&*backend.allocate(&desc).unwrap()), Access::Direct);
     assert_eq!(backend.access(&*other.allocate(&desc).unwrap()), Access::NeedsCopy);
     assert_eq!(backend.access(&HostTensor::new(DeviceId::next(), desc).unwrap()), Access::NeedsCopy);
+}
+
+#[test]
+fn what_the_driver_computes_is_tried_once_and_remembered() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = WgpuOptions { cache: Some(folder.path().to_path_buf()), ..WgpuOptions::default() };
+    let op = Op::Add { features: 64 };
+    let spec = OpSpec { op, inputs: vec![DType::F32, DType::F16], output: DType::F32 };
+    let first = WgpuBackend::new(&options).unwrap();
+    assert!(first.verdicts().is_empty());
+    assert_eq!(first.support(&spec), Support::Yes);
+    assert_eq!(first.verdicts().into_values().collect::<Vec<_>>(), [Verdict::Right]);
+    assert_eq!(WgpuBackend::new(&options).unwrap().verdicts(), first.verdicts());
+    // Kernels that may use less are others.
+    let plain = WgpuBackend::new(&WgpuOptions { knobs: Knobs::plain(), ..options }).unwrap();
+    assert!(plain.verdicts().is_empty());
 }
 
 #[test]

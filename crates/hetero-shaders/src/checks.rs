@@ -5,14 +5,21 @@
 //! compute it are held to their plain form ([`crate::Knobs`]) and tried again, which the log tells once; when that is
 //! wrong too, the device does not support the operator. What was seen is kept for the driver and these kernels.
 
+mod held;
 mod self_test;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::sync::Arc;
 
-use hetero_core::{Backend, DType, Op, OpSpec, Segment, Support, WeightFormat};
+use hetero_core::{
+    Access, Backend, BackendError, DType, DeviceInfo, Executable, Op, OpSpec, Segment, Support, Tensor, TensorDesc,
+    Weight, WeightFormat, WeightRows,
+};
 use parking_lot::Mutex;
 
+pub use self::held::HeldKnobs;
+use self::self_test::Trouble;
 use crate::disk::KeptFile;
 use crate::{Kernel, Knobs, Variant};
 
@@ -20,6 +27,75 @@ use crate::{Kernel, Knobs, Variant};
 pub trait Restrict: Backend {
     /// Takes variants away from what is compiled from now on.
     fn restrict(&self, knobs: &Knobs);
+}
+
+/// A GPU backend of which only what its driver computes right is offered.
+#[derive(Debug)]
+pub struct Checked<B> {
+    device: B,
+    checks: Option<Checks>,
+}
+
+impl<B: Restrict> Checked<B> {
+    /// A device held to what is remembered of it; without checks its driver is trusted.
+    pub fn new(device: B, checks: Option<Checks>) -> Checked<B> {
+        if let Some(checks) = &checks {
+            checks.restrict(&device);
+        }
+        Checked { device, checks }
+    }
+
+    /// The device as it is.
+    pub fn device(&self) -> &B {
+        &self.device
+    }
+
+    /// What was seen so far, by what was computed.
+    pub fn verdicts(&self) -> BTreeMap<String, Verdict> {
+        self.checks.as_ref().map(Checks::verdicts).unwrap_or_default()
+    }
+}
+
+impl<B: Restrict> Backend for Checked<B> {
+    fn info(&self) -> &DeviceInfo {
+        self.device.info()
+    }
+
+    fn support(&self, op: &OpSpec) -> Support {
+        match (self.device.support(op), &self.checks) {
+            (Support::Yes, Some(checks)) => checks.support(&self.device, op),
+            (support, _) => support,
+        }
+    }
+
+    fn access(&self, tensor: &dyn Tensor) -> Access {
+        self.device.access(tensor)
+    }
+
+    fn allocate(&self, desc: &TensorDesc) -> Result<Arc<dyn Tensor>, BackendError> {
+        self.device.allocate(desc)
+    }
+
+    fn load_weight(&self, rows: WeightRows) -> Result<Arc<dyn Weight>, BackendError> {
+        self.device.load_weight(rows)
+    }
+
+    fn compile(&self, segment: &Segment) -> Result<Arc<dyn Executable>, BackendError> {
+        let info = self.info();
+        for node in &segment.nodes {
+            let spec = segment.graph.op_spec(node.node);
+            if let Support::No(reason) = self.support(&spec) {
+                panic!("{spec} was placed on {} although: {reason}", info.name);
+            }
+            for weight in &node.weights {
+                assert_eq!(weight.device(), info.id, "{:?} was loaded by another backend", weight.rows());
+            }
+        }
+        match self.checks.as_ref().map(|checks| checks.segment(&self.device, segment)) {
+            Some(Support::No(reason)) => Err(BackendError::CompileFailed { device: info.name.clone(), reason }),
+            _ => self.device.compile(segment),
+        }
+    }
 }
 
 /// What was seen of an operator on a driver.
@@ -92,39 +168,41 @@ impl Checks {
         self.judge(backend, &layer_case(format, dtype), || self_test::check_layer(backend, format, dtype))
     }
 
-    fn judge(&self, backend: &dyn Restrict, case: &str, check: impl Fn() -> Result<(), String>) -> Support {
+    fn judge(&self, backend: &dyn Restrict, case: &str, check: impl Fn() -> Result<(), Trouble>) -> Support {
         // Held for as long as it takes: nobody else compiles meanwhile what may be about to change.
         let mut verdicts = self.verdicts.lock();
-        let verdict = match verdicts.get(case) {
-            Some(verdict) => verdict,
-            None => {
-                let verdict = self.see(backend, case, check);
-                verdicts.insert(case.to_owned(), verdict);
-                if let Some(file) = &self.file {
-                    file.store(written(&verdicts).as_bytes());
-                }
-                &verdicts[case]
+        if !verdicts.contains_key(case) {
+            // Who uses a device of which nothing can be seen is told why by what fails then.
+            let Some(verdict) = self.see(backend, case, check) else { return Support::Yes };
+            verdicts.insert(case.to_owned(), verdict);
+            if let Some(file) = &self.file {
+                file.store(written(&verdicts).as_bytes());
             }
-        };
-        match verdict {
+        }
+        match &verdicts[case] {
             Verdict::Plain { reason } if self.is_strict => Support::No(wrong(case, reason)),
             Verdict::Right | Verdict::Plain { .. } => Support::Yes,
             Verdict::Wrong { reason } => Support::No(wrong(case, reason)),
         }
     }
 
-    fn see(&self, backend: &dyn Restrict, case: &str, check: impl Fn() -> Result<(), String>) -> Verdict {
-        let Err(reason) = check() else { return Verdict::Right };
+    fn see(&self, backend: &dyn Restrict, case: &str, check: impl Fn() -> Result<(), Trouble>) -> Option<Verdict> {
+        let device = &self.device;
+        let reason = match check() {
+            Ok(()) => return Some(Verdict::Right),
+            Err(Trouble::Unseen) => return None,
+            Err(Trouble::Wrong(reason)) => reason,
+        };
         backend.restrict(&plain_for(case));
         match check() {
             Ok(()) => {
-                let device = &self.device;
                 tracing::warn!(device, case, reason, "the driver computes a kernel wrong, and its plain form is taken");
-                Verdict::Plain { reason }
+                Some(Verdict::Plain { reason })
             }
-            Err(reason) => {
-                tracing::warn!(device = self.device, case, reason, "the driver computes a kernel wrong in every form");
-                Verdict::Wrong { reason }
+            Err(Trouble::Unseen) => None,
+            Err(Trouble::Wrong(reason)) => {
+                tracing::warn!(device, case, reason, "the driver computes a kernel wrong in every form");
+                Some(Verdict::Wrong { reason })
             }
         }
     }

@@ -16,6 +16,18 @@ pub struct Driver<'a> {
     pub driver: &'a str,
 }
 
+impl Driver<'_> {
+    /// What may be used, of what the user allows; the log says what is left out.
+    pub fn knobs(self, allowed: &Knobs) -> Knobs {
+        let mut knobs = allowed.clone();
+        for quirk in quirks_of(self) {
+            tracing::info!(device = self.device, knobs = quirk.knobs, why = quirk.why, "a driver has a known mistake");
+            knobs.add(&quirk.knobs());
+        }
+        knobs
+    }
+}
+
 /// What is known of a driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quirk {

@@ -9,8 +9,28 @@ use hetero_core::{
     ValueId, ValueKind, WeightFormat, WeightLayout, WeightMatrix, WeightRows, quantize, reference,
 };
 
+/// How a test ends that does not end well.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Trouble {
+    /// The device does something else than it should.
+    Wrong(String),
+    /// Nothing was seen: the device is lost, or there is no memory.
+    Unseen,
+}
+
+impl From<BackendError> for Trouble {
+    fn from(error: BackendError) -> Trouble {
+        match error {
+            BackendError::DeviceLost { .. } | BackendError::OutOfMemory { .. } | BackendError::TimedOut { .. } => {
+                Trouble::Unseen
+            }
+            error => Trouble::Wrong(error.to_string()),
+        }
+    }
+}
+
 /// Whether a device computes an operator as the plain loops do, on these element types; if not, what it does.
-pub(super) fn check_op(backend: &dyn Backend, spec: &OpSpec) -> Result<(), String> {
+pub(super) fn check_op(backend: &dyn Backend, spec: &OpSpec) -> Result<(), Trouble> {
     let tables: &[WeightFormat] = match spec.op {
         Op::RmsNorm { .. } | Op::Embed { .. } => &[WeightFormat::F32, WeightFormat::F16, WeightFormat::Bf16],
         _ => &[WeightFormat::F32],
@@ -23,7 +43,7 @@ pub(super) fn check_op(backend: &dyn Backend, spec: &OpSpec) -> Result<(), Strin
 }
 
 /// Whether a device computes a decoder layer right: kernels that stand for several operators are in it.
-pub(super) fn check_layer(backend: &dyn Backend, format: WeightFormat, dtype: DType) -> Result<(), String> {
+pub(super) fn check_layer(backend: &dyn Backend, format: WeightFormat, dtype: DType) -> Result<(), Trouble> {
     // Errors of one operator grow in those behind it.
     check(backend, &Arc::new(layer(format, dtype)), &[(0, 1), (1, 3), (4, 20), (24, 1)], 8.0)
 }
@@ -144,12 +164,11 @@ fn layer(format: WeightFormat, dtype: DType) -> Graph {
 }
 
 /// Runs a graph on the device and by the loops, and compares what they leave.
-fn check(backend: &dyn Backend, graph: &Arc<Graph>, steps: Steps, slack: f32) -> Result<(), String> {
-    let failed = |error: BackendError| error.to_string();
+fn check(backend: &dyn Backend, graph: &Arc<Graph>, steps: Steps, slack: f32) -> Result<(), Trouble> {
     let mut numbers = Numbers(0x9E37_79B9_7F4A_7C15);
     let mut matrices = Vec::with_capacity(graph.weights().len());
     for weight in graph.weights() {
-        matrices.push(matrix(backend, &weight.name, weight.layout, &mut numbers).map_err(failed)?);
+        matrices.push(matrix(backend, &weight.name, weight.layout, &mut numbers)?);
     }
     let node = |(idx, node): (usize, &hetero_core::Node)| -> Result<SegmentNode, BackendError> {
         let output = graph.tensor_desc(node.output);
@@ -162,15 +181,15 @@ fn check(backend: &dyn Backend, graph: &Arc<Graph>, steps: Steps, slack: f32) ->
         })
     };
     let nodes: Result<Vec<_>, _> = graph.nodes().iter().enumerate().map(node).collect();
-    let segment = Segment::new(Arc::clone(graph), nodes.map_err(failed)?);
-    let executable = backend.compile(&segment).map_err(failed)?;
+    let segment = Segment::new(Arc::clone(graph), nodes?);
+    let executable = backend.compile(&segment)?;
     let host = DeviceId::next();
     let descs: Vec<TensorDesc> = segment.values().iter().map(|&value| graph.tensor_desc(value)).collect();
     let mut expected = Vec::with_capacity(descs.len());
     let mut found = Vec::with_capacity(descs.len());
     for desc in &descs {
-        expected.push(SharedTensor::new(Arc::new(HostTensor::new(host, *desc).map_err(failed)?)));
-        found.push(SharedTensor::new(backend.allocate(desc).map_err(failed)?));
+        expected.push(SharedTensor::new(Arc::new(HostTensor::new(host, *desc)?)));
+        found.push(SharedTensor::new(backend.allocate(desc)?));
     }
     for &(past, rows) in steps {
         let step = StepParams { past, rows };
@@ -178,8 +197,8 @@ fn check(backend: &dyn Backend, graph: &Arc<Graph>, steps: Steps, slack: f32) ->
             fill(&expected[idx], graph, value, &mut numbers);
             let whole = Part::whole(descs[idx].rows, descs[idx].columns);
             let mut bytes = vec![0; descs[idx].bytes()];
-            expected[idx].view().read_bytes(&whole, &mut bytes).map_err(failed)?;
-            found[idx].slot().write_bytes(&whole, &bytes).map_err(failed)?;
+            expected[idx].view().read_bytes(&whole, &mut bytes)?;
+            found[idx].slot().write_bytes(&whole, &bytes)?;
         }
         let lend = |tensors: &[Arc<SharedTensor>], device| Bindings {
             tensors: tensors
@@ -189,16 +208,17 @@ fn check(backend: &dyn Backend, graph: &Arc<Graph>, steps: Steps, slack: f32) ->
                 .collect(),
         };
         reference::run_segment(&segment, &mut lend(&expected, host), step);
-        let ticket = executable.submit(lend(&found, backend.info().id), step).map_err(failed)?;
-        ticket.wait().map(drop).map_err(failed)?;
+        let ticket = executable.submit(lend(&found, backend.info().id), step)?;
+        ticket.wait().map(drop)?;
         for (idx, &value) in segment.values().iter().enumerate() {
             let rows = match (graph.value(value).kind, graph.value(value).rows) {
                 (ValueKind::Output | ValueKind::State, Rows::Fixed(all)) => all,
                 (ValueKind::Output, Rows::Positions) => rows,
                 _ => continue,
             };
-            compare(&expected[idx], &found[idx], rows, slack)
-                .map_err(|what| format!("{what} of {:?}, {rows} rows behind {past}", graph.value(value).name))?;
+            compare(&expected[idx], &found[idx], rows, slack).map_err(|what| {
+                Trouble::Wrong(format!("{what} of {:?}, {rows} rows behind {past}", graph.value(value).name))
+            })?;
         }
     }
     Ok(())
