@@ -101,7 +101,8 @@ impl VulkanBackend {
         let kept =
             |kind| options.cache.as_deref().map(|folder| KeptFile::new(folder, kind, &identity(&physical, &knobs)));
         let checks = (!options.is_trusted).then(|| Checks::new(&info.name, kept("verdicts"), options.is_strict));
-        let gpu = Gpu::new(info, (device, queue), (features, knobs.clone()), max_piece_bytes, vector_lanes);
+        let features = (features, knobs.clone());
+        let gpu = Gpu::new(info, (device, queue), features, max_piece_bytes, vector_lanes, kept("pipelines"));
         let gpu = Arc::new(gpu.map_err(|error| refused(error.to_string()))?);
         Ok(VulkanBackend { checked: Checked::new(Untested(gpu), checks), complaints })
     }

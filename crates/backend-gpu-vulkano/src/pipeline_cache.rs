@@ -1,15 +1,18 @@
-//! Compute pipelines: made once for each kernel, kept for the life of the backend.
+//! Compute pipelines: made once for each kernel, kept for the life of the backend, and on disk what the driver made of
+//! them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use hetero_core::BackendError;
+use hetero_shaders::disk::KeptFile;
 use hetero_shaders::{Features, Kernel, Knobs, spirv};
 use parking_lot::Mutex;
 use vulkano::descriptor_set::layout::{
     DescriptorSetLayout, DescriptorSetLayoutBinding, DescriptorSetLayoutCreateInfo, DescriptorType,
 };
 use vulkano::device::Device;
+use vulkano::pipeline::cache::{PipelineCache as DriverCache, PipelineCacheCreateInfo};
 use vulkano::pipeline::compute::ComputePipelineCreateInfo;
 use vulkano::pipeline::layout::PipelineLayoutCreateInfo;
 use vulkano::pipeline::{ComputePipeline, PipelineLayout, PipelineShaderStageCreateInfo};
@@ -25,16 +28,33 @@ pub(crate) struct PipelineCache {
     /// By the numbers of outputs and inputs.
     layouts: HashMap<[usize; 2], (Arc<DescriptorSetLayout>, Arc<PipelineLayout>)>,
     pipelines: Mutex<HashMap<(Kernel, Features), Arc<ComputePipeline>>>,
+    kept: Option<Kept>,
+}
+
+/// What the driver has compiled, from one run to the next.
+#[derive(Debug)]
+struct Kept {
+    cache: Arc<DriverCache>,
+    file: KeptFile,
+    /// What the file holds.
+    stored: Vec<u8>,
 }
 
 impl PipelineCache {
-    pub(crate) fn new(device: &Arc<Device>, name: &str, features: Features) -> Result<PipelineCache, Validated<Code>> {
+    /// The pipelines of a device; with a file, what the driver compiles is kept there.
+    pub(crate) fn new(
+        device: &Arc<Device>,
+        name: &str,
+        features: Features,
+        file: Option<KeptFile>,
+    ) -> Result<PipelineCache, Validated<Code>> {
         let most = device.physical_device().properties().max_per_stage_descriptor_storage_buffers;
         let numbers = Kernel::bindings(most).into_iter();
         let layouts: Result<HashMap<_, _>, _> =
             numbers.map(|numbers| Ok::<_, Validated<Code>>((numbers, layout(device, numbers)?))).collect();
         let (device, name) = (Arc::clone(device), name.to_owned());
-        Ok(PipelineCache { device, name, features, layouts: layouts?, pipelines: Mutex::default() })
+        let kept = file.map(|file| Kept::new(&device, file)).transpose()?;
+        Ok(PipelineCache { device, name, features, layouts: layouts?, pipelines: Mutex::default(), kept })
     }
 
     /// How the buffers of a kernel are bound.
@@ -67,7 +87,28 @@ impl PipelineCache {
         let stage = PipelineShaderStageCreateInfo::new(entry);
         let layout = Arc::clone(&self.layout(kernel).1);
         let info = ComputePipelineCreateInfo::stage_layout(stage, layout);
-        ComputePipeline::new(Arc::clone(&self.device), None, info).map_err(reason)
+        let cache = self.kept.as_ref().map(|kept| Arc::clone(&kept.cache));
+        ComputePipeline::new(Arc::clone(&self.device), cache, info).map_err(reason)
+    }
+}
+
+impl Kept {
+    fn new(device: &Arc<Device>, file: KeptFile) -> Result<Kept, Validated<Code>> {
+        let stored = file.load().unwrap_or_default();
+        let info = PipelineCacheCreateInfo { initial_data: stored.clone(), ..PipelineCacheCreateInfo::default() };
+        // SAFETY: the file says of which device and driver it is, and that it is whole: the driver gets back what it gave.
+        let cache = unsafe { DriverCache::new(Arc::clone(device), info) }?;
+        Ok(Kept { cache, file, stored })
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        match self.cache.get_data() {
+            Ok(data) if data != self.stored => self.file.store(&data),
+            Ok(_) => {}
+            Err(error) => tracing::debug!(%error, "the driver does not say what it has compiled"),
+        }
     }
 }
 

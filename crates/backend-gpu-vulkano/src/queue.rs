@@ -13,6 +13,7 @@ use std::sync::Arc;
 use ash::vk;
 use hetero_core::{BackendError, DeviceInfo, SharedTensor, WeightMatrix};
 use hetero_shaders::checks::HeldKnobs;
+use hetero_shaders::disk::KeptFile;
 use hetero_shaders::{Features, Knobs};
 use parking_lot::Mutex;
 use vulkano::buffer::{Buffer, BufferCreateInfo, BufferUsage, Subbuffer};
@@ -100,6 +101,7 @@ impl Gpu {
         (features, knobs): (Features, Knobs),
         max_piece_bytes: u64,
         vector_lanes: u32,
+        pipelines: Option<KeptFile>,
     ) -> Result<Gpu, Validated<Code>> {
         let semaphore = SemaphoreCreateInfo { semaphore_type: SemaphoreType::Timeline, ..Default::default() };
         let semaphore = Arc::new(Semaphore::new(Arc::clone(&device), semaphore)?);
@@ -109,7 +111,7 @@ impl Gpu {
             piece_alignment: limits.min_storage_buffer_offset_alignment.as_devicesize(),
             vector_lanes,
             max_storage_buffers: limits.max_per_stage_descriptor_storage_buffers,
-            pipelines: PipelineCache::new(&device, &info.name, features)?,
+            pipelines: PipelineCache::new(&device, &info.name, features, pipelines)?,
             knobs: HeldKnobs::new(knobs),
             importer: Importer::new(&device),
             tensor_imports: Imports::default(),

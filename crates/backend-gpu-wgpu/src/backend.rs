@@ -55,6 +55,7 @@ impl WgpuBackend {
         let mut required = wgpu::Features::empty();
         required.set(wgpu::Features::SHADER_F16, features.f16);
         required.set(wgpu::Features::SUBGROUP, features.subgroups);
+        required.set(wgpu::Features::PIPELINE_CACHE, offered.contains(wgpu::Features::PIPELINE_CACHE));
         let limits = adapter.limits();
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("hetero"),
@@ -94,7 +95,14 @@ impl WgpuBackend {
         );
         let kept = |kind| options.cache.as_deref().map(|folder| KeptFile::new(folder, kind, &identity));
         let checks = (!options.is_trusted).then(|| Checks::new(&info.name, kept("verdicts"), options.is_strict));
-        let gpu = Arc::new(Gpu::new(info, opened, (features, knobs), max_piece_bytes, vector_lanes));
+        let gpu = Arc::new(Gpu::new(
+            info,
+            opened,
+            (features, knobs.clone()),
+            max_piece_bytes,
+            vector_lanes,
+            kept("pipelines"),
+        ));
         Ok(WgpuBackend { checked: Checked::new(Untested(gpu), checks) })
     }
 

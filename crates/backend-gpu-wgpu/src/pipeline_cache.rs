@@ -1,8 +1,10 @@
-//! Compute pipelines: made once for each kernel, kept for the life of the backend.
+//! Compute pipelines: made once for each kernel, kept for the life of the backend, and on disk what the driver made of
+//! them.
 
 use std::collections::HashMap;
 
 use hetero_core::BackendError;
+use hetero_shaders::disk::KeptFile;
 use hetero_shaders::{Features, Kernel, Knobs};
 use parking_lot::Mutex;
 use wgpu::{
@@ -22,14 +24,27 @@ pub(crate) struct PipelineCache {
     /// By the numbers of outputs and inputs.
     layouts: HashMap<[usize; 2], (BindGroupLayout, PipelineLayout)>,
     pipelines: Mutex<HashMap<(Kernel, Features), ComputePipeline>>,
+    kept: Option<Kept>,
+}
+
+/// What the driver has compiled, from one run to the next.
+#[derive(Debug)]
+struct Kept {
+    cache: wgpu::PipelineCache,
+    file: KeptFile,
+    /// What the file holds.
+    stored: Vec<u8>,
 }
 
 impl PipelineCache {
-    pub(crate) fn new(device: &wgpu::Device, name: &str, features: Features) -> PipelineCache {
+    /// The pipelines of a device; with a file, what the driver compiles is kept there if the device allows.
+    pub(crate) fn new(device: &wgpu::Device, name: &str, features: Features, file: Option<KeptFile>) -> PipelineCache {
         let most = device.limits().max_storage_buffers_per_shader_stage;
         let layouts = Kernel::bindings(most).into_iter().map(|numbers| (numbers, layout(device, numbers))).collect();
         let (device, name) = (device.clone(), name.to_owned());
-        PipelineCache { device, name, features, layouts, pipelines: Mutex::default() }
+        let file = file.filter(|_| device.features().contains(wgpu::Features::PIPELINE_CACHE));
+        let kept = file.map(|file| Kept::new(&device, file));
+        PipelineCache { device, name, features, layouts, pipelines: Mutex::default(), kept }
     }
 
     /// How the buffers of a kernel are bound.
@@ -70,8 +85,27 @@ impl PipelineCache {
                 zero_initialize_workgroup_memory: false,
                 ..PipelineCompilationOptions::default()
             },
-            cache: None,
+            cache: self.kept.as_ref().map(|kept| &kept.cache),
         })
+    }
+}
+
+impl Kept {
+    fn new(device: &wgpu::Device, file: KeptFile) -> Kept {
+        let stored = file.load().unwrap_or_default();
+        let data = (!stored.is_empty()).then_some(&stored[..]);
+        let descriptor = wgpu::PipelineCacheDescriptor { label: Some("hetero"), data, fallback: true };
+        // SAFETY: the file says of which device and driver it is, and that it is whole: wgpu gets back what it gave.
+        let cache = unsafe { device.create_pipeline_cache(&descriptor) };
+        Kept { cache, file, stored }
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        if let Some(data) = self.cache.get_data().filter(|data| *data != self.stored) {
+            self.file.store(&data);
+        }
     }
 }
 

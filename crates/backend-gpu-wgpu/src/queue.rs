@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use hetero_core::{BackendError, DeviceInfo};
 use hetero_shaders::checks::HeldKnobs;
+use hetero_shaders::disk::KeptFile;
 use hetero_shaders::{Features, Knobs};
 use parking_lot::{Mutex, MutexGuard};
 use wgpu::{Buffer, BufferDescriptor, BufferUsages, CommandBuffer, PollType, SubmissionIndex};
@@ -47,9 +48,10 @@ impl Gpu {
         (features, knobs): (Features, Knobs),
         max_piece_bytes: u64,
         vector_lanes: u32,
+        pipelines: Option<KeptFile>,
     ) -> Gpu {
         let timeline = Arc::new(GpuTimeline::new(device.clone(), info.name.clone()));
-        let pipelines = PipelineCache::new(&device, &info.name, features);
+        let pipelines = PipelineCache::new(&device, &info.name, features, pipelines);
         let limits = device.limits();
         Gpu {
             info,

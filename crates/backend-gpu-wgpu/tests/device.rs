@@ -134,6 +134,27 @@ fn what_the_driver_computes_is_tried_once_and_remembered() {
 }
 
 #[test]
+fn what_the_driver_compiles_is_kept_and_what_is_damaged_is_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = WgpuOptions { cache: Some(folder.path().to_path_buf()), is_trusted: true, ..WgpuOptions::default() };
+    let graph = Arc::new(chain(1));
+    let segment = Segment::new(Arc::clone(&graph), vec![whole(0)]);
+    let run = || {
+        let backend = WgpuBackend::new(&options).unwrap();
+        drop(backend.compile(&segment).unwrap());
+        drop(backend);
+        let files: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().path()).collect();
+        assert_eq!(files.len(), 1, "{files:?}");
+        (std::fs::read(&files[0]).unwrap(), files[0].clone())
+    };
+    let (kept, file) = run();
+    assert!(kept.len() > 100, "{} bytes", kept.len());
+    std::fs::write(&file, &kept[..kept.len() / 2]).unwrap();
+    let (again, _) = run();
+    assert!(again.len() > kept.len() / 2, "{} bytes", again.len());
+}
+
+#[test]
 fn what_does_not_fit_is_out_of_memory_and_the_gpu_goes_on() {
     let backend = open(&WgpuOptions::default());
     let most = backend.info().max_tensor_bytes.unwrap() as usize;
@@ -164,16 +185,19 @@ fn chain(n_nodes: usize) -> Graph {
 
 /// The whole graph as a segment, with a tensor for each value.
 fn ready(backend: &WgpuBackend, graph: &Arc<Graph>) -> (Segment, Vec<Arc<SharedTensor>>) {
-    let node = |idx| SegmentNode {
-        node: NodeId(idx),
-        part: Part::whole(1, 64),
-        weights: vec![],
-        operand_order: OperandOrder::default(),
-    };
-    let segment = Segment::new(Arc::clone(graph), (0..graph.nodes().len()).map(node).collect());
+    let segment = Segment::new(Arc::clone(graph), (0..graph.nodes().len()).map(whole).collect());
     let tensor = |&value: &_| SharedTensor::new(backend.allocate(&graph.tensor_desc(value)).unwrap());
     let tensors = segment.values().iter().map(tensor).collect();
     (segment, tensors)
+}
+
+fn whole(node: usize) -> SegmentNode {
+    SegmentNode {
+        node: NodeId(node),
+        part: Part::whole(1, 64),
+        weights: vec![],
+        operand_order: OperandOrder::default(),
+    }
 }
 
 fn bind(segment: &Segment, tensors: &[Arc<SharedTensor>]) -> Bindings {
