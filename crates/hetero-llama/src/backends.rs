@@ -118,7 +118,7 @@ const KNOWN: [Known; 6] = [
     Known::real("cpu", DeviceKind::Cpu, "cpu-simd", cfg!(feature = "cpu-simd")),
     // It allocates what it shares, which is slow for the others where its memory is not theirs too: it has to be asked for.
     Known { is_automatic: false, ..Known::real(VULKAN, DeviceKind::Gpu, "gpu-vulkano", cfg!(feature = "gpu-vulkano")) },
-    // Its tensors are reached by copies, which plans for several processors do not have: it works alone.
+    // Its tensors are reached by copies, which is slow where it could share them: it has to be asked for.
     Known { is_automatic: false, ..Known::real(WGPU, DeviceKind::Gpu, "gpu-wgpu", cfg!(feature = "gpu-wgpu")) },
     Known::simulated("npu-sim", DeviceKind::Npu),
     Known::simulated("gpu-sim", DeviceKind::Gpu),
@@ -167,8 +167,12 @@ pub fn open(options: &DeviceOptions) -> Result<Vec<Arc<dyn Backend>>, LlamaError
     if backends.is_empty() {
         return Err(LlamaError::NoDevice);
     }
-    // The first allocates what all share: others reach the memory of Vulkan, and Vulkan reaches no other.
-    backends.sort_by_key(|backend| backend.info().name.split(':').next() != Some(VULKAN));
+    // The first allocates what all share: others reach the memory of Vulkan, and Vulkan reaches no other. One whose
+    // memory the host does not reach either shares it with nobody.
+    backends.sort_by_key(|backend| {
+        let info = backend.info();
+        (info.name.split(':').next() != Some(VULKAN), !info.is_host_visible)
+    });
     Ok(backends)
 }
 

@@ -4,7 +4,6 @@
 #![cfg(all(feature = "cpu-simd", any(feature = "gpu-vulkano", feature = "gpu-wgpu")))]
 
 mod common;
-#[cfg(feature = "gpu-vulkano")]
 mod even_costs;
 
 use std::path::{Path, PathBuf};
@@ -51,17 +50,27 @@ fn fifty_prompts_on_the_demo_model_in_4_bits() {
     GPUS.iter().for_each(|gpu| alone(&demo_model(), gpu, WeightFormat::W4G32, 12));
 }
 
-#[cfg(feature = "gpu-vulkano")]
 #[test]
 fn fifty_prompts_on_gpu_and_cpu_at_once() {
-    together(&fixture("llama3-gqa"), "cpu,vulkan", WeightFormat::F32, 80);
-    together(&demo_model(), "cpu,vulkan", WeightFormat::W4G32, 12);
+    for gpu in GPUS {
+        together(&fixture("llama3-gqa"), &format!("cpu,{gpu}"), WeightFormat::F32, 80);
+        together(&demo_model(), &format!("cpu,{gpu}"), WeightFormat::W4G32, 12);
+    }
 }
 
-#[cfg(all(feature = "gpu-vulkano", feature = "npu-sim"))]
+#[cfg(feature = "npu-sim")]
 #[test]
 fn fifty_prompts_on_gpu_npu_and_cpu_at_once() {
-    together(&fixture("llama3-gqa"), "vulkan,npu-sim,cpu", WeightFormat::F32, 80);
+    for gpu in GPUS {
+        together(&fixture("llama3-gqa"), &format!("{gpu},npu-sim,cpu"), WeightFormat::F32, 80);
+    }
+}
+
+/// Two ways to the same GPU are two processors with memory of their own, and the cache is in both.
+#[cfg(all(feature = "gpu-vulkano", feature = "gpu-wgpu"))]
+#[test]
+fn fifty_prompts_on_two_gpus_and_the_cpu_at_once() {
+    together(&fixture("llama3-gqa"), "cpu,vulkan,wgpu", WeightFormat::F32, 80);
 }
 
 /// As users do it: the processors are measured, and whoever is faster computes.
@@ -124,13 +133,17 @@ fn alone(folder: &Path, gpu: &str, weights: WeightFormat, usual_length: usize) {
 }
 
 /// Every product is cut between the processors, however fast each is, and other operators go to this one and that.
-#[cfg(feature = "gpu-vulkano")]
 fn together(folder: &Path, devices: &str, weights: WeightFormat, usual_length: usize) {
     let cpu = load(folder, "cpu", weights);
     let opened = backends::open(&device_options(devices)).expect("the processors");
     let model = cpu.with_team(even_costs::team(opened));
     same_tokens(&cpu, &model, usual_length);
-    let shares = Session::new(&model).expect("a session").device_shares();
+    let session = Session::new(&model).expect("a session");
+    let has_copies = session.cache_bytes() > Session::new(&cpu).expect("a session").cache_bytes();
+    // With a third processor there are plans that need the cache in one memory alone.
+    assert!(has_copies || devices != "cpu,wgpu", "both processors attend, and each has the cache in its memory");
+    assert!(!has_copies || devices.contains("wgpu"), "{devices}: one memory serves all");
+    let shares = session.device_shares();
     assert!(shares.iter().all(|share| *share > 0.1), "{devices}: one had next to nothing to do: {shares:?}");
 }
 

@@ -1,4 +1,4 @@
-//! Arm on any machine: tests under qemu's user-mode emulation, and a compile for Android.
+//! Arm on any machine: tests under qemu's user-mode emulation, and a compile of what has no emulator.
 //!
 //! Linker and runner are settings of the child process and not of `.cargo/config.toml`, where they would also apply
 //! on a real Arm machine.
@@ -11,13 +11,17 @@ use anyhow::Result;
 
 const LINUX: &str = "aarch64-unknown-linux-gnu";
 
-/// The Rust target of Android phones.
-pub(super) const ANDROID: &str = "aarch64-linux-android";
+/// The Rust targets that libraries are compiled for without being tested on them: Android phones, and Linux on Arm,
+/// where a GPU has no emulator.
+pub(super) const COMPILED: [&str; 2] = ["aarch64-linux-android", LINUX];
+
+/// What compiling needs.
+pub(super) const COMPILE_NEEDS: &[Need] = &[Need::Target(COMPILED[0]), Need::Target(COMPILED[1])];
 
 /// Crates whose tests run under emulation beside the users of the conformance suite.
 const EMULATED: &[&str] = &["hetero-core", "hetero-sched"];
 
-/// Crates that contain no foreign code, so that they compile for Android without its NDK.
+/// Crates that contain no foreign code, so that they compile for Android without its NDK and for Arm without its linker.
 const PURE_RUST: &[&str] = &[
     "hetero-core",
     "hetero-shaders",
@@ -87,8 +91,12 @@ fn emulated(model: &Model) -> Invocation {
         .env("ARM_REQUIRE", model.features)
 }
 
-/// Type-checks the libraries for Android.
-pub(super) fn android_check(run: &mut Run) -> Result<()> {
-    let line = Invocation::cargo("check --target").arg(ANDROID).packages(PURE_RUST.iter().copied()).target_dir("arm");
-    run.check(line).map(drop)
+/// Type-checks the libraries, GPU backends among them, for Android and for Linux on Arm, where no test runs of those.
+pub(super) fn compile_check(run: &mut Run) -> Result<()> {
+    for target in COMPILED {
+        let line = Invocation::cargo("check --target").arg(target).packages(PURE_RUST.iter().copied());
+        let line = line.words("--features hetero-llama/gpu-vulkano,hetero-llama/gpu-wgpu");
+        run.check(line.target_dir("arm"))?;
+    }
+    Ok(())
 }

@@ -84,6 +84,8 @@ fn try_command(command: &str, scratch: &Path) -> Result<()> {
         .args(["600", "bash", "-euo", "pipefail", "-c", command])
         .current_dir(scratch)
         .env("PATH", env::join_paths(path)?)
+        // Measurements of a check are not the user's.
+        .env("HETERO_PROFILES", scratch.join("profiles"))
         .stdin(std::process::Stdio::null())
         .output()
         .context("cannot start bash")?;

@@ -62,9 +62,9 @@ pub(super) const ALL: &[Step] = &[
     },
     Step {
         name: "android",
-        about: "the libraries compile for Android",
-        needs: &[Need::Target(arm::ANDROID)],
-        run: arm::android_check,
+        about: "the libraries, GPU backends among them, compile for Android and for Linux on Arm",
+        needs: arm::COMPILE_NEEDS,
+        run: arm::compile_check,
     },
     Step {
         name: "miri",
