@@ -224,11 +224,11 @@ pub fn plan(options: &SimulateOptions, is_decode: bool) -> Result<SimulatedPlan,
     };
     let graphs = Graphs::new(options, options.prompt + options.decode);
     let team = planned::team(options, &phone(), &phone(), &graphs.prefill)?;
-    let (graph, step) = match is_decode {
-        true => (&graphs.decode.graph, StepParams { past: options.prompt, rows: 1 }),
-        false => (&graphs.prefill.graph, StepParams { past: 0, rows: options.prompt }),
-    };
-    let (solution, explanation) = team.explain(graph, step)?;
+    let first = StepParams { past: options.prompt, rows: 1 };
+    let decode = Wanted { graph: &graphs.decode.graph, weights: &[], first, n_steps: options.decode as f64 };
+    let first = StepParams { past: 0, rows: options.prompt };
+    let prefill = Wanted { graph: &graphs.prefill.graph, weights: &[], first, n_steps: 1.0 };
+    let (solution, explanation) = team.explain(&[decode, prefill], usize::from(!is_decode))?;
     Ok(SimulatedPlan { solution, explanation })
 }
 

@@ -10,7 +10,7 @@ use hetero_sched::profile::{Measured, ProfileFolder, Progress};
 pub use hetero_sched::solver::{DynamicLength, Method, Objective};
 use hetero_sched::solver::{Preparation, SolveOptions};
 use hetero_sched::sync::WaitPolicy;
-use hetero_sched::{ExecutorOptions, Solution, Synchronisation, Team, TeamOptions};
+use hetero_sched::{ExecutorOptions, Solution, Synchronisation, Team, TeamOptions, Wanted};
 
 use crate::backends::{self, Power};
 use crate::config::ModelConfig;
@@ -164,13 +164,17 @@ pub fn plan(
     let prefill = model::prefill_graph(config, graph_options).graph;
     let (team, facts) = team(model::open(options)?, &prefill, options, &mut |_| {})?;
     let Some(facts) = facts else { return Ok(None) };
-    let rows = if is_decode { 1 } else { prompt.min(prefill.capacity()) };
     // As sessions do: a step has the graph of the next longer length.
+    let rows = prompt.min(prefill.capacity());
     let mut lengths = team.lengths(prefill.capacity()).into_iter();
-    let capacity = if is_decode { 1 } else { lengths.find(|&length| length >= rows).unwrap_or(rows) };
-    let graph = graph::build(config, &GraphOptions { capacity, ..graph_options }).graph;
-    let past = if is_decode { prompt } else { 0 };
-    let (solution, explanation) = team.explain(&graph, StepParams { past, rows })?;
+    let capacity = lengths.find(|&length| length >= rows).unwrap_or(rows);
+    let graph_of = |capacity| graph::build(config, &GraphOptions { capacity, ..graph_options }).graph;
+    let (decode, prefill) = (graph_of(1), graph_of(capacity));
+    let first = StepParams { past: prompt, rows: 1 };
+    let decode = Wanted { graph: &decode, weights: &[], first, n_steps: f64::from(TOKENS_OF_A_REPLY) };
+    let first = StepParams { past: 0, rows };
+    let prefill = Wanted { graph: &prefill, weights: &[], first, n_steps: 1.0 };
+    let (solution, explanation) = team.explain(&[decode, prefill], usize::from(!is_decode))?;
     Ok(Some((solution, explanation, facts)))
 }
 

@@ -10,7 +10,7 @@ use hetero_core::{Graph, NodeId, OperandOrder, StepParams};
 use serde::Serialize;
 
 use crate::cost::CostModel;
-use crate::solver::{Alternatives, Solution, SolveOptions};
+use crate::solver::{Alternatives, Inventory, Solution, SolveOptions};
 
 /// An explained plan.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -23,8 +23,21 @@ pub struct Explanation {
     pub busy_seconds: Vec<f64>,
     /// Number of submissions.
     pub n_submissions: usize,
+    /// For each device, the weights that it holds as copies of its own.
+    pub memory: Vec<ExplainedMemory>,
     /// The operators, of layers that are alike only the first one's.
     pub operators: Vec<ExplainedOperator>,
+}
+
+/// Bytes of weights that a device holds as copies of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ExplainedMemory {
+    /// For this plan.
+    pub own_bytes: u64,
+    /// For this plan and those that live beside it.
+    pub resident_bytes: u64,
+    /// Of these, bytes of rows of which it holds another copy too, because plans cut the same matrix differently.
+    pub repeated_bytes: u64,
 }
 
 /// What was decided for an operator.
@@ -117,7 +130,10 @@ pub fn explain(
             alternatives: others,
         });
     }
+    let mut alone = Inventory::default();
+    alone.pin_plan(&solution.plan, costs, &solution.prediction.n_graphs);
     Explanation {
+        memory: memory(&alone, &alone, devices.len()),
         devices,
         seconds: solution.prediction.seconds,
         busy_seconds: solution.prediction.busy_seconds.clone(),
@@ -126,12 +142,33 @@ pub fn explain(
     }
 }
 
+/// What devices hold for one plan, and for all.
+pub(crate) fn memory(one: &Inventory, all: &Inventory, n_devices: usize) -> Vec<ExplainedMemory> {
+    let all = all.pinned_bytes_of(n_devices);
+    let both = one.pinned_bytes_of(n_devices).into_iter().zip(all);
+    let of_device = |([own_bytes, _], [resident_bytes, repeated_bytes]): ([u64; 2], [u64; 2])| ExplainedMemory {
+        own_bytes,
+        resident_bytes,
+        repeated_bytes,
+    };
+    both.map(of_device).collect()
+}
+
 impl fmt::Display for Explanation {
     /// For people: one paragraph an operator, with the three best alternatives.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "step: {}, {} submissions", Seconds(self.seconds), self.n_submissions)?;
         for (device, busy) in self.devices.iter().zip(&self.busy_seconds) {
             writeln!(f, "  {device}: busy {} ({:.0} %)", Seconds(*busy), 100.0 * busy / self.seconds)?;
+        }
+        for (device, memory) in self.devices.iter().zip(&self.memory).filter(|(_, memory)| memory.resident_bytes > 0) {
+            let ExplainedMemory { own_bytes, resident_bytes, repeated_bytes } = memory;
+            let megabytes = |bytes: &u64| *bytes as f64 / 1e6;
+            let (own, all, twice) = (megabytes(own_bytes), megabytes(resident_bytes), megabytes(repeated_bytes));
+            writeln!(
+                f,
+                "  {device}: holds {own:.1} MB of weights of its own, {all:.1} MB for all plans, {twice:.1} MB twice"
+            )?;
         }
         for operator in &self.operators {
             match operator.n_layers {

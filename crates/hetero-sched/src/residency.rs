@@ -96,7 +96,7 @@ impl Residency {
                 held.entry(*matrix).or_default().push((rows.clone(), weight.own_bytes()));
             }
             let bytes = held.values().flatten().map(|(_, bytes)| bytes).sum();
-            [bytes, held.into_values().map(twice).sum()]
+            [bytes, held.into_values().map(repeated_bytes).sum()]
         };
         devices.iter().map(of_device).collect()
     }
@@ -174,8 +174,8 @@ impl Residency {
         }
         for (key, weight) in &self.loaded {
             if let Some(device_idx) = idx_of(key.0) {
-                let pinned_bytes = pinned.contains(key).then(|| weight.own_bytes());
-                inventory.hold((device_idx, key.1, key.2.clone()), pinned_bytes);
+                let rows = (device_idx, key.1, key.2.clone());
+                inventory.hold(rows, weight.own_bytes(), pinned.contains(key));
             }
         }
         inventory
@@ -222,25 +222,25 @@ fn address(matrix: &Arc<WeightMatrix>) -> usize {
 }
 
 /// Of ranges of rows with their bytes, the bytes of rows that an earlier range has too.
-fn twice(mut held: Vec<(Range<usize>, u64)>) -> u64 {
+pub(crate) fn repeated_bytes(mut held: Vec<(Range<usize>, u64)>) -> u64 {
     held.sort_by_key(|(rows, _)| (rows.start, rows.end));
-    let (mut end, mut twice) = (0, 0.0);
+    let (mut end, mut repeated) = (0, 0.0);
     for (rows, bytes) in held {
         let common = rows.end.min(end).saturating_sub(rows.start);
-        twice += bytes as f64 * common as f64 / rows.len().max(1) as f64;
+        repeated += bytes as f64 * common as f64 / rows.len().max(1) as f64;
         end = end.max(rows.end);
     }
-    twice as u64
+    repeated as u64
 }
 
 #[cfg(test)]
 mod tests {
-    use super::twice;
+    use super::repeated_bytes;
 
     #[test]
     fn rows_in_several_cuts_count_from_their_second_copy_on() {
-        assert_eq!(twice(vec![(0..32, 320), (32..64, 320)]), 0);
-        assert_eq!(twice(vec![(32..64, 320), (0..64, 640)]), 320);
-        assert_eq!(twice(vec![(0..64, 640), (0..32, 320), (16..96, 800)]), 320 + 480);
+        assert_eq!(repeated_bytes(vec![(0..32, 320), (32..64, 320)]), 0);
+        assert_eq!(repeated_bytes(vec![(32..64, 320), (0..64, 640)]), 320);
+        assert_eq!(repeated_bytes(vec![(0..64, 640), (0..32, 320), (16..96, 800)]), 320 + 480);
     }
 }

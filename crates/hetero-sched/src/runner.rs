@@ -19,9 +19,8 @@ pub use self::lengths::Expected;
 pub use self::order::Wanted;
 use self::planning::{Current, Occasion, Planning};
 use crate::cost::{CostModel, DeviceSet, MAX_DEVICES};
-use crate::explain::{Explanation, explain};
 use crate::report::StepReport;
-use crate::solver::{PlanCache, PlanKey, Solution, SolveOptions, solve};
+use crate::solver::{PlanCache, PlanKey, Solution, SolveOptions};
 use crate::trace::Doing;
 use crate::{Executor, ExecutorOptions, Residency, SchedError, State};
 
@@ -155,18 +154,6 @@ impl Team {
     /// it holds another copy too, because plans cut the same matrix differently.
     pub fn own_bytes_of_devices(&self) -> Vec<[u64; 2]> {
         self.residency().own_bytes_of(&self.devices)
-    }
-
-    /// The plan of a step with the reasons for it, without running anything.
-    ///
-    /// # Panics
-    /// When the team is a single device, which needs no plan.
-    pub fn explain(&self, graph: &Arc<Graph>, step: StepParams) -> Result<(Solution, Explanation), SchedError> {
-        let options = SolveOptions { devices: self.usable(), ..self.options.solve.clone() };
-        let costs = self.costs.as_deref().expect("a single device needs no plan");
-        let solution = solve(graph, costs, step, &options)?;
-        let explanation = explain(graph, costs, step, &options, &solution);
-        Ok((solution, explanation))
     }
 
     /// Leaves a device out from now on, as if it had failed. The last one stays.

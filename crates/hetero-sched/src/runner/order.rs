@@ -11,7 +11,8 @@ use hetero_core::{Graph, StepParams, WeightMatrix};
 use super::Team;
 use super::planning::{Occasion, Planning};
 use crate::SchedError;
-use crate::solver::solve_beside;
+use crate::explain::{Explanation, explain, memory};
+use crate::solver::{Inventory, Solution, solve_beside};
 
 /// A graph that is going to be made ready.
 #[derive(Clone, Copy, Debug)]
@@ -61,20 +62,56 @@ impl Team {
         }
     }
 
+    /// The plan of one of several graphs with the reasons for it, without running anything. The others live beside it,
+    /// made ready in the order that [`Team::order`] says. Weights may be left out (empty) of all graphs whose weights are
+    /// the same in the same order.
+    ///
+    /// # Panics
+    /// When the team is a single device, which needs no plan, or there is no graph with this index.
+    pub fn explain(&self, wanted: &[Wanted<'_>], idx: usize) -> Result<(Solution, Explanation), SchedError> {
+        let costs = self.costs.as_deref().expect("a single device needs no plan");
+        let order = self.order(wanted)?;
+        let (solutions, all) = self.solve_in_order(order.iter().map(|&idx| &wanted[idx]))?;
+        let mut solutions: Vec<(usize, Solution)> = order.into_iter().zip(solutions).collect();
+        let position = solutions.iter().position(|(its, _)| *its == idx).expect("one of the graphs");
+        let solution = solutions.swap_remove(position).1;
+        let Wanted { graph, weights, first, .. } = wanted[idx];
+        let planning = self.fresh(graph, weights);
+        let mut explanation = explain(graph, costs, first, &planning.options(first.rows), &solution);
+        let mut one = Inventory::default();
+        one.pin_plan(&solution.plan, costs, &solution.prediction.n_graphs);
+        explanation.memory = memory(&one, &all, self.devices.len());
+        Ok((solution, explanation))
+    }
+
     /// Predicted seconds of all expected steps, when plans are made one after the other.
-    fn seconds_in_order<'w>(&self, wanted: impl Iterator<Item = &'w Wanted<'w>>) -> Result<f64, SchedError> {
+    fn seconds_in_order<'w>(&self, wanted: impl Iterator<Item = &'w Wanted<'w>> + Clone) -> Result<f64, SchedError> {
+        let (solutions, _) = self.solve_in_order(wanted.clone())?;
+        Ok(wanted.zip(solutions).map(|(wanted, solution)| wanted.n_steps * solution.prediction.seconds).sum())
+    }
+
+    /// Plans that are made one after the other, and what devices hold then.
+    fn solve_in_order<'w>(
+        &self,
+        wanted: impl Iterator<Item = &'w Wanted<'w>>,
+    ) -> Result<(Vec<Solution>, Inventory), SchedError> {
         let costs = self.costs.as_deref().expect("a single device needs no order");
-        let mut held = None;
-        let mut seconds = 0.0;
-        for &Wanted { graph, weights, first, n_steps } in wanted {
-            let (usable, occasion) = (self.usable(), Occasion::Fresh);
-            let planning = Planning { team: self, costs: Some(costs), graph, weights, graphs: None, usable, occasion };
+        let mut held: Option<Inventory> = None;
+        let mut solutions = Vec::new();
+        for &Wanted { graph, weights, first, .. } in wanted {
+            let planning = self.fresh(graph, weights);
             let mut inventory = planning.seen(held.as_ref());
             let solution = solve_beside(graph, costs, first, &planning.options(first.rows), &inventory)?;
             inventory.pin_plan(&solution.plan, costs, &solution.prediction.n_graphs);
             held = Some(inventory);
-            seconds += n_steps * solution.prediction.seconds;
+            solutions.push(solution);
         }
-        Ok(seconds)
+        Ok((solutions, held.unwrap_or_default()))
+    }
+
+    /// What the first plan of a graph is looked for with.
+    fn fresh<'p>(&'p self, graph: &'p Arc<Graph>, weights: &'p [Arc<WeightMatrix>]) -> Planning<'p> {
+        let (usable, occasion) = (self.usable(), Occasion::Fresh);
+        Planning { team: self, costs: self.costs.as_deref(), graph, weights, graphs: None, usable, occasion }
     }
 }

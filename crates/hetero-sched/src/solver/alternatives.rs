@@ -52,12 +52,27 @@ impl<'a> Alternatives<'a> {
         Alternatives { costs, options, inventory, graph: Arc::clone(graph), problem, chosen }
     }
 
-    /// The nodes that are decided, each with the number of layers that it stands for: 0 outside of layers.
+    /// The nodes that are decided, each with the number of layers that it stands for: 0 outside of layers. Where memory
+    /// is short, layers may be computed in two ways.
     pub(crate) fn distinct_nodes(&self) -> Vec<(usize, usize)> {
-        let layers = self.problem.layers.as_ref();
-        let n_layers =
-            |node: usize| layers.filter(|layers| layers.first.contains(&node)).map_or(0, |layers| layers.count);
-        self.problem.templates.iter().map(|template| (template.node, n_layers(template.node))).collect()
+        let in_layers = |node: usize| self.problem.layers.as_ref().is_some_and(|layers| node < layers.end());
+        let mut distinct: Vec<(usize, usize)> = Vec::new();
+        for node in 0..self.chosen.len() {
+            match distinct.iter_mut().find(|(first, _)| self.is_alike(*first, node)) {
+                Some((_, n_layers)) => *n_layers += 1,
+                None => {
+                    let starts_layers = self.problem.layers.as_ref().is_some_and(|layers| node >= layers.first.start);
+                    distinct.push((node, usize::from(starts_layers && in_layers(node))));
+                }
+            }
+        }
+        distinct
+    }
+
+    /// Whether two nodes are the same one of their layers, and computed alike.
+    fn is_alike(&self, a: usize, b: usize) -> bool {
+        let template = |node: usize| self.problem.works[node].template;
+        template(a) == template(b) && self.chosen[a].pieces == self.chosen[b].pieces
     }
 
     /// Everything else that could be done at a node, and what it would take.
@@ -79,7 +94,7 @@ impl<'a> Alternatives<'a> {
         }
         let weighting = Weighting::new(self.options.objective, self.options.preparation, self.costs.idle_watts(), 0.0);
         let mut search = Search::new(pool, weighting);
-        let same = |work: usize| self.problem.works[work].template == template;
+        let same = |work: usize| self.is_alike(work, node);
         let others = candidates.into_iter().map(|candidate| {
             let walked = (0..self.chosen.len()).map(|work| if same(work) { &candidate } else { &self.chosen[work] });
             let summary = Alternative {

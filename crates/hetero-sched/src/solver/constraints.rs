@@ -5,10 +5,10 @@
 //! does and then lowered as far as one still does; devices are left out; and of the decoder layers as many as possible
 //! are computed as the best plan does, the others as the best plan that fits.
 
-use hetero_core::{OpSpec, StepParams};
+use hetero_core::{NodeId, OpSpec, Part, StepParams};
 
 use crate::cost::{ClassId, CostModel, DeviceCosts, DeviceSet, MAX_DEVICES, PartShape};
-use crate::plan::Plan;
+use crate::plan::{PlacedPart, Plan};
 
 use super::problem::Layers;
 use super::weighting::Weighting;
@@ -67,6 +67,7 @@ impl Constraints<'_> {
     pub(super) fn best(&self, over: Solution, attempt: Attempt<'_>) -> Result<Solution, SolveError> {
         let mut found = Found::default();
         let mut overs = Vec::new();
+        self.consider(Ok(self.reused(over.clone())), &mut found);
         if !self.fits_memory(&over) {
             // Without any further copy: what fits every budget, where it is possible at all.
             let none = SolveOptions { memory_budget: Some(0), ..self.options.clone() };
@@ -74,7 +75,11 @@ impl Constraints<'_> {
             let value = over.prediction.seconds.max(over.prediction.joules);
             let most = 16.0 * value / over.prediction.own_bytes.max(1) as f64;
             let try_price = |price| attempt(self.costs, price, self.options);
-            self.try_prices(most, &try_price, &|solution| self.fits_memory(solution), &mut found, &mut overs);
+            let try_reused = |price| Ok(self.reused(try_price(price)?));
+            let fits = |solution: &Solution| self.fits_memory(solution);
+            // Cut parts take longer, so that it may be better to do without.
+            self.try_prices(most, &try_price, &fits, &mut found, &mut overs);
+            self.try_prices(most, &try_reused, &fits, &mut found, &mut overs);
         }
         let crowded = self.crowded(&over);
         if !crowded.is_empty() {
@@ -89,7 +94,7 @@ impl Constraints<'_> {
         for devices in self.fewer_devices() {
             self.consider(attempt(self.costs, 0.0, &SolveOptions { devices, ..self.options.clone() }), &mut found);
         }
-        overs.push(over);
+        overs.push(self.reused(over));
         if let (Some(layers), Some((_, base))) = (self.layers, found.best.clone()) {
             for over in &overs {
                 self.mix(layers, over, &base, &mut found);
@@ -99,6 +104,32 @@ impl Constraints<'_> {
             Some((_, solution)) => Ok(solution),
             None => Err(self.error(&found)),
         }
+    }
+
+    /// The same plan with parts cut where that lets them use rows that are pinned: a device that has the last quarter of a
+    /// matrix for decoding and computes the last half of it in a prompt loads one more quarter.
+    fn reused(&self, solution: Solution) -> Solution {
+        let (plan, inventory) = (&solution.plan, self.inventory);
+        let mut is_changed = false;
+        let mut cut = |node: NodeId, placed: &PlacedPart| -> Vec<PlacedPart> {
+            let columns = &placed.part.columns;
+            let there = inventory.pinned_within(plan.graph(), node, placed.device_idx, columns);
+            let Some(there) = there.filter(|there| there != columns) else { return vec![placed.clone()] };
+            is_changed = true;
+            let pieces = [columns.start..there.start, there.clone(), there.end..columns.end];
+            let pieces = pieces.into_iter().filter(|columns| !columns.is_empty());
+            let part = |columns| Part { rows: placed.part.rows.clone(), columns };
+            pieces.map(|columns| PlacedPart { part: part(columns), ..placed.clone() }).collect()
+        };
+        let placements = plan.placements().iter().enumerate();
+        let placements: Vec<Vec<PlacedPart>> = placements
+            .map(|(idx, placed)| placed.iter().flat_map(|placed| cut(NodeId(idx), placed)).collect())
+            .collect();
+        if !is_changed {
+            return solution;
+        }
+        let plan = Plan::new(plan.graph().clone(), placements).expect("pieces cover what was cut");
+        self.predict(&plan).unwrap_or(solution)
     }
 
     /// Looks for the lowest price at which plans fit. Plans that do not are kept in `overs`.

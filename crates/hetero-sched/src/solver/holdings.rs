@@ -44,9 +44,16 @@ impl Pool<'_> {
                     continue;
                 }
                 *own_bytes += bytes;
-                let held = |node: &NodeId| self.inventory.holds(self.graph, *node, device, columns.clone());
-                let is_pinned = !nodes.is_empty() && nodes.iter().all(|node| held(node) == Some(true));
-                outlay.bytes += if is_pinned { 0.0 } else { bytes as f64 };
+                // What lies within is used where it is: see `Constraints::reused`.
+                let there = |node: &NodeId| self.inventory.pinned_within(self.graph, *node, device, &columns);
+                let there = nodes.iter().map(|node| there(node).map_or(0, |rows| rows.len())).min().unwrap_or(0);
+                let is_pinned =
+                    |node: &NodeId| self.inventory.holds(self.graph, *node, device, columns.clone()) == Some(true);
+                let share = match there {
+                    0 if !nodes.is_empty() && nodes.iter().all(is_pinned) => 0.0,
+                    there => 1.0 - there as f64 / columns.len() as f64,
+                };
+                outlay.bytes += bytes as f64 * share;
             }
         }
         if self.options.preparation != Preparation::Ahead {

@@ -7,9 +7,18 @@ use hetero_core::{Arrangement, Graph, NodeId, Op, OperandOrder, Part};
 
 use crate::cost::{ClassId, CostModel, MAX_DEVICES};
 use crate::plan::{PlacedPart, Plan};
+use crate::residency::repeated_bytes;
 
 /// Rows of a weight on a device: the device's index, the number of the matrix, and the rows.
 pub(crate) type Rows = (usize, usize, Range<usize>);
+
+/// Rows on a device.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    /// What they take of the device's own memory.
+    bytes: u64,
+    is_pinned: bool,
+}
 
 /// What devices hold, as the plans of one graph see it. By default nothing.
 ///
@@ -20,8 +29,8 @@ pub struct Inventory {
     /// For each weight of the graph, the number of its matrix: the same in all graphs that use it. Empty when weights
     /// are their own numbers.
     matrices: Vec<usize>,
-    /// Rows that are there, and whether they are pinned.
-    rows: HashMap<Rows, bool>,
+    /// Rows that are there.
+    rows: HashMap<Rows, Held>,
     pinned_bytes: u64,
     /// For each device, how many compiled segments are pinned.
     pinned_graphs: [usize; MAX_DEVICES],
@@ -44,17 +53,18 @@ impl Inventory {
     /// `n_graphs` is how many compiled segments it has on each device.
     pub fn pin_plan(&mut self, plan: &Plan, costs: &dyn CostModel, n_graphs: &[usize]) {
         for (rows, bytes) in self.rows_of(plan, costs) {
-            if self.rows.insert(rows, true) != Some(true) {
+            let before = self.rows.insert(rows, Held { bytes, is_pinned: true });
+            if before.is_none_or(|before| !before.is_pinned) {
                 self.pinned_bytes += bytes;
             }
         }
         self.pinned_graphs.iter_mut().zip(n_graphs).for_each(|(pinned, more)| *pinned += more);
     }
 
-    /// Notes rows of a matrix that a device has loaded; `pinned_bytes` is what they take of its own if they are pinned.
-    pub(crate) fn hold(&mut self, rows: Rows, pinned_bytes: Option<u64>) {
-        self.pinned_bytes += pinned_bytes.unwrap_or(0);
-        self.rows.insert(rows, pinned_bytes.is_some());
+    /// Notes rows of a matrix that a device has loaded.
+    pub(crate) fn hold(&mut self, rows: Rows, bytes: u64, is_pinned: bool) {
+        self.pinned_bytes += if is_pinned { bytes } else { 0 };
+        self.rows.insert(rows, Held { bytes, is_pinned });
     }
 
     /// Notes a compiled segment that a plan of another graph needs.
@@ -77,6 +87,21 @@ impl Inventory {
     /// Bytes that devices hold as copies of their own for live plans of other graphs.
     pub fn pinned_bytes(&self) -> u64 {
         self.pinned_bytes
+    }
+
+    /// For each of so many devices, the bytes that it holds as copies of its own for live plans, and of these the bytes of
+    /// rows of which it holds another copy too.
+    pub fn pinned_bytes_of(&self, n_devices: usize) -> Vec<[u64; 2]> {
+        let of_device = |device_idx: usize| {
+            let mut matrices: HashMap<usize, Vec<(Range<usize>, u64)>> = HashMap::new();
+            let pinned = self.rows.iter().filter(|((its, ..), held)| *its == device_idx && held.is_pinned);
+            for ((_, matrix, rows), held) in pinned {
+                matrices.entry(*matrix).or_default().push((rows.clone(), held.bytes));
+            }
+            let bytes = matrices.values().flatten().map(|(_, bytes)| bytes).sum();
+            [bytes, matrices.into_values().map(repeated_bytes).sum()]
+        };
+        (0..n_devices).map(of_device).collect()
     }
 
     /// How many compiled segments of a device plans of other graphs need.
@@ -108,14 +133,33 @@ impl Inventory {
 
     /// Bytes that a plan would add to those that are pinned.
     pub(crate) fn added_bytes(&self, plan: &Plan, costs: &dyn CostModel) -> u64 {
-        let is_new = |rows: &Rows| self.rows.get(rows) != Some(&true);
+        let is_new = |rows: &Rows| self.rows.get(rows).is_none_or(|held| !held.is_pinned);
         self.rows_of(plan, costs).iter().filter(|(rows, _)| is_new(rows)).map(|(_, bytes)| bytes).sum()
     }
 
     /// Whether rows that some columns of a node need are there, and whether they are pinned.
     pub(crate) fn holds(&self, graph: &Graph, node: NodeId, device_idx: usize, columns: Range<usize>) -> Option<bool> {
         let rows = self.rows_for(graph, node, device_idx, columns)?;
-        self.rows.get(&rows).copied()
+        self.rows.get(&rows).map(|held| held.is_pinned)
+    }
+
+    /// Of the pinned rows that lie within what some columns of a linear operator need, the longest range.
+    pub(crate) fn pinned_within(
+        &self,
+        graph: &Graph,
+        node: NodeId,
+        device_idx: usize,
+        columns: &Range<usize>,
+    ) -> Option<Range<usize>> {
+        if self.rows.is_empty() || !matches!(graph.node(node).op, Op::Linear { .. }) {
+            return None;
+        }
+        let matrix = self.matrix(graph.node(node).weights.first()?.0);
+        let within = |(its, of, rows): &&Rows| {
+            (*its, *of) == (device_idx, matrix) && rows.start >= columns.start && rows.end <= columns.end
+        };
+        let pinned = self.rows.iter().filter(|(_, held)| held.is_pinned).map(|(rows, _)| rows).filter(within);
+        pinned.max_by_key(|(.., rows)| (rows.len(), rows.start)).map(|(.., rows)| rows.clone())
     }
 
     /// Whether a part of a node is compiled for its device.

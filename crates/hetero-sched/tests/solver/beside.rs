@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use hetero_core::{Graph, StepParams};
 use hetero_sched::cost::DeviceSet;
+use hetero_sched::explain::explain;
 use hetero_sched::solver::{Inventory, Preparation, SolveError, predict_beside, solve_beside};
 use hetero_sched::{Solution, SolveOptions, solve};
 
@@ -133,4 +134,41 @@ fn a_length_that_is_seen_once_is_not_compiled_for() {
     let often = solve_beside(&graph, &costs, short, &on_use(1_000_000), &inventory).unwrap();
     assert!(often.prediction.seconds <= free.prediction.seconds * 1.001);
     assert!(once.prediction.seconds >= often.prediction.seconds);
+}
+
+#[test]
+fn explanations_tell_layers_apart_that_are_computed_otherwise_and_what_devices_hold() {
+    let [prefill, _] = graphs();
+    let costs = Parametric::phone(2);
+    let all = solve(&prefill, &costs, PREFILL, &options(None)).unwrap().prediction.own_bytes;
+    let mut most_groups = 0;
+    for tenths in 1..10 {
+        let options = options(Some(all * tenths / 10));
+        let solution = solve(&prefill, &costs, PREFILL, &options).unwrap();
+        let explanation = explain(&prefill, &costs, PREFILL, &options, &solution);
+        let of_gate = explanation.operators.iter().filter(|operator| operator.name == "ffn_gate");
+        let n_layers: Vec<usize> = of_gate.map(|gate| gate.n_layers).collect();
+        assert_eq!(n_layers.iter().sum::<usize>(), SIZES.layers, "{n_layers:?}");
+        most_groups = n_layers.len().max(most_groups);
+        let memory = explanation.memory[NPU];
+        assert_eq!(memory.own_bytes, solution.prediction.own_bytes);
+        assert_eq!((memory.resident_bytes, memory.repeated_bytes), (memory.own_bytes, 0));
+        assert!(memory.own_bytes == 0 || explanation.to_string().contains("npu: holds"), "{explanation}");
+    }
+    assert_eq!(most_groups, 2, "with memory for some layers, these are computed otherwise than the rest");
+}
+
+#[test]
+fn a_prompt_uses_the_rows_that_decode_has_and_loads_what_it_needs_besides() {
+    let costs = Parametric::phone(2);
+    let [prefill, decode] = graphs();
+    let first = solve(&decode, &costs, DECODE, &options(None)).unwrap();
+    let mut inventory = Inventory::default();
+    inventory.pin_plan(&first.plan, &costs, &first.prediction.n_graphs);
+    let alone = solve(&prefill, &costs, PREFILL, &options(None)).unwrap().prediction;
+    // As much as the prompt needs, where decode's rows are among it.
+    let budget = options(Some(alone.own_bytes.max(inventory.pinned_bytes())));
+    let beside = solve_beside(&prefill, &costs, PREFILL, &budget, &inventory).unwrap().prediction;
+    assert!(beside.resident_bytes <= alone.own_bytes, "{} of {}", beside.resident_bytes, alone.own_bytes);
+    assert!(beside.seconds < alone.seconds * 1.05, "{} s, {} s without a budget", beside.seconds, alone.seconds);
 }
