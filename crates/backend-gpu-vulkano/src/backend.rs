@@ -69,6 +69,7 @@ impl VulkanBackend {
                 shader_float16: features.f16,
                 storage_buffer16_bit_access: features.f16,
                 uniform_and_storage_buffer16_bit_access: features.f16,
+                shader_integer_dot_product: features.integer_dot,
                 ..DeviceFeatures::empty()
             },
             enabled_extensions: DeviceExtensions { ext_external_memory_host: can_import, ..DeviceExtensions::empty() },
@@ -145,6 +146,8 @@ fn features(device: &PhysicalDevice) -> Features {
             && features.uniform_and_storage_buffer16_bit_access,
         // The kernels count on four invocations that stay together.
         subgroups: computes && operations && properties.subgroup_size.is_some_and(|size| size >= 4),
+        // Before that version it is an extension.
+        integer_dot: device.api_version() >= Version::V1_3 && features.shader_integer_dot_product,
     }
 }
 

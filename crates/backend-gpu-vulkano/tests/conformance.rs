@@ -1,9 +1,9 @@
 //! The GPU passes the suite that every backend passes, in each variant of the kernels that the device has.
 
 use backend_gpu_vulkano::{VulkanBackend, VulkanOptions};
-use hetero_conformance::{Expectations, run};
+use hetero_conformance::{Expectations, Tolerance, run};
 use hetero_core::WeightFormat;
-use hetero_shaders::Knobs;
+use hetero_shaders::{Knobs, Variant};
 
 fn check(options: &VulkanOptions, expectations: &Expectations) {
     let backend = VulkanBackend::new(options).unwrap_or_else(|error| panic!("{error}; {}", error.fix()));
@@ -37,4 +37,22 @@ fn weights_in_pieces_give_the_same_results() {
         expectations = expectations.only(case);
     }
     check(&VulkanOptions { max_piece_bytes: Some(40_000), ..VulkanOptions::default() }, &expectations);
+}
+
+/// Rows as 8-bit integers, which are used when they are asked for.
+#[test]
+fn with_products_of_integers() {
+    let mut knobs = Knobs::default();
+    knobs.ask_for("linear_vector", Variant::IntegerDot);
+    // Rounding to 1/127 of a group's largest value is an error of about 0.5 % of a value, in a sum as in one term; a
+    // segment of several operators adds some of them up.
+    let mut expectations = Expectations::new();
+    for format in [WeightFormat::W8G32, WeightFormat::W4G32] {
+        for (op, factor) in [("linear", 1.0), ("shared_input", 1.0), ("gate_up", 2.0), ("mlp", 3.0), ("decoder", 6.0)] {
+            let tolerance = Tolerance::normalised(1.5e-2 * factor);
+            let reason = "activations are 8-bit integers per group of 32";
+            expectations = expectations.only(&format!("{op}/{format}")).tolerance(op, Some(format), tolerance, reason);
+        }
+    }
+    check(&VulkanOptions { knobs, ..VulkanOptions::default() }, &expectations);
 }

@@ -3,9 +3,9 @@
 use std::sync::Mutex;
 
 use backend_gpu_wgpu::{WgpuBackend, WgpuOptions};
-use hetero_conformance::{Expectations, run};
+use hetero_conformance::{Expectations, Tolerance, run};
 use hetero_core::WeightFormat;
-use hetero_shaders::Knobs;
+use hetero_shaders::{Knobs, Variant};
 
 /// What the driver's validation layers have complained about, where they are installed.
 static COMPLAINTS: Mutex<Vec<String>> = Mutex::new(Vec::new());
@@ -52,4 +52,22 @@ fn with_plain_kernels() {
     let plain = ["linear/", "rms_norm/", "softmax/", "attention/", "/f16", "decoder/w4g32"];
     let expectations = plain.iter().fold(Expectations::new(), |expectations, pattern| expectations.only(pattern));
     check(Knobs::plain(), &expectations);
+}
+
+/// Rows as 8-bit integers, which are used when they are asked for.
+#[test]
+fn with_products_of_integers() {
+    let mut knobs = Knobs::default();
+    knobs.ask_for("linear_vector", Variant::IntegerDot);
+    // Rounding to 1/127 of a group's largest value is an error of about 0.5 % of a value, in a sum as in one term; a
+    // segment of several operators adds some of them up.
+    let mut expectations = Expectations::new();
+    for format in [WeightFormat::W8G32, WeightFormat::W4G32] {
+        for (op, factor) in [("linear", 1.0), ("shared_input", 1.0), ("gate_up", 2.0), ("mlp", 3.0), ("decoder", 6.0)] {
+            let tolerance = Tolerance::normalised(1.5e-2 * factor);
+            let reason = "activations are 8-bit integers per group of 32";
+            expectations = expectations.only(&format!("{op}/{format}")).tolerance(op, Some(format), tolerance, reason);
+        }
+    }
+    check(knobs, &expectations);
 }

@@ -11,6 +11,8 @@ pub struct Features {
     pub f16: bool,
     /// Subgroup operations: sums over a workgroup take fewer barriers. Subgroups must have four invocations or more.
     pub subgroups: bool,
+    /// Products of four 8-bit integers at once. Without it they are computed one by one.
+    pub integer_dot: bool,
 }
 
 /// A kernel on certain types. Inputs are bound in the order of the fields, the weights or table of an operator after its
@@ -30,6 +32,9 @@ pub enum Kernel {
     CacheWrite { input: Element, cache: Element },
     /// Rotates pairs of features. The second input is the frequencies, in f32.
     Rope { input: Element, output: Element },
+    /// Rounds rows to 8-bit integers with a scale for each group of 32 columns, for products of integers. The output is
+    /// words, and the columns are groups.
+    Quantize { input: Element, is_whole_groups: bool },
     /// Divides rows by the root of their mean square and multiplies with a table.
     RmsNorm { input: Element, table: Element, output: Element },
     /// Softmax of each row.
@@ -93,6 +98,7 @@ impl Kernel {
         "embed",
         "cache_write",
         "rope",
+        "quantize",
         "rms_norm",
         "softmax",
         "rope_cache",
@@ -112,6 +118,7 @@ impl Kernel {
             Kernel::Embed { .. } => "embed",
             Kernel::CacheWrite { .. } => "cache_write",
             Kernel::Rope { .. } => "rope",
+            Kernel::Quantize { .. } => "quantize",
             Kernel::RmsNorm { .. } => "rms_norm",
             Kernel::Softmax { .. } => "softmax",
             Kernel::RopeCache { .. } => "rope_cache",
@@ -149,6 +156,7 @@ impl Kernel {
             Kernel::Convert { .. }
             | Kernel::CacheWrite { .. }
             | Kernel::Softmax { .. }
+            | Kernel::Quantize { .. }
             | Kernel::AttentionMerge { .. } => 1,
             Kernel::Add { .. }
             | Kernel::Swiglu { .. }
@@ -175,7 +183,7 @@ impl Kernel {
             | Kernel::Attention { output, .. }
             | Kernel::AttentionTiled { output, .. }
             | Kernel::AttentionMerge { output } => output,
-            Kernel::RopeCache { .. } => Element::F32,
+            Kernel::RopeCache { .. } | Kernel::Quantize { .. } => Element::F32,
             Kernel::LinearVector { linear, .. } | Kernel::LinearTiled { linear, .. } => linear.output,
         }
     }
@@ -232,6 +240,9 @@ impl Kernel {
                 all.push(Kernel::CacheWrite { input, cache: output });
                 all.push(Kernel::Rope { input, output });
                 all.push(Kernel::Softmax { input, output });
+                for is_whole_groups in [false, true] {
+                    all.push(Kernel::Quantize { input, is_whole_groups });
+                }
                 for other in Element::ALL {
                     all.push(Kernel::Add { inputs: [input, other], output });
                     all.push(Kernel::Swiglu { inputs: [input, other], output });
@@ -270,7 +281,9 @@ impl Kernel {
                 all.push(Kernel::LinearVector { linear, rows, lanes });
             }
             for tile_rows in [16, 64] {
-                all.push(Kernel::LinearTiled { linear, tile_rows });
+                if !linear.is_integer {
+                    all.push(Kernel::LinearTiled { linear, tile_rows });
+                }
             }
         }
         all
@@ -287,6 +300,9 @@ impl fmt::Display for Kernel {
             Kernel::Embed { table, .. } => write!(f, "embed {}", table.name())?,
             Kernel::CacheWrite { input, .. } => write!(f, "cache_write {}", input.name())?,
             Kernel::Rope { input, .. } => write!(f, "rope {}", input.name())?,
+            Kernel::Quantize { input, is_whole_groups } => {
+                write!(f, "quantize {}{}", input.name(), if *is_whole_groups { "" } else { ", odd" })?;
+            }
             Kernel::RmsNorm { input, table, .. } => write!(f, "rms_norm {} {}", input.name(), table.name())?,
             Kernel::Softmax { input, .. } => write!(f, "softmax {}", input.name())?,
             Kernel::Attention { queries, keys, values, .. } => {

@@ -24,25 +24,16 @@ pub enum Variant {
     Split,
     /// Products of 8-bit integers, four at a time.
     IntegerDot,
-    /// Products of matrices that a subgroup computes together.
-    Cooperative,
 }
 
 impl Variant {
     /// All of them.
-    pub const ALL: [Variant; 7] = [
-        Variant::F16,
-        Variant::Subgroups,
-        Variant::Fused,
-        Variant::Tiled,
-        Variant::Split,
-        Variant::IntegerDot,
-        Variant::Cooperative,
-    ];
+    pub const ALL: [Variant; 6] =
+        [Variant::F16, Variant::Subgroups, Variant::Fused, Variant::Tiled, Variant::Split, Variant::IntegerDot];
 
     /// Whether it is used only when it is asked for: it rounds numbers that others do not.
     pub fn is_opt_in(self) -> bool {
-        matches!(self, Variant::IntegerDot | Variant::Cooperative)
+        self == Variant::IntegerDot
     }
 
     /// Its name in the text of [`Knobs`].
@@ -54,7 +45,6 @@ impl Variant {
             Variant::Tiled => "tiled",
             Variant::Split => "split",
             Variant::IntegerDot => "dot",
-            Variant::Cooperative => "cooperative",
         }
     }
 }
@@ -123,6 +113,7 @@ impl Knobs {
         Features {
             f16: features.f16 && self.allows(family, Variant::F16),
             subgroups: features.subgroups && self.allows(family, Variant::Subgroups),
+            integer_dot: features.integer_dot,
         }
     }
 }

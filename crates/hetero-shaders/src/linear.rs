@@ -18,6 +18,9 @@ pub struct Linear {
     pub bias: Option<Element>,
     /// Whether rows have a multiple of 32 features.
     pub is_whole_groups: bool,
+    /// Whether the rows are those that [`crate::Kernel::Quantize`] has made, of 8-bit integers. Then the format is w8g32 or
+    /// w4g32.
+    pub is_integer: bool,
     /// What it computes.
     pub form: Form,
 }
@@ -72,22 +75,44 @@ impl Linear {
     /// models have.
     pub(crate) fn all() -> Vec<Linear> {
         let mut all = Vec::new();
+        let is_integer = false;
         let biases = [None, Some(Element::F32), Some(Element::F16), Some(Element::Bf16)];
         for format in Format::ALL {
             for is_whole_groups in [false, true] {
                 for bias in biases {
                     for (input, output) in Element::ALL.into_iter().flat_map(|x| Element::ALL.map(|y| (x, y))) {
-                        all.push(Linear { format, input, output, bias, is_whole_groups, form: Form::Single });
+                        all.push(Linear {
+                            format,
+                            input,
+                            output,
+                            bias,
+                            is_whole_groups,
+                            is_integer,
+                            form: Form::Single,
+                        });
                     }
                 }
                 let residuals = Element::ALL.map(Form::Residual);
                 for form in residuals.into_iter().chain([Form::Gated, Form::Several(2), Form::Several(3)]) {
                     for (bias, output) in [(None, Element::F32), (Some(Element::F32), Element::F16)] {
-                        all.push(Linear { format, input: Element::F32, output, bias, is_whole_groups, form });
+                        all.push(Linear {
+                            format,
+                            input: Element::F32,
+                            output,
+                            bias,
+                            is_whole_groups,
+                            is_integer,
+                            form,
+                        });
                     }
                 }
             }
         }
+        let quantised = all.iter().filter(|linear| matches!(linear.format, Format::W8G32 | Format::W4G32));
+        // To rows of integers it is the same what they were, and whether groups were whole.
+        let integer = quantised.filter(|linear| linear.input == Element::F32 && linear.is_whole_groups);
+        let integer: Vec<Linear> = integer.map(|linear| Linear { is_integer: true, ..*linear }).collect();
+        all.extend(integer);
         all
     }
 }
@@ -102,7 +127,7 @@ pub(crate) struct Bindings {
 
 impl fmt::Display for Linear {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.format.name(), self.input.name())?;
+        write!(f, "{} {}", self.format.name(), if self.is_integer { "i8" } else { self.input.name() })?;
         match self.form {
             Form::Single => {}
             Form::Residual(element) => write!(f, " + {}", element.name())?,

@@ -6,6 +6,7 @@
 
 use std::any::Any;
 use std::collections::HashMap;
+use std::ops::Range;
 
 use hetero_core::{
     Arrangement, BackendError, DType, Op, OpSpec, Part, RowSelection, Rows, Segment, SegmentNode, Support, ValueId,
@@ -196,6 +197,7 @@ pub fn program<S: Buffers>(buffers: &mut S, segment: &Segment) -> Result<Program
         segment,
         constants: HashMap::new(),
         scratch: Vec::new(),
+        quantised: None,
         dispatches: Vec::new(),
         readers: fuse::readers(&segment.graph),
     };
@@ -207,8 +209,17 @@ pub fn program<S: Buffers>(buffers: &mut S, segment: &Segment) -> Result<Program
         }
         idx += fused.max(1);
     }
-    let scratch: Result<Vec<_>, _> = builder.scratch.iter().map(|bytes| builder.buffers.scratch(*bytes)).collect();
+    let scratch: Result<Vec<_>, _> = builder.scratch.iter().map(|(_, bytes)| builder.buffers.scratch(*bytes)).collect();
     Ok(Program { dispatches: builder.dispatches, scratch: scratch? })
+}
+
+/// What dispatches leave for each other. One buffer of a kind serves all nodes, one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scratch {
+    /// What parts of the keys come to.
+    Attention,
+    /// Rows as integers.
+    Integers,
 }
 
 /// A program under construction.
@@ -218,13 +229,25 @@ struct Builder<'a, S: Buffers> {
     /// Constants that several nodes share, such as the frequencies of rotary embeddings.
     constants: HashMap<Vec<u32>, S::Buffer>,
     /// Bytes of what dispatches leave for each other.
-    scratch: Vec<u64>,
+    scratch: Vec<(Scratch, u64)>,
+    /// The value and rows that have been rounded to integers last.
+    quantised: Option<(ValueId, Range<usize>)>,
     dispatches: Vec<Dispatch<S::Buffer>>,
     /// For each value of the graph, how many nodes read it.
     readers: Vec<usize>,
 }
 
 impl<S: Buffers> Builder<'_, S> {
+    /// The scratch memory of a kind, of so many bytes at least.
+    fn scratch_for(&mut self, kind: Scratch, bytes: u64) -> usize {
+        let idx = self.scratch.iter().position(|(known, _)| *known == kind).unwrap_or(self.scratch.len());
+        match self.scratch.get_mut(idx) {
+            Some((_, most)) => *most = (*most).max(bytes),
+            None => self.scratch.push((kind, bytes)),
+        }
+        idx
+    }
+
     /// Adds the dispatches of a node.
     fn node(&mut self, segment_node: &SegmentNode) -> Result<(), BackendError> {
         let SegmentNode { node: id, weights, .. } = segment_node;

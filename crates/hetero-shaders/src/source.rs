@@ -32,8 +32,12 @@ struct Source {
 
 impl Source {
     fn body(&mut self, kernel: Kernel) {
-        if !matches!(kernel, Kernel::RopeCache { .. } | Kernel::LinearVector { .. } | Kernel::LinearTiled { .. }) {
-            self.output(kernel.output());
+        match kernel {
+            Kernel::RopeCache { .. } | Kernel::LinearVector { .. } | Kernel::LinearTiled { .. } => {}
+            Kernel::Quantize { .. } => {
+                self.add("@group(0) @binding(2) var<storage, read_write> output: array<u32>;");
+            }
+            _ => self.output(kernel.output()),
         }
         match kernel {
             Kernel::Add { inputs, .. } => {
@@ -85,6 +89,11 @@ impl Source {
                 self.words("frequencies", 8);
                 self.add(include_str!("wgsl/turn.wgsl"));
                 self.add(include_str!("wgsl/rope_cache.wgsl"));
+                self.add(ELEMENTS);
+            }
+            Kernel::Quantize { input, is_whole_groups } => {
+                self.rows(input, is_whole_groups, 3);
+                self.add(include_str!("wgsl/quantize.wgsl"));
                 self.add(ELEMENTS);
             }
             Kernel::RmsNorm { input, table, .. } => {

@@ -55,5 +55,9 @@ fn allowed(features: Features) -> naga::FastHashSet<Capability> {
         allowed.push(Capability::GroupNonUniformArithmetic);
         allowed.push(Capability::GroupNonUniformShuffle);
     }
+    if features.integer_dot {
+        allowed.push(Capability::DotProduct);
+        allowed.push(Capability::DotProductInput4x8BitPacked);
+    }
     allowed.into_iter().collect()
 }

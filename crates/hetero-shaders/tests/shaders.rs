@@ -6,10 +6,10 @@ use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{AddressSpace, Module, TypeInner};
 
 const VARIANTS: [Features; 4] = [
-    Features { f16: false, subgroups: false },
-    Features { f16: false, subgroups: true },
-    Features { f16: true, subgroups: false },
-    Features { f16: true, subgroups: true },
+    Features { f16: false, subgroups: false, integer_dot: false },
+    Features { f16: false, subgroups: true, integer_dot: true },
+    Features { f16: true, subgroups: false, integer_dot: false },
+    Features { f16: true, subgroups: true, integer_dot: true },
 ];
 
 /// Bytes of workgroup memory that every device has: WebGPU's default limit.

@@ -10,7 +10,7 @@
 
 use hetero_core::{Op, SegmentNode};
 
-use super::{Buffers, Builder, Choice, Dispatch, Operand, element};
+use super::{Buffers, Builder, Choice, Dispatch, Operand, Scratch, element};
 use crate::knobs::Variant;
 use crate::{Element, Kernel, Params, Step};
 
@@ -78,7 +78,7 @@ impl<S: Buffers> Builder<'_, S> {
         let long = [SPLIT_KEYS, u32::MAX];
         let few_rows = FEW_ROWS.min(graph.capacity() as u32);
         let sums = u64::from(Step::MAX_SPLITS) * u64::from(head_dim + 4) * 4;
-        let scratch = self.scratch_for_attention(u64::from(few_rows) * heads as u64 * sums);
+        let scratch = self.scratch_for(Scratch::Attention, u64::from(few_rows) * heads as u64 * sums);
         let one = Choice { rows: [0, 1], keys: long, kernel: tiled(group_heads, Element::F32, true) };
         let several =
             Choice { rows: [2, FEW_ROWS], keys: long, kernel: tiled(group_heads * FEW_ROWS, Element::F32, true) };
@@ -95,14 +95,5 @@ impl<S: Buffers> Builder<'_, S> {
             outputs,
             inputs: vec![Operand::Scratch(scratch)],
         });
-    }
-
-    /// One piece of scratch memory serves all layers, one after the other.
-    fn scratch_for_attention(&mut self, bytes: u64) -> usize {
-        match self.scratch.first_mut() {
-            Some(most) => *most = (*most).max(bytes),
-            None => self.scratch.push(bytes),
-        }
-        0
     }
 }

@@ -113,12 +113,11 @@ impl<S: Buffers> Builder<'_, S> {
         }
         let mut inputs = vec![Operand::Value(self.input(&nodes[0], 0))];
         inputs.extend(matrices.iter().map(|matrix| Operand::Constant(only_piece(*matrix))));
-        let choices = self.linear_choices(linear, &nodes[0]);
         if let Some(biases) = biases {
             inputs.push(Operand::Constant(self.buffers.constant(bytemuck::cast_slice(&biases.numbers))?));
         }
         let outputs = outputs.into_iter().map(Operand::Value).collect();
-        self.dispatches.push(Dispatch { choices, params, outputs, inputs });
+        self.push_linear(&nodes[0], linear, params, outputs, inputs);
         Ok(true)
     }
 

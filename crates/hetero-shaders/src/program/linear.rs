@@ -3,9 +3,11 @@
 use hetero_core::{Rows, SegmentNode, ValueId, Weight};
 
 use super::{
-    Buffers, Builder, Choice, Dispatch, Operand, Piece, Pieces, element, format, gpu_weight, only_piece, table_element,
+    Buffers, Builder, Choice, Dispatch, Operand, Piece, Pieces, Scratch, element, format, gpu_weight, only_piece,
+    table_element,
 };
-use crate::{Element, Form, Kernel, Linear, Params};
+use crate::knobs::Variant;
+use crate::{Element, Form, Format, Kernel, Linear, Params};
 
 /// Rows up to which a product reads the weights once for all of them, instead of making tiles.
 pub(super) const VECTOR_ROWS: u32 = 4;
@@ -36,7 +38,6 @@ impl<S: Buffers> Builder<'_, S> {
             form,
             ..self.linear_types(segment_node)
         };
-        let choices = self.linear_choices(linear, segment_node);
         let panel_lines = (matrix.rows().matrix.layout().panel_bytes() / 16) as u32;
         for Piece { buffer, first_row, n_rows } in matrix.pieces() {
             let first_column = params.first_column + *first_row as u32;
@@ -44,13 +45,62 @@ impl<S: Buffers> Builder<'_, S> {
                 .into_iter()
                 .chain(bias.map(|bias| Operand::Constant(only_piece(bias))))
                 .chain(residual.map(Operand::Value));
-            self.dispatches.push(Dispatch {
-                choices: choices.clone(),
-                params: Params { first_column, n_columns: *n_rows as u32, panel_lines, ..params },
-                outputs: vec![Operand::Value(output)],
-                inputs: inputs.collect(),
-            });
+            let params = Params { first_column, n_columns: *n_rows as u32, panel_lines, ..params };
+            self.push_linear(segment_node, linear, params, vec![Operand::Value(output)], inputs.collect());
         }
+    }
+
+    /// Adds a dispatch of a linear kernel; `node` has its rows. Where products of integers are asked for, few rows are
+    /// rounded to integers first.
+    pub(super) fn push_linear(
+        &mut self,
+        node: &SegmentNode,
+        linear: Linear,
+        params: Params,
+        outputs: Vec<Operand<S::Buffer>>,
+        inputs: Vec<Operand<S::Buffer>>,
+    ) {
+        let mut choices = self.linear_choices(linear, node);
+        let is_quantised = matches!(linear.format, Format::W8G32 | Format::W4G32);
+        if is_quantised && self.buffers.knobs().allows("linear_vector", Variant::IntegerDot) {
+            let rows = self.quantised_rows(node, linear, params);
+            // To integers it is the same whether groups were whole.
+            let integer = Linear { is_integer: true, is_whole_groups: true, input: Element::F32, ..linear };
+            let tiled = choices.iter().position(|choice| choice.rows[0] > VECTOR_ROWS).unwrap_or(choices.len());
+            let float = choices.split_off(tiled);
+            for choice in &mut choices {
+                if let Kernel::LinearVector { linear, .. } = &mut choice.kernel {
+                    *linear = integer;
+                }
+            }
+            let mut rounded = inputs.clone();
+            rounded[0] = rows;
+            self.dispatches.push(Dispatch { choices, params, outputs: outputs.clone(), inputs: rounded });
+            choices = float;
+        }
+        if !choices.is_empty() {
+            self.dispatches.push(Dispatch { choices, params, outputs, inputs });
+        }
+    }
+
+    /// The rows of a linear operator as integers, which others that read the same rows share.
+    fn quantised_rows(&mut self, node: &SegmentNode, linear: Linear, params: Params) -> Operand<S::Buffer> {
+        let value = self.segment.graph.node(node.node).inputs[0];
+        let n_groups = params.input_columns.div_ceil(32);
+        let bytes = u64::from(VECTOR_ROWS) * u64::from(n_groups) * 36;
+        let idx = self.scratch_for(Scratch::Integers, bytes);
+        let key = (value, node.part.rows.clone());
+        if self.quantised.as_ref() != Some(&key) {
+            let kernel = Kernel::Quantize { input: linear.input, is_whole_groups: linear.is_whole_groups };
+            self.dispatches.push(Dispatch {
+                choices: vec![Choice { rows: [0, VECTOR_ROWS], ..Choice::always(kernel) }],
+                params: Params { n_columns: n_groups, first_column: 0, ..params },
+                outputs: vec![Operand::Scratch(idx)],
+                inputs: vec![Operand::Value(value)],
+            });
+            self.quantised = Some(key);
+        }
+        Operand::Scratch(idx)
     }
 
     /// On which types a linear operator works, by itself and without a bias.
@@ -64,6 +114,7 @@ impl<S: Buffers> Builder<'_, S> {
             output: element(graph.value(node.output).dtype),
             bias: None,
             is_whole_groups: layout.columns.is_multiple_of(32),
+            is_integer: false,
             form: Form::Single,
         }
     }

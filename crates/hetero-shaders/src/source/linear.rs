@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::Source;
-use crate::{Form, Format, Linear};
+use crate::{Element, Form, Format, Linear};
 
 impl Source {
     /// A few rows by workgroups of a panel.
@@ -16,7 +16,7 @@ impl Source {
             false => include_str!("../wgsl/panel_sum.wgsl"),
         });
         for matrix in 0..linear.form.n_matrices() {
-            self.accumulate(matrix, linear.format);
+            self.accumulate(matrix, linear);
             self.add(&include_str!("../wgsl/linear_vector.wgsl").replace("_M", &format!("_{matrix}")));
         }
         let writes = |columns: &Names, values: &str| {
@@ -107,11 +107,14 @@ impl Source {
         }
     }
 
-    /// Inputs of linear kernels: `one_input(row, column)`, `two_inputs(row, pair)`, `four_inputs(row, quadruple)`, which
-    /// are zeros behind the last column; the matrices; and `write_M(row, column, sum)`.
+    /// Inputs of linear kernels: the rows, the matrices, and `write_M(row, column, sum)`.
     fn operands(&mut self, linear: Linear) {
         let bindings = linear.bindings();
-        self.rows(linear, bindings.rows);
+        if linear.is_integer {
+            self.words("x", bindings.rows);
+        } else {
+            self.rows(linear.input, linear.is_whole_groups, bindings.rows);
+        }
         for matrix in 0..linear.form.n_matrices() {
             let binding = bindings.matrices + matrix as u32;
             let _ = writeln!(
@@ -187,9 +190,11 @@ impl Source {
         }
     }
 
-    fn rows(&mut self, linear: Linear, binding: u32) {
-        if linear.is_whole_groups {
-            self.quadruples("x", binding, linear.input);
+    /// Rows of numbers: `one_input(row, column)`, `two_inputs(row, pair)`, `four_inputs(row, quadruple)`, zeros behind the
+    /// last column.
+    pub(super) fn rows(&mut self, input: Element, is_whole_groups: bool, binding: u32) {
+        if is_whole_groups {
+            self.quadruples("x", binding, input);
             self.add(
                 "fn four_inputs(row: u32, i: u32) -> vec4<f32> {\n\
                  \x20   return load4_x(row * (params.input_columns / 4u) + i);\n\
@@ -204,7 +209,7 @@ impl Source {
             );
         } else {
             // What lies behind the last column is the next row, which may be NaN: zero weights would not help.
-            self.scalars("x", binding, linear.input);
+            self.scalars("x", binding, input);
             self.add(
                 "fn one_input(row: u32, i: u32) -> f32 {\n\
                  \x20   if (i < params.input_columns) {\n\
@@ -223,7 +228,7 @@ impl Source {
     }
 
     /// `accumulate` of the vector kernel: adds the products of one word of four panel rows to the sums of each row.
-    fn accumulate(&mut self, matrix: usize, format: Format) {
+    fn accumulate(&mut self, matrix: usize, linear: Linear) {
         let _ = writeln!(
             self.text,
             "fn accumulate_{matrix}(\n\
@@ -240,7 +245,31 @@ impl Source {
         };
         // The four rows of the panel, by component of `words`.
         let four = |f: &dyn Fn(char) -> String| "xyzw".chars().map(f).collect::<Vec<_>>().join(", ");
-        let text = match format {
+        let text = match linear.format {
+            Format::W8G32 if linear.is_integer => each_row(
+                "    let g = word >> 3u;\n    let scales = scales_MATRIX(panel_start, n_words, g, quad);\n",
+                &format!(
+                    "        let start = (at * (n_words >> 3u) + g) * 9u;\n\
+                     \x20       let x_word = x[start + (word & 7u)];\n\
+                     \x20       (*sums)[r] += bitcast<f32>(x[start + 8u]) * scales * vec4<f32>(vec4<i32>({}));\n",
+                    four(&|c| format!("dot4I8Packed(words.{c}, x_word)"))
+                ),
+            ),
+            Format::W4G32 if linear.is_integer => each_row(
+                "    let g = word >> 2u;\n    let scales = scales_MATRIX(panel_start, n_words, g, quad);\n\
+                 \x20   let low = words & vec4<u32>(0x0f0f0f0fu);\n\
+                 \x20   let high = (words >> vec4<u32>(4u)) & vec4<u32>(0x0f0f0f0fu);\n",
+                &format!(
+                    "        let start = (at * (n_words >> 2u) + g) * 9u;\n\
+                     \x20       let x_low = x[start + (word & 3u)];\n\
+                     \x20       let x_high = x[start + 4u + (word & 3u)];\n\
+                     \x20       // What nibbles stand for is 8 less than they are.\n\
+                     \x20       let too_much = dot4I8Packed(0x08080808u, x_low) + dot4I8Packed(0x08080808u, x_high);\n\
+                     \x20       let products = vec4<i32>({}) - too_much;\n\
+                     \x20       (*sums)[r] += bitcast<f32>(x[start + 8u]) * scales * vec4<f32>(products);\n",
+                    four(&|c| format!("dot4I8Packed(low.{c}, x_low) + dot4I8Packed(high.{c}, x_high)"))
+                ),
+            ),
             Format::F32 => each_row("", "        (*sums)[r] += bitcast<vec4<f32>>(words) * one_input(at, word);\n"),
             Format::F16 => each_row(
                 "",
