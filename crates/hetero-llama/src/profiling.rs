@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hetero_core::{Backend, DeviceInfo, DeviceKind, Graph, WeightFormat};
+use hetero_core::{Access, Backend, DType, DeviceInfo, DeviceKind, Graph, TensorDesc, WeightFormat};
+use hetero_sched::SchedError;
 use hetero_sched::cost::{ProfiledCosts, ProfiledOptions};
 use hetero_sched::profile::predict::{Errors, Predictor};
 use hetero_sched::profile::{Failure, Identity, MeasureOptions, Measured, OperatorProfile, Profile, Progress, measure};
@@ -97,6 +98,14 @@ pub(crate) fn costs(
 ) -> ProfiledCosts {
     let infos: Vec<DeviceInfo> = devices.iter().map(|device| device.info().clone()).collect();
     ProfiledCosts::new(profile, &infos, graph, options)
+}
+
+/// The number of the memory that each device computes in beside the first, which allocates what can be shared.
+pub(crate) fn memories(devices: &[Arc<dyn Backend>]) -> Result<Vec<usize>, LlamaError> {
+    let desc = TensorDesc { rows: 1, columns: 1, dtype: DType::F32 };
+    let shared = devices[0].allocate(&desc).map_err(SchedError::from)?;
+    let reaches = |device: &Arc<dyn Backend>| device.access(&*shared) == Access::Direct;
+    Ok(devices.iter().enumerate().map(|(idx, device)| if reaches(device) { 0 } else { idx }).collect())
 }
 
 /// What the stored profile has, and what had to be measured besides.

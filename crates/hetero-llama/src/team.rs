@@ -115,6 +115,7 @@ pub(crate) fn team(
         is_polling: true,
         active_watts: power.iter().map(|power| power.active_watts).collect(),
         idle_watts: power.iter().map(|power| power.idle_watts).sum(),
+        memories: profiling::memories(&devices)?,
     };
     let costs = profiling::costs(&measured.profile, &devices, prefill, &known);
     let team = TeamOptions { solve, executor, is_strict: together.is_strict };

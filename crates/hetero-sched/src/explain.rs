@@ -21,6 +21,8 @@ pub struct Explanation {
     pub seconds: f64,
     /// For each device, its predicted busy seconds.
     pub busy_seconds: Vec<f64>,
+    /// Seconds of these in which the host copies between memories that devices do not share.
+    pub copy_seconds: f64,
     /// Number of submissions.
     pub n_submissions: usize,
     /// For each device, the weights that it holds as copies of its own.
@@ -137,6 +139,7 @@ pub fn explain(
         devices,
         seconds: solution.prediction.seconds,
         busy_seconds: solution.prediction.busy_seconds.clone(),
+        copy_seconds: solution.prediction.copy_seconds,
         n_submissions: solution.prediction.n_submissions,
         operators,
     }
@@ -160,6 +163,10 @@ impl fmt::Display for Explanation {
         writeln!(f, "step: {}, {} submissions", Seconds(self.seconds), self.n_submissions)?;
         for (device, busy) in self.devices.iter().zip(&self.busy_seconds) {
             writeln!(f, "  {device}: busy {} ({:.0} %)", Seconds(*busy), 100.0 * busy / self.seconds)?;
+        }
+        if self.copy_seconds > 0.0 {
+            let share = 100.0 * self.copy_seconds / self.seconds;
+            writeln!(f, "  host: copies between memories {} ({share:.0} %)", Seconds(self.copy_seconds))?;
         }
         for (device, memory) in self.devices.iter().zip(&self.memory).filter(|(_, memory)| memory.resident_bytes > 0) {
             let ExplainedMemory { own_bytes, resident_bytes, repeated_bytes } = memory;

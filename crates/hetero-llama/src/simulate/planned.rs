@@ -50,6 +50,7 @@ pub(super) fn team(
         is_polling: true,
         active_watts: kinds.iter().map(|&kind| phone.power(kind).active_watts).collect(),
         idle_watts: kinds.iter().map(|&kind| phone.power(kind).idle_watts).sum(),
+        memories: Vec::new(),
     };
     let costs = ProfiledCosts::new(&profile, &infos, &prefill.graph, &costs);
     let solve = SolveOptions {

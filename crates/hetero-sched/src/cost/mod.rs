@@ -107,6 +107,13 @@ pub struct DeviceCosts {
     pub max_segment_weight_bytes: Option<u64>,
     /// The most submissions of different shapes or weights that it holds compiled; `None` for any number.
     pub max_graphs: Option<usize>,
+    /// The number of the memory that it computes in. Devices with the same number reach each other's tensors; between
+    /// others the host copies.
+    pub memory: usize,
+    /// Seconds of the host to copy out of the device's memory or into it, however little.
+    pub copy_seconds: f64,
+    /// The same for each byte, besides.
+    pub copy_seconds_per_byte: f64,
 }
 
 impl DeviceCosts {
@@ -124,6 +131,9 @@ impl DeviceCosts {
             order_sensitive: false,
             max_segment_weight_bytes: None,
             max_graphs: None,
+            memory: 0,
+            copy_seconds: 0.0,
+            copy_seconds_per_byte: 0.0,
         }
     }
 

@@ -78,6 +78,8 @@ pub struct ProfiledOptions {
     pub active_watts: Vec<f64>,
     /// Watts of the machine when nothing runs.
     pub idle_watts: f64,
+    /// The number of the memory that each device computes in; missing ones are the first.
+    pub memories: Vec<usize>,
 }
 
 impl ProfiledCosts {
@@ -91,7 +93,8 @@ impl ProfiledCosts {
             .devices
             .iter()
             .zip(infos)
-            .map(|(device, info)| {
+            .enumerate()
+            .map(|(device_idx, (device, info))| {
                 assert_eq!(device.identity.name, info.name, "a profile of another device");
                 let overheads = &device.overheads;
                 let is_npu = info.kind == DeviceKind::Npu;
@@ -114,6 +117,9 @@ impl ProfiledCosts {
                     order_sensitive: is_npu,
                     max_segment_weight_bytes: info.max_segment_weight_bytes,
                     max_graphs: info.max_graphs,
+                    memory: options.memories.get(device_idx).copied().unwrap_or(0),
+                    copy_seconds: overheads.copy_seconds,
+                    copy_seconds_per_byte: overheads.copy_seconds_per_byte,
                     ..DeviceCosts::new(&info.name, info.kind)
                 }
             })

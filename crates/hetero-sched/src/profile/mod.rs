@@ -30,7 +30,7 @@ use hetero_core::{DeviceInfo, DeviceKind, Op, OpSpec};
 use serde::{Deserialize, Serialize};
 
 /// The version of the file format; a profile in another one is not read.
-pub const FORMAT: u32 = 3;
+pub const FORMAT: u32 = 4;
 
 /// The measurements of devices that work together.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -88,7 +88,9 @@ pub struct MeasuredOverheads {
     pub poll_sync_seconds: f64,
     /// From completion until the host knows it, when it blocks.
     pub block_sync_seconds: f64,
-    /// Of the host, for each byte that it copies out of the device's memory and back; zero where it cannot reach it.
+    /// Of the host, to copy out of the device's memory or into it, however little.
+    pub copy_seconds: f64,
+    /// The same for each byte, besides.
     pub copy_seconds_per_byte: f64,
 }
 

@@ -1,6 +1,6 @@
 //! What starting work on a device, waiting for it and copying cost.
 
-use hetero_core::{Backend, BackendError, DType, OpSpec, OperandOrder, SharedTensor, Support, TensorDesc};
+use hetero_core::{Backend, BackendError, DType, OpSpec, OperandOrder, Part, SharedTensor, Support, TensorDesc};
 
 use super::MeasuredOverheads;
 use super::measure::{MOST_WEIGHT_BYTES, MeasureOptions, N_NODES, fastest};
@@ -10,6 +10,8 @@ use crate::sync::Clock;
 
 /// What copying is measured with: more than caches near a core hold.
 const COPY_BYTES: usize = 8 << 20;
+/// And what it takes however little it is.
+const LITTLE_BYTES: usize = 64;
 
 /// Submission and waiting, by the smallest operator that the device computes.
 pub(super) fn measure_overheads(
@@ -40,7 +42,7 @@ pub(super) fn measure_overheads(
         one.collect(ticket)?;
     }
     drop(several);
-    let copy_seconds_per_byte = measure_copy(backend, clock, options)?;
+    let [copy_seconds, copy_seconds_per_byte] = measure_copy(backend, clock, options)?;
     let (submit, start) = measure_queued(backend, wanted, &mut one, work, clock, options)?;
     let submit = submit.min(submit_idle);
     // A polling host sees the end half a look late, on average; what remains is the start of an idle device.
@@ -50,6 +52,7 @@ pub(super) fn measure_overheads(
         start_seconds: start,
         poll_sync_seconds: poll,
         block_sync_seconds: (blocked - polled).max(0.0) + poll,
+        copy_seconds,
         copy_seconds_per_byte,
     })
 }
@@ -89,21 +92,21 @@ fn measure_queued(
     Ok((submit, (both - alone - behind_seconds).max(0.0)))
 }
 
-/// Seconds of the host for each byte that it reads out of a tensor of the device and writes back.
-fn measure_copy(backend: &dyn Backend, clock: &dyn Clock, options: &MeasureOptions) -> Result<f64, BackendError> {
-    let columns = COPY_BYTES;
-    let tensor = SharedTensor::new(backend.allocate(&TensorDesc { rows: 1, columns, dtype: DType::U8 })?);
-    if tensor.tensor().host_ptr().is_none() {
-        return Ok(0.0);
-    }
-    let mut copy = vec![0; columns];
-    let mut least = f64::INFINITY;
-    // The first run maps the memory.
-    for _ in 0..=options.n_repeats.max(1) {
-        let begin = clock.now();
-        copy.copy_from_slice(tensor.view().row::<u8>(0));
-        tensor.slot().row_mut::<u8>(0).copy_from_slice(&copy);
-        least = least.min(clock.now() - begin);
-    }
-    Ok(least / (2 * columns) as f64)
+/// Seconds of the host to copy out of a tensor of the device or into it, and for each byte besides.
+fn measure_copy(backend: &dyn Backend, clock: &dyn Clock, options: &MeasureOptions) -> Result<[f64; 2], BackendError> {
+    let of_bytes = |columns: usize| -> Result<f64, BackendError> {
+        let tensor = SharedTensor::new(backend.allocate(&TensorDesc { rows: 1, columns, dtype: DType::U8 })?);
+        let (part, mut copy) = (Part::whole(1, columns), vec![0; columns]);
+        let mut least = f64::INFINITY;
+        // The first run maps the memory.
+        for _ in 0..=options.n_repeats.max(1) {
+            let begin = clock.now();
+            tensor.view().read_bytes(&part, &mut copy)?;
+            tensor.slot().write_bytes(&part, &copy)?;
+            least = least.min(clock.now() - begin);
+        }
+        Ok(least / 2.0)
+    };
+    let (little, much) = (of_bytes(LITTLE_BYTES)?, of_bytes(COPY_BYTES)?);
+    Ok([little, (much - little).max(0.0) / (COPY_BYTES - LITTLE_BYTES) as f64])
 }

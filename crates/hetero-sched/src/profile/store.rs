@@ -149,6 +149,7 @@ impl Profile {
                 ("submit_idle_seconds", overheads.submit_idle_seconds),
                 ("poll_sync_seconds", overheads.poll_sync_seconds),
                 ("block_sync_seconds", overheads.block_sync_seconds),
+                ("copy_seconds", overheads.copy_seconds),
                 ("copy_seconds_per_byte", overheads.copy_seconds_per_byte),
             ] {
                 check(&|| format!("{what} of {name}"), value, 0.0)?;

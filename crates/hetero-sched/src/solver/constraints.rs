@@ -84,7 +84,9 @@ impl Constraints<'_> {
         let crowded = self.crowded(&over);
         if !crowded.is_empty() {
             let priced = |price: f64| {
-                let costs = PricedGraphs::new(self.costs, crowded, price);
+                let costs = Priced::new(self.costs, |idx, device| {
+                    device.start_seconds += if crowded.contains(idx) { price } else { 0.0 };
+                });
                 let solution = attempt(&costs, 0.0, self.options)?;
                 Ok(self.predict(&solution.plan).unwrap_or(solution))
             };
@@ -231,22 +233,22 @@ impl Constraints<'_> {
     }
 }
 
-/// Costs with a price for each graph of some devices: each submission takes so much longer to start.
+/// Costs with another price for starting work on devices or waiting for it, such as one for each graph.
 #[derive(Debug)]
-struct PricedGraphs<'a> {
+pub(super) struct Priced<'a> {
     costs: &'a dyn CostModel,
     devices: Vec<DeviceCosts>,
 }
 
-impl<'a> PricedGraphs<'a> {
-    fn new(costs: &'a dyn CostModel, priced: DeviceSet, seconds: f64) -> PricedGraphs<'a> {
+impl<'a> Priced<'a> {
+    pub(super) fn new(costs: &'a dyn CostModel, change: impl Fn(usize, &mut DeviceCosts)) -> Priced<'a> {
         let mut devices = costs.devices().to_vec();
-        priced.iter().for_each(|device| devices[device].start_seconds += seconds);
-        PricedGraphs { costs, devices }
+        devices.iter_mut().enumerate().for_each(|(idx, device)| change(idx, device));
+        Priced { costs, devices }
     }
 }
 
-impl CostModel for PricedGraphs<'_> {
+impl CostModel for Priced<'_> {
     fn devices(&self) -> &[DeviceCosts] {
         &self.devices
     }

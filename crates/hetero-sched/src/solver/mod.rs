@@ -12,6 +12,7 @@ mod cache;
 mod candidates;
 mod clock;
 mod constraints;
+mod copies;
 mod cuts;
 mod exact;
 mod holdings;
@@ -40,7 +41,7 @@ use crate::submissions::submissions_within;
 use crate::timing::{TimedSubmission, Timeline};
 
 use candidates::Pool;
-use constraints::Constraints;
+use constraints::{Constraints, Priced};
 use exact::Exact;
 use problem::Problem;
 use search::Search;
@@ -56,6 +57,8 @@ pub struct Prediction {
     pub joules: f64,
     /// For each device, seconds in which it works.
     pub busy_seconds: Vec<f64>,
+    /// Seconds of these in which the host copies between memories that devices do not share.
+    pub copy_seconds: f64,
     /// Number of submissions.
     pub n_submissions: usize,
     /// Bytes of weights that devices hold as copies of their own for this plan.
@@ -167,14 +170,55 @@ pub fn solve_beside(
             works.map(|(work, &choice)| search.pool.candidate(work.template, choice)).collect();
         let placements = chosen.iter().map(|candidate| candidate.pieces.iter().map(alternatives::placed).collect());
         let plan = Plan::new(Arc::clone(graph), placements.collect()).expect("candidates cover their outputs");
-        Ok(assemble(plan, &search.pool, &chosen, timeline))
+        Ok(assemble(plan, &search.pool, &chosen, timeline, step))
     };
-    let solution = attempt(costs, 0.0, options)?;
+    let solution = match copies::are_needed(costs.devices()) {
+        true => best_of_memories(costs, step, options, inventory, graph, &attempt)?,
+        false => attempt(costs, 0.0, options)?,
+    };
     let constraints = Constraints { costs, step, options, inventory, layers: problem.layers.as_ref() };
     if constraints.allow(&solution) {
         return Ok(solution);
     }
     constraints.best(solution, &attempt)
+}
+
+/// The best plan where what crosses between memories is copied: the search's own, those that it finds where crossing has
+/// a price, and those of devices that share a memory.
+fn best_of_memories(
+    costs: &dyn CostModel,
+    step: StepParams,
+    options: &SolveOptions,
+    inventory: &Inventory,
+    graph: &Arc<Graph>,
+    attempt: &dyn Fn(&dyn CostModel, f64, &SolveOptions) -> Result<Solution, SolveError>,
+) -> Result<Solution, SolveError> {
+    let devices = costs.devices();
+    let mut found = vec![attempt(costs, 0.0, options)];
+    for factor in [1.0, 4.0] {
+        let priced = Priced::new(costs, |_, device| {
+            device.sync_seconds += factor * copies::usual_seconds(graph, device, step);
+        });
+        let solution = attempt(&priced, 0.0, options);
+        found.push(
+            solution.map(|priced| predict_beside(&priced.plan, costs, step, options, inventory).unwrap_or(priced)),
+        );
+    }
+    let mut memories: Vec<usize> = devices.iter().map(|device| device.memory).collect();
+    memories.sort_unstable();
+    memories.dedup();
+    for memory in memories {
+        let of_memory = options.devices.iter().filter(|&idx| devices.get(idx).is_some_and(|it| it.memory == memory));
+        let of_memory: DeviceSet = of_memory.collect();
+        if !of_memory.is_empty() {
+            found.push(attempt(costs, 0.0, &SolveOptions { devices: of_memory, ..options.clone() }));
+        }
+    }
+    let weighting = Weighting::new(options.objective, options.preparation, costs.idle_watts(), 0.0);
+    let value = |solution: &Result<Solution, SolveError>| {
+        solution.as_ref().map_or(f64::INFINITY, |solution| weighting.of_prediction(&solution.prediction))
+    };
+    found.into_iter().min_by(|a, b| value(a).total_cmp(&value(b))).expect("the search itself")
 }
 
 /// What a step takes by a plan that is there already, as [`solve`] would have predicted it, or `None` when a device cannot
@@ -203,7 +247,7 @@ pub fn predict_beside(
     let mut exact = Exact::new(costs);
     let timeline = exact.timeline(&problem, candidates.iter().map(|candidate| &candidate.pieces[..]).enumerate());
     let chosen: Vec<&Candidate> = candidates.iter().collect();
-    Some(assemble(plan.clone(), &pool, &chosen, timeline))
+    Some(assemble(plan.clone(), &pool, &chosen, timeline, step))
 }
 
 /// Whether a plan that was found before still fits, beside what plans of other graphs need by now.
@@ -236,7 +280,7 @@ fn unsupported(graph: &Graph, costs: &dyn CostModel, problem: &Problem, options:
 }
 
 /// A plan of candidates with what its step takes.
-fn assemble(plan: Plan, pool: &Pool<'_>, chosen: &[&Candidate], timeline: Timeline) -> Solution {
+fn assemble(plan: Plan, pool: &Pool<'_>, chosen: &[&Candidate], timeline: Timeline, step: StepParams) -> Solution {
     let costs = pool.costs;
     let mut part_seconds = timeline.part_seconds.iter();
     let mut busy_seconds = vec![0.0; costs.devices().len()];
@@ -261,6 +305,8 @@ fn assemble(plan: Plan, pool: &Pool<'_>, chosen: &[&Candidate], timeline: Timeli
         }
     }
     let Timeline { submissions, part_seconds, seconds } = timeline;
+    let copy_seconds = copies::seconds(&plan, costs.devices(), step);
+    let seconds = seconds + copy_seconds;
     let inventory = pool.inventory;
     let added_bytes = if inventory.is_empty() { own_bytes } else { inventory.added_bytes(&plan, costs) };
     let n_graphs = n_graphs(&plan, costs);
@@ -268,6 +314,7 @@ fn assemble(plan: Plan, pool: &Pool<'_>, chosen: &[&Candidate], timeline: Timeli
         seconds,
         joules: outlay.joules + costs.idle_watts() * seconds,
         busy_seconds,
+        copy_seconds,
         n_submissions: submissions.len(),
         own_bytes,
         resident_bytes: inventory.pinned_bytes() + added_bytes,

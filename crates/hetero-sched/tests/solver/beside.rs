@@ -5,7 +5,7 @@ use std::sync::Arc;
 use hetero_core::{Graph, StepParams};
 use hetero_sched::cost::DeviceSet;
 use hetero_sched::explain::explain;
-use hetero_sched::solver::{Inventory, Preparation, SolveError, predict_beside, solve_beside};
+use hetero_sched::solver::{Inventory, Prediction, Preparation, SolveError, predict_beside, solve_beside};
 use hetero_sched::{Solution, SolveOptions, solve};
 
 use crate::models::{LLAMA_8B, Sizes, llama};
@@ -171,4 +171,33 @@ fn a_prompt_uses_the_rows_that_decode_has_and_loads_what_it_needs_besides() {
     let beside = solve_beside(&prefill, &costs, PREFILL, &budget, &inventory).unwrap().prediction;
     assert!(beside.resident_bytes <= alone.own_bytes, "{} of {}", beside.resident_bytes, alone.own_bytes);
     assert!(beside.seconds < alone.seconds * 1.05, "{} s, {} s without a budget", beside.seconds, alone.seconds);
+}
+
+#[test]
+fn what_crosses_between_memories_counts_and_too_much_of_it_keeps_a_device_out() {
+    let [prefill, _] = graphs();
+    let options = SolveOptions::new(DeviceSet::first(2));
+    let shared = solve(&prefill, &Parametric::phone(2), PREFILL, &options).unwrap().prediction;
+    assert_eq!(shared.copy_seconds, 0.0);
+    let mut before = shared.seconds;
+    for (bytes_per_second, is_shared) in [(20e9, true), (4e9, true), (1e6, false)] {
+        let mut rates = phone(2);
+        rates[NPU].costs.memory = 1;
+        for rates in &mut rates {
+            (rates.costs.copy_seconds, rates.costs.copy_seconds_per_byte) = (1e-6, 1.0 / bytes_per_second);
+        }
+        let costs = Parametric::new(rates, 61.9e9);
+        let found = solve(&prefill, &costs, PREFILL, &options).unwrap();
+        let Prediction { seconds, copy_seconds, ref busy_seconds, .. } = found.prediction;
+        assert_eq!(busy_seconds.iter().all(|&busy| busy > 0.0), is_shared, "{busy_seconds:?} at {bytes_per_second}");
+        assert!(copy_seconds > 0.0 || !is_shared, "nothing is said to be copied at {bytes_per_second} bytes/s");
+        assert!(seconds > before, "slower copies made it faster: {seconds} s");
+        // Outputs are copied to the first device, whoever computes.
+        for device in [GPU, NPU] {
+            let one = SolveOptions::new(DeviceSet::one(device));
+            let alone = solve(&prefill, &costs, PREFILL, &one).unwrap().prediction.seconds;
+            assert!(seconds <= alone, "{seconds} s, but device {device} alone takes {alone} s");
+        }
+        before = seconds;
+    }
 }
