@@ -183,7 +183,7 @@ fn what_does_not_fit_is_refused_with_the_reason() {
     };
     check(&|text| text, "2", "kernels 1, and version");
     check(&|text| text[..text.len() / 2].to_owned(), "1", "is damaged");
-    check(&|text| text.replace("\"format\": 4", "\"format\": 99"), "1", "has format 99, and format 3 is needed");
+    check(&|text| text.replace("\"format\": 4", "\"format\": 99"), "1", "has format 99, and format 4 is needed");
     check(&|text| text.replacen("\"name\": \"reference\"", "\"name\": \"gpu\"", 1), "1", "is of the devices");
     check(&|text| text.replacen("\"seconds\": ", "\"seconds\": -", 1), "1", "impossible value for seconds of");
     check(&|text| text.replacen("\"samples\"", "\"simples\"", 1), "1", "is damaged");

@@ -41,7 +41,7 @@ use crate::submissions::submissions_within;
 use crate::timing::{TimedSubmission, Timeline};
 
 use candidates::Pool;
-use constraints::{Constraints, Priced};
+use constraints::{Attempt, Constraints, Priced};
 use exact::Exact;
 use problem::Problem;
 use search::Search;
@@ -191,7 +191,7 @@ fn best_of_memories(
     options: &SolveOptions,
     inventory: &Inventory,
     graph: &Arc<Graph>,
-    attempt: &dyn Fn(&dyn CostModel, f64, &SolveOptions) -> Result<Solution, SolveError>,
+    attempt: Attempt<'_>,
 ) -> Result<Solution, SolveError> {
     let devices = costs.devices();
     let mut found = vec![attempt(costs, 0.0, options)];
