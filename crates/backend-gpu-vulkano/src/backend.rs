@@ -44,6 +44,7 @@ pub struct VulkanOptions {
 pub struct VulkanBackend {
     checked: Checked<Untested>,
     complaints: Complaints,
+    is_software: bool,
 }
 
 impl VulkanBackend {
@@ -82,7 +83,7 @@ impl VulkanBackend {
         let max_piece_bytes = options.max_piece_bytes.map_or(own_limit, |bytes| own_limit.min(bytes / 16 * 16));
         let name = options.adapter.map_or_else(|| "vulkan".to_owned(), |index| format!("vulkan:{index}"));
         let software = if status.is_software { ", software" } else { "" };
-        let info = DeviceInfo {
+        let mut info = DeviceInfo {
             id: DeviceId::next(),
             name,
             kind: DeviceKind::Gpu,
@@ -99,13 +100,29 @@ impl VulkanBackend {
         let properties = physical.properties();
         let driver = Driver { vendor: properties.vendor_id, device: &status.name, driver: &status.driver };
         let knobs = driver.knobs(&options.knobs);
+        if !knobs.is_empty() {
+            // Other kernels take another time.
+            info.version = format!("{} {knobs}", info.version);
+        }
         let kept =
             |kind| options.cache.as_deref().map(|folder| KeptFile::new(folder, kind, &identity(&physical, &knobs)));
         let checks = (!options.is_trusted).then(|| Checks::new(&info.name, kept("verdicts"), options.is_strict));
         let features = (features, knobs.clone());
         let gpu = Gpu::new(info, (device, queue), features, max_piece_bytes, vector_lanes, kept("pipelines"));
         let gpu = Arc::new(gpu.map_err(|error| refused(error.to_string()))?);
-        Ok(VulkanBackend { checked: Checked::new(Untested(gpu), checks), complaints })
+        Ok(VulkanBackend { checked: Checked::new(Untested(gpu), checks), complaints, is_software: status.is_software })
+    }
+
+    /// Whether it is a program on the CPU.
+    pub fn is_software(&self) -> bool {
+        self.is_software
+    }
+
+    /// Whether what it shares with others is best allocated by it: because it reaches no memory but its own, or because
+    /// its own is no slower for the others. Software works in the CPU's memory, which the CPU allocates best.
+    pub fn should_allocate(&self) -> bool {
+        let gpu = &self.checked.device().0;
+        gpu.importer.is_none() || !self.is_software && gpu.has_cached_memory()
     }
 
     /// What was seen of the operators that were tried on the driver, now or in an earlier run.

@@ -126,6 +126,14 @@ impl Gpu {
         })
     }
 
+    /// Whether there is memory that both sides see at once and the host reads through its caches.
+    pub(crate) fn has_cached_memory(&self) -> bool {
+        let wanted =
+            MemoryPropertyFlags::HOST_VISIBLE | MemoryPropertyFlags::HOST_COHERENT | MemoryPropertyFlags::HOST_CACHED;
+        let types = &self.queue.device().physical_device().memory_properties().memory_types;
+        types.iter().any(|kind| kind.property_flags.contains(wanted))
+    }
+
     /// A zeroed buffer of at least so many bytes, mapped for good, in memory that both sides see at once.
     pub(crate) fn buffer(&self, bytes: u64, usage: BufferUsage) -> Result<Subbuffer<[u8]>, BackendError> {
         let size = bytes.max(1).checked_next_multiple_of(FILLED_UP_TO);

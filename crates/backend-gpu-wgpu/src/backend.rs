@@ -40,6 +40,7 @@ pub struct WgpuOptions {
 #[derive(Debug)]
 pub struct WgpuBackend {
     checked: Checked<Untested>,
+    is_software: bool,
 }
 
 impl WgpuBackend {
@@ -75,7 +76,7 @@ impl WgpuBackend {
         let max_piece_bytes = options.max_piece_bytes.map_or(own_limit, |bytes| own_limit.min(bytes / 16 * 16));
         let name = options.adapter.map_or_else(|| "wgpu".to_owned(), |index| format!("wgpu:{index}"));
         let software = if status.is_software { ", software" } else { "" };
-        let info = DeviceInfo {
+        let mut info = DeviceInfo {
             id: DeviceId::next(),
             name,
             kind: DeviceKind::Gpu,
@@ -91,6 +92,10 @@ impl WgpuBackend {
         let vector_lanes = if status.is_software { 64 } else { 128 };
         let driver = Driver { vendor: adapter_info.vendor, device: &status.name, driver: &status.driver };
         let knobs = driver.knobs(&options.knobs);
+        if !knobs.is_empty() {
+            // Other kernels take another time.
+            info.version = format!("{} {knobs}", info.version);
+        }
         let identity = format!(
             "wgpu {:04x}:{:04x} {} {} {knobs}",
             adapter_info.vendor, adapter_info.device, status.name, status.driver
@@ -105,7 +110,12 @@ impl WgpuBackend {
             vector_lanes,
             kept("pipelines"),
         ));
-        Ok(WgpuBackend { checked: Checked::new(Untested(gpu), checks) })
+        Ok(WgpuBackend { checked: Checked::new(Untested(gpu), checks), is_software: status.is_software })
+    }
+
+    /// Whether it is a program on the CPU.
+    pub fn is_software(&self) -> bool {
+        self.is_software
     }
 
     /// What was seen of the operators that were tried on the driver, now or in an earlier run.

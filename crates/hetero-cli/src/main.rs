@@ -9,6 +9,7 @@ mod bench;
 mod chat;
 mod demo;
 mod devices;
+mod doctor;
 mod error;
 mod interrupt;
 mod json;
@@ -57,6 +58,7 @@ enum Command {
     Perplexity(perplexity::Args),
     Bench(bench::Args),
     Devices(devices::Args),
+    Doctor(doctor::Args),
     Profile(profile::Args),
     Quantize(quantize::Args),
     #[cfg(feature = "npu-sim")]
@@ -86,6 +88,7 @@ impl Command {
             Command::Perplexity(args) => perplexity::run(args),
             Command::Bench(args) => bench::run(args),
             Command::Devices(args) => devices::run(args),
+            Command::Doctor(args) => doctor::run(args),
             Command::Profile(args) => profile::run(args),
             Command::Quantize(args) => quantize::run(args),
             #[cfg(feature = "npu-sim")]
@@ -104,7 +107,7 @@ impl Command {
             Command::Perplexity(args) => args.model.strict,
             Command::Bench(args) => args.model.strict,
             Command::Profile(args) => args.model.strict,
-            Command::Devices(_) | Command::Quantize(_) => false,
+            Command::Devices(_) | Command::Doctor(_) | Command::Quantize(_) => false,
             #[cfg(feature = "npu-sim")]
             Command::Plan(_) => false,
             #[cfg(feature = "npu-sim")]

@@ -14,7 +14,7 @@ use crate::demo;
 use crate::error::CliError;
 use crate::output::{bytes_text, note};
 use crate::progress;
-use crate::together::TogetherArgs;
+use crate::together::{self, TogetherArgs};
 
 /// Which model, where it runs, and in which precision.
 #[derive(Debug, clap::Args)]
@@ -152,6 +152,9 @@ impl ModelArgs {
             devices: self.devices.clone(),
             threads: self.threads,
             activations: self.activations,
+            gpu_kernels: together::gpu_kernels(),
+            cache: self.together.cache(),
+            is_strict: self.strict,
             ..Default::default()
         };
         #[cfg(feature = "npu-sim")]

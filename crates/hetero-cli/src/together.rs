@@ -70,14 +70,27 @@ enum DynamicName {
 struct ObjectiveName(Objective);
 
 impl TogetherArgs {
+    /// Where measurements and what is known of GPU drivers are kept.
+    pub(crate) fn cache(&self) -> Option<PathBuf> {
+        profile_folder(self.profiles.as_deref()).map(|folder| folder.path().to_path_buf())
+    }
+
     /// How the processors of a run work together.
     pub(crate) fn options(&self, is_strict: bool) -> TogetherOptions {
         TogetherOptions { is_strict, ..self.plan.together(self.mode, self.profiles.as_deref()) }
     }
 }
 
+/// The environment variable that says which variants of GPU kernels are used.
+const KERNELS_VARIABLE: &str = "HETERO_GPU_KERNELS";
+
+/// Which variants of GPU kernels the user wants.
+pub(crate) fn gpu_kernels() -> Option<String> {
+    std::env::var(KERNELS_VARIABLE).ok()
+}
+
 /// Where measurements are kept; `None` where the system has no place for it.
-fn profile_folder(given: Option<&Path>) -> Option<ProfileFolder> {
+pub(crate) fn profile_folder(given: Option<&Path>) -> Option<ProfileFolder> {
     let given = given.map(Path::to_path_buf).or_else(|| std::env::var_os(PROFILES_VARIABLE).map(PathBuf::from));
     let given = given.filter(|folder| !folder.as_os_str().is_empty());
     let usual = || Some(choose_base_strategy().ok()?.cache_dir().join("hetero").join("profiles"));

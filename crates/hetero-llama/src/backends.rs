@@ -1,10 +1,14 @@
 //! The processors that this build knows, each behind its cargo feature. The one file that names concrete backends.
 
+#[cfg(any(feature = "gpu-vulkano", feature = "gpu-wgpu"))]
+mod gpu;
+
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use hetero_core::{Backend, DeviceInfo, DeviceKind};
+use hetero_core::{Backend, DeviceInfo, DeviceKind, OpSpec};
 
 use crate::LlamaError;
 
@@ -25,6 +29,13 @@ pub struct DeviceOptions {
     pub soc: Option<String>,
     /// What goes wrong on simulated processors, such as `npu:late@3x10`; `None` means nothing.
     pub faults: Option<String>,
+    /// Which variants of which GPU kernels are used, such as `attention=-subgroups,linear_tiled=plain`; `None` means
+    /// all that the drivers compute right.
+    pub gpu_kernels: Option<String>,
+    /// The folder in which is kept what was found out about GPU drivers, and what they have compiled; `None` for nothing.
+    pub cache: Option<PathBuf>,
+    /// Whether a GPU kernel that the driver computes wrong is not replaced by a plainer one.
+    pub is_strict: bool,
 }
 
 impl DeviceOptions {
@@ -116,7 +127,7 @@ const VULKAN: &str = "vulkan";
 /// Every processor that this version of hetero can drive, the one that allocates shared memory first.
 const KNOWN: [Known; 6] = [
     Known::real("cpu", DeviceKind::Cpu, "cpu-simd", cfg!(feature = "cpu-simd")),
-    // It allocates what it shares, which is slow for the others where its memory is not theirs too: it has to be asked for.
+    // What it shares is slow for one of them where their memories are two: it has to be asked for.
     Known { is_automatic: false, ..Known::real(VULKAN, DeviceKind::Gpu, "gpu-vulkano", cfg!(feature = "gpu-vulkano")) },
     // Its tensors are reached by copies, which is slow where it could share them: it has to be asked for.
     Known { is_automatic: false, ..Known::real(WGPU, DeviceKind::Gpu, "gpu-wgpu", cfg!(feature = "gpu-wgpu")) },
@@ -167,13 +178,8 @@ pub fn open(options: &DeviceOptions) -> Result<Vec<Arc<dyn Backend>>, LlamaError
     if backends.is_empty() {
         return Err(LlamaError::NoDevice);
     }
-    // The first allocates what all share: others reach the memory of Vulkan, and Vulkan reaches no other. One whose
-    // memory the host does not reach either shares it with nobody.
-    backends.sort_by_key(|backend| {
-        let info = backend.info();
-        (info.name.split(':').next() != Some(VULKAN), !info.is_host_visible)
-    });
-    Ok(backends)
+    backends.sort_by_key(|opened| opened.rank);
+    Ok(backends.into_iter().map(|opened| opened.backend).collect())
 }
 
 /// The state of every processor that hetero knows. A SoC of `options` that cannot be read is an error.
@@ -187,7 +193,7 @@ pub fn list(options: &DeviceOptions) -> Result<Vec<DeviceStatus>, LlamaError> {
                     reason: "this build was made without it".into(),
                     fix: format!("build with the cargo feature `{}`", known.feature),
                 },
-                Some(Ok(backend)) => Availability::Usable { description: backend.info().description.clone() },
+                Some(Ok(opened)) => Availability::Usable { description: opened.backend.info().description.clone() },
                 // The user's input is at fault, and not the processor.
                 Some(Err(error)) if !known.is_real => return Err(error),
                 Some(Err(error)) => Availability::Unusable { reason: error.to_string(), fix: error.fix() },
@@ -235,6 +241,75 @@ pub(crate) fn power(options: &DeviceOptions, info: &DeviceInfo) -> Result<Option
     Ok(None)
 }
 
+/// A processor that is open.
+#[allow(dead_code, reason = "who makes one depends on the features")]
+struct Opened {
+    backend: Arc<dyn Backend>,
+    rank: Rank,
+    is_software: bool,
+    /// What was seen of its driver so far.
+    trials: Option<Box<dyn Fn() -> Vec<Trial>>>,
+}
+
+/// Which of the processors allocates what all share: the first of the lowest rank.
+#[allow(dead_code, reason = "which there are depends on the features")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    /// It reaches no memory but its own, which others reach; or its own is better for it and as good for others.
+    Allocator,
+    /// It works in ordinary memory.
+    Host,
+    /// It works in the memory of others as well as in its own.
+    Importer,
+    /// The host does not reach its memory, and it reaches no other.
+    Apart,
+}
+
+#[cfg(any(feature = "cpu-simd", feature = "npu-sim"))]
+impl Opened {
+    fn new(backend: Arc<dyn Backend>) -> Opened {
+        let rank = if backend.info().is_host_visible { Rank::Host } else { Rank::Apart };
+        Opened { backend, rank, is_software: false, trials: None }
+    }
+}
+
+/// What was seen of an operator on a GPU's driver.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trial {
+    /// The operator, on which element types.
+    pub what: String,
+    /// What the driver got wrong, if anything.
+    pub trouble: Option<String>,
+    /// Whether it can be used, at least in a plain form.
+    pub is_usable: bool,
+}
+
+/// A processor that was looked at closely.
+#[derive(Debug)]
+pub struct Examined {
+    /// The processor.
+    pub backend: Arc<dyn Backend>,
+    /// Whether it is a program on the CPU.
+    pub is_software: bool,
+    /// What was seen of its driver, for processors that are tried before they are trusted.
+    pub trials: Option<Vec<Trial>>,
+}
+
+/// The instruction sets that the CPU's kernels exist for and this machine has, the best one last.
+#[cfg(feature = "cpu-simd")]
+pub fn instruction_sets() -> Vec<&'static str> {
+    backend_cpu_simd::dispatch::Kernels::available().iter().map(|kernels| kernels.name).collect()
+}
+
+/// Opens a processor and asks it for all of some operators, so that its driver is tried at them.
+pub fn examine(name: &str, options: &DeviceOptions, specs: &[OpSpec]) -> Result<Examined, LlamaError> {
+    let Opened { backend, is_software, trials, .. } = Opener::new(options).open(name)?;
+    if trials.is_some() {
+        specs.iter().for_each(|spec| drop(backend.support(spec)));
+    }
+    Ok(Examined { trials: trials.map(|trials| trials()), backend, is_software })
+}
+
 /// Opens processors, of which some belong together.
 struct Opener<'a> {
     options: &'a DeviceOptions,
@@ -252,20 +327,20 @@ impl<'a> Opener<'a> {
         }
     }
 
-    fn open(&mut self, name: &str) -> Result<Arc<dyn Backend>, LlamaError> {
+    fn open(&mut self, name: &str) -> Result<Opened, LlamaError> {
         match name {
             #[cfg(feature = "cpu-simd")]
-            "cpu" => open_cpu(self.options),
+            "cpu" => open_cpu(self.options).map(Opened::new),
             #[cfg(feature = "npu-sim")]
-            "npu-sim" => Ok(self.simulated_soc()?.backend(DeviceKind::Npu)),
+            "npu-sim" => Ok(Opened::new(self.simulated_soc()?.backend(DeviceKind::Npu))),
             #[cfg(feature = "npu-sim")]
-            "gpu-sim" => Ok(self.simulated_soc()?.backend(DeviceKind::Gpu)),
+            "gpu-sim" => Ok(Opened::new(self.simulated_soc()?.backend(DeviceKind::Gpu))),
             #[cfg(feature = "npu-sim")]
-            "cpu-sim" => Ok(self.simulated_soc()?.backend(DeviceKind::Cpu)),
+            "cpu-sim" => Ok(Opened::new(self.simulated_soc()?.backend(DeviceKind::Cpu))),
             #[cfg(feature = "gpu-vulkano")]
-            name if name.split(':').next() == Some(VULKAN) => open_vulkan(name),
+            name if name.split(':').next() == Some(VULKAN) => gpu::open_vulkan(name, self.options),
             #[cfg(feature = "gpu-wgpu")]
-            name if name.split(':').next() == Some(WGPU) => open_wgpu(name),
+            name if name.split(':').next() == Some(WGPU) => gpu::open_wgpu(name, self.options),
             _ => {
                 let _ = self.options;
                 Err(LlamaError::DeviceNotBuilt { name: name.to_owned() })
@@ -304,30 +379,6 @@ fn open_cpu(options: &DeviceOptions) -> Result<Arc<dyn Backend>, LlamaError> {
         Err(error) => {
             let (reason, fix) = (error.to_string(), error.fix());
             Err(LlamaError::DeviceUnusable { name: "cpu".to_owned(), reason, fix })
-        }
-    }
-}
-
-#[cfg(feature = "gpu-vulkano")]
-fn open_vulkan(name: &str) -> Result<Arc<dyn Backend>, LlamaError> {
-    use backend_gpu_vulkano::{VulkanBackend, VulkanOptions};
-    match VulkanBackend::new(&VulkanOptions { adapter: gpu_index(VULKAN, name), ..VulkanOptions::default() }) {
-        Ok(backend) => Ok(Arc::new(backend)),
-        Err(error) => {
-            let (name, reason, fix) = (name.to_owned(), error.to_string(), error.fix());
-            Err(LlamaError::DeviceUnusable { name, reason, fix })
-        }
-    }
-}
-
-#[cfg(feature = "gpu-wgpu")]
-fn open_wgpu(name: &str) -> Result<Arc<dyn Backend>, LlamaError> {
-    use backend_gpu_wgpu::{WgpuBackend, WgpuOptions};
-    match WgpuBackend::new(&WgpuOptions { adapter: gpu_index(WGPU, name), ..WgpuOptions::default() }) {
-        Ok(backend) => Ok(Arc::new(backend)),
-        Err(error) => {
-            let (name, reason, fix) = (name.to_owned(), error.to_string(), error.fix());
-            Err(LlamaError::DeviceUnusable { name, reason, fix })
         }
     }
 }

@@ -29,6 +29,7 @@
 pub mod backends;
 pub mod chat_template;
 pub mod config;
+pub mod doctor;
 pub mod error;
 pub mod generate;
 pub mod generation_config;

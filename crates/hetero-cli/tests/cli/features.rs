@@ -27,10 +27,51 @@ fn devices_are_listed_in_every_build() {
 
 #[test]
 fn every_command_explains_itself() {
-    for command in ["run", "chat", "logits", "perplexity", "bench", "devices", "quantize"] {
+    for command in ["run", "chat", "logits", "perplexity", "bench", "devices", "doctor", "quantize"] {
         let help = crate::program::hetero(&[command, "--help"]).success();
         assert!(help.contains("Usage: hetero"), "{command}");
     }
     #[cfg(feature = "npu-sim")]
     assert!(crate::program::hetero(&["simulate", "--help"]).success().contains("Usage: hetero"));
+}
+
+#[test]
+fn the_doctor_looks_at_memory_processors_and_profiles() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let place = folder.path().to_str().expect("UTF-8");
+    let document = crate::program::hetero(&["doctor", "--json", "--profiles", place]).json();
+    let findings = document["findings"].as_array().expect("a list");
+    let of = |subject: &str| findings.iter().filter(|finding| finding["subject"] == subject).collect::<Vec<_>>();
+    assert_eq!(of("memory").len(), 1);
+    assert_eq!(of("profiles")[0]["health"], "note", "nothing was measured: {document}");
+    #[cfg(feature = "cpu-simd")]
+    assert!(of("cpu").iter().any(|finding| finding["text"].as_str().is_some_and(|text| text.contains("scalar"))));
+    #[cfg(feature = "gpu-vulkano")]
+    assert!(of("vulkan:0").iter().any(|finding| finding["text"].as_str().is_some_and(|text| text.contains("right"))));
+    for finding in findings.iter().filter(|finding| finding["health"] == "trouble") {
+        assert!(finding["fix"].is_string(), "{finding}");
+    }
+    assert!(crate::program::hetero(&["doctor", "--profiles", place]).success().contains("memory"));
+}
+
+/// As on a machine whose GPU has no driver.
+#[test]
+#[cfg(feature = "gpu-vulkano")]
+fn a_machine_without_a_vulkan_driver_is_told_what_to_install() {
+    for command in ["devices", "doctor"] {
+        let mut child = crate::program::command(&[command]);
+        child.env("VK_ICD_FILENAMES", "/nonexistent.json").env("VK_DRIVER_FILES", "/nonexistent.json");
+        let text = String::from_utf8(child.output().expect("the program ends").stdout).expect("UTF-8");
+        let vulkan: Vec<&str> = text.lines().skip_while(|line| !line.starts_with("vulkan ")).take(2).collect();
+        assert!(vulkan.len() == 2 && vulkan[1].contains("fix: install"), "{text}");
+    }
+}
+
+#[test]
+#[cfg(feature = "gpu-vulkano")]
+fn kernels_that_do_not_exist_are_refused_with_those_that_do() {
+    let mut child = crate::program::command(&["run", "Hi", "-n", "1", "--devices", "vulkan"]);
+    let output = child.env("HETERO_GPU_KERNELS", "matmul=plain").output().expect("the program ends");
+    let text = String::from_utf8(output.stderr).expect("UTF-8");
+    assert!(text.contains("matmul=plain") && text.contains("linear_tiled"), "{text}");
 }
