@@ -14,6 +14,11 @@
 //!
 //! **The step** ends when every device has finished and the host knows it.
 
+mod schedule;
+mod shared;
+
+pub(crate) use schedule::{Event, Schedule, ScheduleMark};
+
 use crate::Plan;
 use crate::cost::{DeviceCosts, MAX_DEVICES};
 use crate::submissions::Submission;
@@ -85,16 +90,16 @@ pub fn timeline_on_bus(
         first_part.push(first_part[first_part.len() - 1] + placed.len());
     }
     assert_eq!(first_part[plan.placements().len()], loads.len(), "one load for each part");
-    let mut schedule = Schedule::default();
+    let mut schedule = Schedule::new();
     let mut parts = Vec::with_capacity(loads.len());
     for submission in submissions {
         assert!(submission.device_idx < devices.len(), "device {} of {}", submission.device_idx, devices.len());
-        schedule.open(submission.device_idx);
+        let job = schedule.open(submission.device_idx);
         submission.depends_on.iter().for_each(|&needed| schedule.need(needed));
         for part in &submission.parts {
             let number = first_part[part.node.0] + part.part_idx;
             parts.push(number);
-            schedule.push(schedule.jobs.len() - 1, loads[number]);
+            schedule.push(job, loads[number]);
         }
     }
     let mut part_seconds = vec![0.0; loads.len()];
@@ -128,313 +133,6 @@ impl Overheads {
             };
         }
         all
-    }
-}
-
-/// Submissions with what they wait for, to be run in thought. Keeps its memory when it is cleared.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Schedule {
-    jobs: Vec<Job>,
-    /// Loads, each with the next one of its job.
-    loads: Vec<(Load, u32)>,
-    /// The last job of each device.
-    last: [Option<u32>; MAX_DEVICES],
-    first: [Option<u32>; MAX_DEVICES],
-}
-
-/// A queue that runs empty within so many seconds may have done so before the host gets there: times are not known
-/// better, and a plan that relies on them pays what an idle device costs at every other layer.
-const MARGIN: f64 = 10e-6;
-
-/// No load, no job.
-const NONE: u32 = u32::MAX;
-
-#[derive(Clone, Copy, Debug)]
-struct Job {
-    device: u8,
-    n_needs: u8,
-    needs: [u32; MAX_DEVICES],
-    first_load: u32,
-    last_load: u32,
-    /// The next one on the same device.
-    next: u32,
-    /// When it has ended; infinite until then.
-    end: f64,
-}
-
-/// What is told of a run.
-pub(crate) enum Event {
-    /// The load that was pushed at this position took so long.
-    Load { number: usize, seconds: f64 },
-    /// A job ran.
-    Job { job: usize, start: f64, end: f64 },
-}
-
-impl Schedule {
-    pub(crate) fn clear(&mut self) {
-        self.jobs.clear();
-        self.loads.clear();
-        (self.first, self.last) = ([None; MAX_DEVICES], [None; MAX_DEVICES]);
-    }
-
-    /// Adds a submission behind the others of its device and returns its index.
-    pub(crate) fn open(&mut self, device: usize) -> usize {
-        let idx = self.jobs.len() as u32;
-        match self.last[device] {
-            Some(last) => self.jobs[last as usize].next = idx,
-            None => self.first[device] = Some(idx),
-        }
-        self.last[device] = Some(idx);
-        self.jobs.push(Job {
-            device: device as u8,
-            n_needs: 0,
-            needs: [0; MAX_DEVICES],
-            first_load: NONE,
-            last_load: NONE,
-            next: NONE,
-            end: f64::INFINITY,
-        });
-        idx as usize
-    }
-
-    /// Makes the last submission wait for another one.
-    pub(crate) fn need(&mut self, needed: usize) {
-        let job = self.jobs.last_mut().expect("a submission is open");
-        job.needs[usize::from(job.n_needs)] = needed as u32;
-        job.n_needs += 1;
-    }
-
-    /// Adds work to a submission.
-    pub(crate) fn push(&mut self, job: usize, load: Load) {
-        let number = self.loads.len() as u32;
-        let job = &mut self.jobs[job];
-        match job.last_load {
-            NONE => job.first_load = number,
-            last => self.loads[last as usize].1 = number,
-        }
-        job.last_load = number;
-        self.loads.push((load, NONE));
-    }
-
-    /// Seconds until the host knows that everything has finished.
-    pub(crate) fn run(&mut self, overheads: &[Overheads; MAX_DEVICES], bus: f64, tell: &mut impl FnMut(Event)) -> f64 {
-        let mut run = Run {
-            jobs: &mut self.jobs,
-            loads: &self.loads,
-            overheads,
-            bus,
-            time: 0.0,
-            devices: self.first.map(|first| Device { head: first.unwrap_or(NONE), ..Device::IDLE }),
-            submitting: None,
-            wake: 0.0,
-        };
-        while run.step(tell) {}
-        let ends = self.last.iter().zip(overheads).filter_map(|(last, overheads)| {
-            let last = (*last)? as usize;
-            Some(self.jobs[last].end + overheads.sync)
-        });
-        ends.fold(0.0, f64::max)
-    }
-}
-
-/// A run under way.
-struct Run<'s> {
-    jobs: &'s mut [Job],
-    loads: &'s [(Load, u32)],
-    overheads: &'s [Overheads; MAX_DEVICES],
-    bus: f64,
-    time: f64,
-    devices: [Device; MAX_DEVICES],
-    /// What the host submits, and until when.
-    submitting: Option<(u32, f64)>,
-    /// Nothing can be submitted before this, unless a job ends; zero when that is to be found out.
-    wake: f64,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Device {
-    /// The next job to be submitted.
-    head: u32,
-    /// The job that runs, and the first that is not submitted yet.
-    running: u32,
-    /// Of the running job: the load, when it began, and what is left of it in seconds alone.
-    load: u32,
-    since: f64,
-    left: f64,
-    /// Seconds alone that pass in a second; also while it starts.
-    speed: f64,
-    /// What the load wants of the bus.
-    rate: f64,
-    job_start: f64,
-    /// Whether it has not come to the first load yet.
-    is_starting: bool,
-}
-
-impl Device {
-    const IDLE: Device = Device {
-        head: NONE,
-        running: NONE,
-        load: NONE,
-        since: 0.0,
-        left: 0.0,
-        speed: 1.0,
-        rate: 0.0,
-        job_start: 0.0,
-        is_starting: false,
-    };
-}
-
-impl Run<'_> {
-    /// Goes on to the next event; no when there is none.
-    fn step(&mut self, tell: &mut impl FnMut(Event)) -> bool {
-        let mut until = match self.submitting {
-            Some((_, end)) => end,
-            None if self.time < self.wake => self.wake,
-            None => match self.next_ready() {
-                Ok(job) => {
-                    let device = usize::from(self.jobs[job as usize].device);
-                    let overheads = &self.overheads[device];
-                    let idle = if self.is_nearly_idle(device) { overheads.idle } else { 0.0 };
-                    let until = self.time + overheads.submit + idle;
-                    self.submitting = Some((job, until));
-                    until
-                }
-                Err(at) => {
-                    self.wake = at;
-                    at
-                }
-            },
-        };
-        let mut first = None;
-        for (idx, device) in self.devices.iter().enumerate() {
-            if device.running != NONE {
-                let end = self.time + device.left / device.speed;
-                if end < until {
-                    (until, first) = (end, Some(idx));
-                }
-            }
-        }
-        if until == f64::INFINITY {
-            return false;
-        }
-        let passed = until - self.time;
-        for device in self.devices.iter_mut().filter(|device| device.running != NONE) {
-            device.left -= passed * device.speed;
-        }
-        self.time = until;
-        match (first, self.submitting) {
-            (Some(device), _) => self.go_on(device, tell),
-            (None, Some((job, _))) => {
-                self.submitting = None;
-                self.wake = 0.0;
-                let device = usize::from(self.jobs[job as usize].device);
-                self.devices[device].head = self.jobs[job as usize].next;
-                if self.devices[device].running == NONE {
-                    self.begin(device, job);
-                }
-            }
-            // The host has only learned something.
-            (None, None) => {}
-        }
-        true
-    }
-
-    /// Whether a device's queue has run empty, or may have before a submission gets there.
-    fn is_nearly_idle(&self, device: usize) -> bool {
-        let device = &self.devices[device];
-        if device.running == NONE {
-            return true;
-        }
-        let is_last = self.jobs[device.running as usize].next == device.head
-            && !device.is_starting
-            && self.loads[device.load as usize].1 == NONE;
-        is_last && device.left < MARGIN * device.speed
-    }
-
-    /// The first job in order that can be submitted now, or when the host next learns of something that one needs.
-    fn next_ready(&self) -> Result<u32, f64> {
-        let (mut ready, mut wake) = (NONE, f64::INFINITY);
-        for device in &self.devices {
-            if device.head >= ready {
-                continue;
-            }
-            let job = &self.jobs[device.head as usize];
-            let mut known = 0.0f64;
-            for &needed in &job.needs[..usize::from(job.n_needs)] {
-                let needed = &self.jobs[needed as usize];
-                known = known.max(needed.end + self.overheads[usize::from(needed.device)].sync);
-            }
-            if known <= self.time {
-                ready = device.head;
-            } else {
-                wake = wake.min(known);
-            }
-        }
-        if ready == NONE { Err(wake) } else { Ok(ready) }
-    }
-
-    /// A device begins with a job.
-    fn begin(&mut self, device_idx: usize, job: u32) {
-        let device = &mut self.devices[device_idx];
-        device.running = job;
-        device.is_starting = true;
-        (device.left, device.speed) = (self.overheads[device_idx].start, 1.0);
-        if device.rate > 0.0 {
-            device.rate = 0.0;
-            self.share_bus();
-        }
-    }
-
-    /// A device has done what it was at.
-    fn go_on(&mut self, device_idx: usize, tell: &mut impl FnMut(Event)) {
-        let time = self.time;
-        let device = &mut self.devices[device_idx];
-        let job = &mut self.jobs[device.running as usize];
-        let next = if device.is_starting {
-            device.is_starting = false;
-            device.job_start = time;
-            job.first_load
-        } else {
-            tell(Event::Load { number: device.load as usize, seconds: time - device.since });
-            self.loads[device.load as usize].1
-        };
-        if next != NONE {
-            let load = &self.loads[next as usize].0;
-            let rate = if load.seconds > 0.0 { load.bytes / load.seconds } else { 0.0 };
-            let is_same = rate == device.rate;
-            (device.load, device.since, device.left, device.rate) = (next, time, load.seconds, rate);
-            if !is_same {
-                self.share_bus();
-            }
-            return;
-        }
-        job.end = time;
-        self.wake = 0.0;
-        tell(Event::Job { job: device.running as usize, start: device.job_start, end: time });
-        let next = job.next;
-        if next != NONE && next != device.head {
-            // It was submitted before this one ended.
-            self.begin(device_idx, next);
-            return;
-        }
-        let had_rate = device.rate > 0.0;
-        (device.running, device.rate) = (NONE, 0.0);
-        if had_rate {
-            self.share_bus();
-        }
-    }
-
-    /// Gives each load that runs its share of the bus.
-    fn share_bus(&mut self) {
-        let wanted: f64 = self.devices.iter().map(|device| device.rate).sum();
-        if wanted <= self.bus {
-            self.devices.iter_mut().for_each(|device| device.speed = 1.0);
-            return;
-        }
-        let rates = fair_shares(self.devices.map(|device| device.rate), self.bus);
-        for (device, given) in self.devices.iter_mut().zip(rates) {
-            device.speed = if device.rate > 0.0 { given / device.rate } else { 1.0 };
-        }
     }
 }
 

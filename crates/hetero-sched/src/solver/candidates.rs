@@ -105,6 +105,11 @@ impl<'a> Pool<'a> {
         &self.lists[template].candidates[idx]
     }
 
+    /// How many candidates of a template there are so far.
+    pub(crate) fn n_candidates(&self, template: usize) -> usize {
+        self.lists[template].candidates.len()
+    }
+
     /// The candidate for a cut, or `None` when the operator or a device does not allow it.
     pub(crate) fn find(&mut self, template: usize, cut: Cut) -> Option<usize> {
         if let Some((_, idx)) = self.lists[template].known.iter().find(|(known, _)| *known == cut) {

@@ -132,13 +132,14 @@ impl Pool<'_> {
     fn corner_cuts(&self, template: &Template, [a, b]: [usize; 2], at: usize) -> Vec<Cut> {
         let both = DeviceSet::one(a).with(b);
         let step = template.column_step;
-        // Beside linear operators, others take such a cut over from what they read; where all is tried, so is this.
-        if step == 0 || !(template.is_linear || self.problem.layers.is_none()) {
+        // Beside linear operators and attention, others take such a cut over from what they read; where all is tried, so is
+        // this.
+        if step == 0 || !(template.is_linear || template.mixes_rows || self.problem.layers.is_none()) {
             return Vec::new();
         }
         let n_steps = (template.columns - 1) / step;
         let corner = |n: usize| Cut::Corner([a as u8, b as u8], at as u32, (n * step) as u32);
-        if n_steps <= FEW_CUTS {
+        if n_steps <= FEW_CUTS && self.problem.layers.is_none() {
             return (1..=n_steps).map(corner).collect();
         }
         let gap = |n: usize| -> Option<f64> {

@@ -64,6 +64,8 @@ pub(crate) struct Template {
     /// Columns may be cut at multiples of this; zero when they may not be cut.
     pub(crate) column_step: usize,
     pub(crate) is_linear: bool,
+    /// Whether every part needs all rows of something: attention.
+    pub(crate) mixes_rows: bool,
     /// Bytes of a table that every part has whole, and of the weights for each column.
     weights: [f64; 2],
     /// Values whose cut this node may take over: what it reads, and what a reader of both reads beside it.
@@ -284,6 +286,7 @@ fn describe(graph: &Graph, costs: &dyn CostModel, idx: usize, rows: usize, align
         cuts_rows: rule.rows,
         column_step: if step < desc.columns { step } else { 0 },
         is_linear,
+        mixes_rows: (0..node.inputs.len()).any(|input| node.op.mixes_rows(input)),
         weights: weight_bytes(graph, idx),
         has_sibling: false,
         siblings: Vec::new(),

@@ -13,9 +13,10 @@ use super::Granularity;
 use super::candidates::{Pool, pairs};
 use super::cuts::FEW_CUTS;
 use super::exact::Exact;
+use super::groups::Ways;
 use super::problem::{Template, Work};
 use super::state::{Candidate, Cut, Outcome, State};
-use super::weighting::Weighting;
+use super::weighting::{Outlay, Weighting};
 
 /// A search under way.
 #[derive(Debug)]
@@ -31,9 +32,11 @@ pub(crate) struct Search<'a> {
     /// States that are no longer needed; their memory is used again.
     spare: Vec<State>,
     outcome: Outcome,
-    exact: Exact,
+    pub(super) exact: Exact,
     /// What the beam may do.
     pub(crate) limits: Limits,
+    /// For each template, how its work may be divided.
+    pub(super) ways: Vec<Option<Ways>>,
 }
 
 /// What a beam may do.
@@ -86,6 +89,7 @@ impl<'a> Search<'a> {
             outcome: Outcome::new(),
             exact,
             limits: Limits::default(),
+            ways: Vec::new(),
         }
     }
 
@@ -147,6 +151,28 @@ impl<'a> Search<'a> {
             let candidate = self.pool.candidate(work.template, choice);
             state.advance(problem, work, candidate, &self.overheads, &mut outcome);
         }
+    }
+
+    /// What one layer alone is worth with choices that are made.
+    pub(super) fn layer_value(&mut self, start: usize, choices: &[usize]) -> f64 {
+        let Search { pool, exact, weighting, .. } = self;
+        let problem = pool.problem;
+        let pieces_of = |node: usize, choice: usize| &pool.candidate(problem.works[node].template, choice).pieces[..];
+        exact.lay_out_first(problem, start, choices, pieces_of);
+        let seconds = exact.run();
+        weighting.value(seconds, outlay_of(pool, start, choices))
+    }
+
+    /// What the layer of the last call of [`Search::layer_value`] is worth so many times.
+    pub(super) fn layer_value_again(&mut self, start: usize, n_copies: usize, choices: &[usize]) -> f64 {
+        let Search { pool, exact, weighting, .. } = self;
+        let problem = pool.problem;
+        let pieces_of = |node: usize, choice: usize| &pool.candidate(problem.works[node].template, choice).pieces[..];
+        for _ in 1..n_copies {
+            exact.lay_out_again(problem, pieces_of);
+        }
+        let seconds = exact.run();
+        weighting.value(seconds, n_copies as f64 * outlay_of(pool, start, choices))
     }
 
     /// What some nodes alone are worth with choices that are made, by what they take beside each other. Choices begin
@@ -374,6 +400,12 @@ impl<'a> Search<'a> {
             }
         }
     }
+}
+
+/// What the nodes of a layer ask for.
+fn outlay_of(pool: &Pool<'_>, start: usize, choices: &[usize]) -> Outlay {
+    let works = &pool.problem.works[start..];
+    works.iter().zip(choices).map(|(work, &choice)| pool.candidate(work.template, choice).outlay).sum()
 }
 
 /// The way and the devices of a cut as one number, its positions as another.

@@ -2,18 +2,14 @@
 
 use std::ops::Range;
 
-use crate::cost::{DeviceSet, MAX_DEVICES};
+use crate::cost::DeviceSet;
 
 use super::Granularity;
 use super::candidates::pairs;
-use super::cuts::{FEW_CUTS, ROW_STEP};
 use super::problem::Layers;
+use super::refine::Trial;
 use super::search::{Limits, NO_CHOICE, Search};
 use super::state::{Cut, State};
-use super::weighting::Outlay;
-
-/// A change that makes an operator this many times as long is not tried.
-const LONGER: f64 = 1.5;
 
 /// So many layers one after the other tell what one of them takes when many run.
 const N_COPIES: usize = 2;
@@ -24,8 +20,11 @@ const CLOSE: f64 = 1.01;
 /// How many ways into the layers and out of them are compared.
 const N_ENDS: usize = 3;
 
+/// The most choices that are changed by chance at once.
+const MOST_KICKED: usize = 4;
+
 /// States that a search for whole operators keeps.
-const NARROW: usize = 4;
+const NARROW: usize = 2;
 
 /// For each node of a graph, the number of the candidate that was chosen for it.
 pub(crate) type Choices = Vec<usize>;
@@ -177,11 +176,42 @@ impl Search<'_> {
             rated.push((self.layers_value(first.start, n_copies, &choices), choices));
         }
         rated.sort_by(|a, b| a.0.total_cmp(&b.0));
-        rated.truncate(self.pool.options.effort.refined);
+        // One position leaves few ways to cut anything, and its plan runs for every token of a reply.
+        let at_least = if problem.templates.iter().all(|template| template.rows == 1) { 2 } else { 1 };
+        rated.truncate(self.pool.options.effort.refined.max(at_least));
         for (value, choices) in &mut rated {
             *value = self.improve(Trial::new(first.clone(), n_copies), choices);
         }
-        rated.into_iter().min_by(|a, b| a.0.total_cmp(&b.0))
+        let best = rated.into_iter().min_by(|a, b| a.0.total_cmp(&b.0))?;
+        Some(self.wander(first, n_copies, best))
+    }
+
+    /// Changes a few neighbouring choices by chance, improves the result, and goes on from it where it is better
+    /// (iterated local search). The same numbers each time, so the same plan.
+    fn wander(&mut self, nodes: Range<usize>, n_copies: usize, mut best: (f64, Choices)) -> (f64, Choices) {
+        let problem = self.pool.problem;
+        let mut state = 0x9e37_79b9_7f4a_7c15u64;
+        let mut pick = |n: usize| {
+            // Marsaglia's xorshift.
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 33) as usize % n
+        };
+        for _ in 0..self.pool.options.effort.kicks {
+            let mut choices = best.1.clone();
+            let first = pick(choices.len());
+            let last = (first + pick(MOST_KICKED)).min(choices.len() - 1);
+            for (offset, choice) in choices.iter_mut().enumerate().take(last + 1).skip(first) {
+                let template = problem.works[nodes.start + offset].template;
+                *choice = pick(self.pool.n_candidates(template));
+            }
+            let value = self.improve(Trial::new(nodes.clone(), n_copies), &mut choices);
+            if value < best.0 {
+                best = (value, choices);
+            }
+        }
+        best
     }
 
     /// What else is searched: whole operators, and of more than two devices every two.
@@ -199,166 +229,9 @@ impl Search<'_> {
     }
 
     /// What some layers are worth that are computed alike.
-    fn layers_value(&mut self, start: usize, n_copies: usize, choices: &[usize]) -> f64 {
-        self.exact_value(start..start + n_copies * choices.len(), choices)
-    }
-
-    /// Changes choices one by one, or those of a chain together, as long as the value falls; returns the value.
-    fn improve(&mut self, mut trial: Trial, choices: &mut Choices) -> f64 {
-        trial.least = self.layers_value(trial.nodes.start, trial.n_copies, choices);
-        self.shift_cuts(choices, &mut trial);
-        for _ in 0..self.pool.options.effort.rounds {
-            let before = trial.least;
-            self.replace_cuts(choices, &mut trial);
-            if trial.least >= before {
-                break;
-            }
-            self.shift_cuts(choices, &mut trial);
-        }
-        trial.least
-    }
-
-    /// Moves each cut of columns or rows to both sides, together with those of all nodes that are cut alike.
-    fn shift_cuts(&mut self, choices: &mut Choices, trial: &mut Trial) {
-        let problem = self.pool.problem;
-        let start = trial.nodes.start;
-        for offset in 0..choices.len() {
-            let template = problem.works[start + offset].template;
-            let mut cut = self.pool.candidate(template, choices[offset]).cut;
-            let is_first = |search: &Self| {
-                !(0..offset).any(|other| {
-                    search.pool.candidate(problem.works[start + other].template, choices[other]).cut == cut
-                })
-            };
-            let step = problem.templates[template].column_step.max(1) as i64;
-            if matches!(cut, Cut::Whole(_) | Cut::Chunks(_)) || !is_first(self) {
-                continue;
-            }
-            let mut stride = self.pool.options.effort.first_shift;
-            while stride >= 1 {
-                let mut is_better = false;
-                for shifted in shifts(cut, stride as i64, step) {
-                    if self.try_change(choices, trial, |_, known| known == cut, shifted) {
-                        cut = shifted;
-                        is_better = true;
-                        break;
-                    }
-                }
-                if !is_better {
-                    stride /= 2;
-                }
-            }
-        }
-    }
-
-    /// Tries every other cut for each linear operator (for each node, if the effort says so), for it alone and for the
-    /// chain that begins with it.
-    fn replace_cuts(&mut self, choices: &mut Choices, trial: &mut Trial) {
-        let problem = self.pool.problem;
-        let start = trial.nodes.start;
-        for offset in 0..choices.len() {
-            let template = problem.works[start + offset].template;
-            if !problem.templates[template].is_linear && !self.pool.options.effort.replaces_all {
-                continue;
-            }
-            let chain = problem.templates[template].chain.clone();
-            let first_template = problem.works[start].template;
-            let mut cuts: Vec<Cut> = self.pool.fixed_cuts(template).iter().map(|&(cut, _)| cut).collect();
-            for neighbour in [offset.wrapping_sub(1), offset + 1] {
-                if let Some(&choice) = choices.get(neighbour) {
-                    cuts.push(self.pool.candidate(problem.works[start + neighbour].template, choice).cut);
-                }
-            }
-            let columns = &problem.templates[template];
-            if columns.is_linear && columns.column_step > 0 && (columns.columns - 1) / columns.column_step > FEW_CUTS {
-                for (a, b) in pairs(&self.pool.devices.clone()) {
-                    let balanced = self.pool.balanced_columns(template, [a, b], true, 0.0);
-                    cuts.extend(balanced.into_iter().flatten().take(1).map(|at| Cut::columns([a, b], at)));
-                }
-            }
-            for cut in cuts {
-                if !self.pool.options.effort.replaces_all {
-                    let now = self.pool.candidate(template, choices[offset]).longest();
-                    // What takes some device so much longer is not made up for by the others.
-                    let known = self.pool.find(template, cut);
-                    if known.is_none_or(|candidate| self.pool.candidate(template, candidate).longest() > LONGER * now) {
-                        continue;
-                    }
-                }
-                self.try_change(choices, trial, |node, _| node == offset, cut);
-                if chain.len() > 1 {
-                    self.try_change(choices, trial, |node, _| chain.contains(&(node + first_template)), cut);
-                }
-            }
-        }
-    }
-
-    /// What changed choices are worth at most: no device is faster than its work alone.
-    fn least_value(&self, trial: &Trial) -> f64 {
-        let works = &self.pool.problem.works[trial.nodes.clone()];
-        let mut busy = [0.0; MAX_DEVICES];
-        let mut outlay = Outlay::default();
-        for (work, &choice) in works.iter().zip(&trial.changed) {
-            let candidate = self.pool.candidate(work.template, choice);
-            candidate.pieces.iter().for_each(|piece| busy[piece.device] += piece.load.seconds);
-            outlay += candidate.outlay;
-        }
-        let n = trial.n_copies as f64;
-        let seconds = n * busy.into_iter().fold(0.0, f64::max);
-        self.weighting.value(seconds, n * outlay)
-    }
-
-    /// Gives a cut to the nodes that are meant, where they can have it, and keeps the change if it lowers the value.
-    fn try_change(
-        &mut self,
-        choices: &mut Choices,
-        trial: &mut Trial,
-        is_meant: impl Fn(usize, Cut) -> bool,
-        cut: Cut,
-    ) -> bool {
-        let problem = self.pool.problem;
-        trial.changed.clone_from(choices);
-        let mut is_changed = false;
-        for (offset, changed) in trial.changed.iter_mut().enumerate() {
-            let template = problem.works[trial.nodes.start + offset].template;
-            let known = self.pool.candidate(template, *changed).cut;
-            if known != cut
-                && is_meant(offset, known)
-                && let Some(candidate) = self.pool.find(template, cut)
-            {
-                *changed = candidate;
-                is_changed = true;
-            }
-        }
-        if !is_changed {
-            return false;
-        }
-        if self.least_value(trial) >= trial.least {
-            return false;
-        }
-        let value = self.layers_value(trial.nodes.start, trial.n_copies, &trial.changed);
-        // A gain that rounding may have made is none.
-        let is_better = value < trial.least * (1.0 - 1e-9);
-        if is_better {
-            trial.least = value;
-            choices.clone_from(&trial.changed);
-        }
-        is_better
-    }
-}
-
-/// Choices that are being improved.
-struct Trial {
-    nodes: Range<usize>,
-    /// How often they run one after the other.
-    n_copies: usize,
-    least: f64,
-    changed: Choices,
-}
-
-impl Trial {
-    fn new(nodes: Range<usize>, n_copies: usize) -> Trial {
-        Trial { nodes, n_copies, least: f64::INFINITY, changed: Vec::new() }
+    pub(super) fn layers_value(&mut self, start: usize, n_copies: usize, choices: &[usize]) -> f64 {
+        let value = self.layer_value(start, choices);
+        if n_copies > 1 { self.layer_value_again(start, n_copies, choices) } else { value }
     }
 }
 
@@ -367,31 +240,5 @@ impl Layers {
     pub(crate) fn copy(&self, idx: usize) -> Range<usize> {
         let start = self.first.start + idx * self.first.len();
         start..start + self.first.len()
-    }
-}
-
-/// A cut moved by so many steps to both sides, each of its positions alone.
-fn shifts(cut: Cut, stride: i64, step: i64) -> Vec<Cut> {
-    let moved = |at: u32, by: i64| u32::try_from(i64::from(at) + by).ok().filter(|&at| at > 0);
-    let both = [stride, -stride];
-    match cut {
-        Cut::Whole(_) | Cut::Chunks(_) => Vec::new(),
-        Cut::Columns(devices, [first, second]) if first == second => {
-            let to = |by: i64| moved(first, by * step).map(|at| Cut::Columns(devices, [at; 2]));
-            both.into_iter().filter_map(to).collect()
-        }
-        Cut::Columns(devices, [first, second]) => {
-            let first_to = both.into_iter().filter_map(|by| moved(first, by * step)).map(|at| [at, second]);
-            let second_to = both.into_iter().filter_map(|by| moved(second, by * step)).map(|at| [first, at]);
-            let all = first_to.chain(second_to).filter(|at| at[0] < at[1]);
-            all.map(|at| Cut::Columns(devices, at)).collect()
-        }
-        Cut::Rows(devices, at) => {
-            both.into_iter().filter_map(|by| moved(at, by * ROW_STEP as i64)).map(|at| Cut::Rows(devices, at)).collect()
-        }
-        Cut::Corner(devices, row, column) => {
-            let to = |by: i64| moved(column, by * step).map(|column| Cut::Corner(devices, row, column));
-            both.into_iter().filter_map(to).collect()
-        }
     }
 }

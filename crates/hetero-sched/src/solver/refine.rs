@@ -1,0 +1,271 @@
+//! Choices that are there already are changed one by one, or a few together, as long as the step gets shorter.
+
+use std::ops::Range;
+
+use crate::cost::MAX_DEVICES;
+
+use super::candidates::pairs;
+use super::cuts::{FEW_CUTS, ROW_STEP};
+use super::search::Search;
+use super::state::Cut;
+use super::steady::Choices;
+use super::weighting::Outlay;
+
+/// A change that makes an operator this many times as long is not tried.
+const LONGER: f64 = 1.5;
+
+/// One copy of the layers that is worth so many times as much says that several are.
+const CLEARLY: f64 = 1.002;
+
+impl Search<'_> {
+    /// Changes choices one by one, or those of a chain together, as long as the value falls; returns the value.
+    pub(super) fn improve(&mut self, mut trial: Trial, choices: &mut Choices) -> f64 {
+        trial.alone = self.layer_value(trial.nodes.start, choices);
+        trial.least = self.layers_value(trial.nodes.start, trial.n_copies, choices);
+        for _ in 0..self.pool.options.effort.rounds {
+            let before = trial.least;
+            self.regroup(choices, &mut trial);
+            self.replace_cuts(choices, &mut trial);
+            self.shift_cuts(choices, &mut trial);
+            if trial.least >= before {
+                break;
+            }
+        }
+        trial.least
+    }
+
+    /// Moves each cut of columns or rows to both sides, together with those of all nodes that are cut alike.
+    fn shift_cuts(&mut self, choices: &mut Choices, trial: &mut Trial) {
+        let problem = self.pool.problem;
+        let start = trial.nodes.start;
+        for offset in 0..choices.len() {
+            let template = problem.works[start + offset].template;
+            let mut cut = self.pool.candidate(template, choices[offset]).cut;
+            let is_first = |search: &Self| {
+                !(0..offset).any(|other| {
+                    search.pool.candidate(problem.works[start + other].template, choices[other]).cut == cut
+                })
+            };
+            let step = problem.templates[template].column_step.max(1) as i64;
+            if matches!(cut, Cut::Whole(_) | Cut::Chunks(_)) || !is_first(self) {
+                continue;
+            }
+            let mut stride = self.pool.options.effort.first_shift;
+            while stride >= 1 {
+                let mut is_better = false;
+                for shifted in shifts(cut, stride as i64, step) {
+                    if self.try_change(choices, trial, |_, known| known == cut, shifted) {
+                        cut = shifted;
+                        is_better = true;
+                        break;
+                    }
+                }
+                if !is_better {
+                    stride /= 2;
+                }
+            }
+        }
+    }
+
+    /// Tries other cuts for operators that are not linear, for each alone and for those together of which one reads the
+    /// other; for linear ones too, if the effort says so.
+    fn replace_cuts(&mut self, choices: &mut Choices, trial: &mut Trial) {
+        let problem = self.pool.problem;
+        let start = trial.nodes.start;
+        for offset in 0..choices.len() {
+            let template = &problem.templates[problem.works[start + offset].template];
+            let mut run = vec![offset];
+            let mut cuts: Vec<Cut> =
+                self.pool.fixed_cuts(problem.works[start + offset].template).iter().map(|&(cut, _)| cut).collect();
+            if template.is_linear {
+                if !self.pool.options.effort.replaces_all {
+                    continue;
+                }
+                let first_template = problem.works[start].template;
+                run.extend(template.chain.iter().skip(1).map(|&member| member - first_template));
+                self.list_balanced(problem.works[start + offset].template, &mut cuts);
+            } else if !template.mixes_rows {
+                run = self.run_of(offset, choices.len(), trial);
+            }
+            self.list_neighbours(&run, choices, trial, &mut cuts);
+            cuts.sort_unstable();
+            cuts.dedup();
+            for cut in cuts {
+                if !self.pool.options.effort.replaces_all {
+                    let template = problem.works[start + offset].template;
+                    let now = self.pool.candidate(template, choices[offset]).longest();
+                    // What takes some device so much longer is not made up for by the others.
+                    let known = self.pool.find(template, cut);
+                    if known.is_none_or(|candidate| self.pool.candidate(template, candidate).longest() > LONGER * now) {
+                        continue;
+                    }
+                }
+                self.try_change(choices, trial, |node, _| node == offset, cut);
+                if run.len() > 1 {
+                    self.try_change(choices, trial, |node, _| run.contains(&node), cut);
+                }
+            }
+        }
+    }
+
+    /// A node with those behind it, into the next copy, of which each reads the one before and each row and column needs
+    /// only the same one, or a few.
+    fn run_of(&self, offset: usize, length: usize, trial: &Trial) -> Vec<usize> {
+        let problem = self.pool.problem;
+        let start = trial.nodes.start;
+        let mut run = vec![offset];
+        let n_nodes = if trial.n_copies > 1 { 2 * length } else { length };
+        for next in offset + 1..n_nodes.min(offset + length) {
+            let (before, work) = (&problem.works[start + next - 1], &problem.works[start + next]);
+            let template = &problem.templates[work.template];
+            let reads = problem.inputs(work).iter().any(|input| input.slot == Some(before.output));
+            if template.is_linear || template.mixes_rows || !reads {
+                break;
+            }
+            run.push(next % length);
+        }
+        run
+    }
+
+    /// Cuts of columns where devices balance.
+    fn list_balanced(&mut self, template: usize, cuts: &mut Vec<Cut>) {
+        let columns = &self.pool.problem.templates[template];
+        if columns.column_step > 0 && (columns.columns - 1) / columns.column_step > FEW_CUTS {
+            for (a, b) in pairs(&self.pool.devices.clone()) {
+                let balanced = self.pool.balanced_columns(template, [a, b], true, 0.0);
+                cuts.extend(balanced.into_iter().flatten().take(1).map(|at| Cut::columns([a, b], at)));
+            }
+        }
+    }
+
+    /// The cuts of what stands before and behind some nodes, and cuts of rows in the same places on any two devices: what
+    /// needs only some of the rows can then begin with them.
+    fn list_neighbours(&mut self, run: &[usize], choices: &[usize], trial: &Trial, cuts: &mut Vec<Cut>) {
+        let problem = self.pool.problem;
+        let length = choices.len();
+        let last = run[run.len() - 1];
+        let mut rows: Vec<u32> = Vec::new();
+        for neighbour in [run[0] + length - 1, run[0] + length - 2, last + 1, last + 2] {
+            let neighbour = neighbour % length;
+            let template = problem.works[trial.nodes.start + neighbour].template;
+            let candidate = self.pool.candidate(template, choices[neighbour]);
+            cuts.push(candidate.cut);
+            let tensor_rows = problem.templates[template].tensor_rows;
+            let ends = candidate.pieces.iter().map(|piece| piece.rows[1]);
+            rows.extend(ends.filter(|&end| (end as usize) < tensor_rows));
+        }
+        rows.sort_unstable();
+        rows.dedup();
+        for (a, b) in pairs(&self.pool.devices) {
+            for &row in &rows {
+                cuts.extend([[a, b], [b, a]].map(|devices| Cut::Rows(devices.map(|device| device as u8), row)));
+            }
+        }
+    }
+
+    /// What changed choices are worth at most: no device is faster than its work alone.
+    pub(super) fn least_value(&self, trial: &Trial) -> f64 {
+        let works = &self.pool.problem.works[trial.nodes.clone()];
+        let mut busy = [0.0; MAX_DEVICES];
+        let mut outlay = Outlay::default();
+        for (work, &choice) in works.iter().zip(&trial.changed) {
+            let candidate = self.pool.candidate(work.template, choice);
+            candidate.pieces.iter().for_each(|piece| busy[piece.device] += piece.load.seconds);
+            outlay += candidate.outlay;
+        }
+        let n = trial.n_copies as f64;
+        let seconds = n * busy.into_iter().fold(0.0, f64::max);
+        self.weighting.value(seconds, n * outlay)
+    }
+
+    /// Gives a cut to the nodes that are meant, where they can have it, and keeps the change if it lowers the value.
+    pub(super) fn try_change(
+        &mut self,
+        choices: &mut Choices,
+        trial: &mut Trial,
+        is_meant: impl Fn(usize, Cut) -> bool,
+        cut: Cut,
+    ) -> bool {
+        let problem = self.pool.problem;
+        trial.changed.clone_from(choices);
+        let mut is_changed = false;
+        for (offset, changed) in trial.changed.iter_mut().enumerate() {
+            let template = problem.works[trial.nodes.start + offset].template;
+            let known = self.pool.candidate(template, *changed).cut;
+            if known != cut
+                && is_meant(offset, known)
+                && let Some(candidate) = self.pool.find(template, cut)
+            {
+                *changed = candidate;
+                is_changed = true;
+            }
+        }
+        is_changed && self.keep_if_better(choices, trial)
+    }
+
+    /// Keeps changed choices if they lower the value.
+    pub(super) fn keep_if_better(&mut self, choices: &mut Choices, trial: &mut Trial) -> bool {
+        if self.least_value(trial) >= trial.least {
+            return false;
+        }
+        // What makes one copy clearly slower makes many slower, and takes half the time to find out.
+        let alone = self.layer_value(trial.nodes.start, &trial.changed);
+        if alone > trial.alone * CLEARLY {
+            return false;
+        }
+        let value = match trial.n_copies {
+            1 => alone,
+            n => self.layer_value_again(trial.nodes.start, n, &trial.changed),
+        };
+        // A gain that rounding may have made is none.
+        let is_better = value < trial.least * (1.0 - 1e-9);
+        if is_better {
+            (trial.least, trial.alone) = (value, alone);
+            choices.clone_from(&trial.changed);
+        }
+        is_better
+    }
+}
+
+/// Choices that are being improved.
+pub(super) struct Trial {
+    pub(super) nodes: Range<usize>,
+    /// How often they run one after the other.
+    pub(super) n_copies: usize,
+    pub(super) least: f64,
+    /// What one copy is worth.
+    alone: f64,
+    pub(super) changed: Choices,
+}
+
+impl Trial {
+    pub(super) fn new(nodes: Range<usize>, n_copies: usize) -> Trial {
+        Trial { nodes, n_copies, least: f64::INFINITY, alone: f64::INFINITY, changed: Vec::new() }
+    }
+}
+
+/// A cut moved by so many steps to both sides, each of its positions alone.
+fn shifts(cut: Cut, stride: i64, step: i64) -> Vec<Cut> {
+    let moved = |at: u32, by: i64| u32::try_from(i64::from(at) + by).ok().filter(|&at| at > 0);
+    let both = [stride, -stride];
+    match cut {
+        Cut::Whole(_) | Cut::Chunks(_) => Vec::new(),
+        Cut::Columns(devices, [first, second]) if first == second => {
+            let to = |by: i64| moved(first, by * step).map(|at| Cut::Columns(devices, [at; 2]));
+            both.into_iter().filter_map(to).collect()
+        }
+        Cut::Columns(devices, [first, second]) => {
+            let first_to = both.into_iter().filter_map(|by| moved(first, by * step)).map(|at| [at, second]);
+            let second_to = both.into_iter().filter_map(|by| moved(second, by * step)).map(|at| [first, at]);
+            let all = first_to.chain(second_to).filter(|at| at[0] < at[1]);
+            all.map(|at| Cut::Columns(devices, at)).collect()
+        }
+        Cut::Rows(devices, at) => {
+            both.into_iter().filter_map(|by| moved(at, by * ROW_STEP as i64)).map(|at| Cut::Rows(devices, at)).collect()
+        }
+        Cut::Corner(devices, row, column) => {
+            let to = |by: i64| moved(column, by * step).map(|column| Cut::Corner(devices, row, column));
+            both.into_iter().filter_map(to).collect()
+        }
+    }
+}
