@@ -23,15 +23,15 @@ pub(crate) struct CpuTensor {
 impl CpuTensor {
     /// Allocates a tensor of `device`.
     pub(crate) fn new(device: DeviceId, desc: TensorDesc) -> Result<CpuTensor, BackendError> {
-        let bytes = desc.checked_bytes().ok_or(BackendError::OutOfMemory { bytes: u64::MAX })?;
-        let out_of_memory = BackendError::OutOfMemory { bytes: bytes as u64 };
-        let mut pages = MmapMut::map_anon(bytes.max(1)).map_err(|_| out_of_memory.clone())?;
+        let out_of_memory = |bytes| BackendError::OutOfMemory { device: "cpu".to_owned(), bytes };
+        let bytes = desc.checked_bytes().ok_or_else(|| out_of_memory(u64::MAX))?;
+        let mut pages = MmapMut::map_anon(bytes.max(1)).map_err(|_| out_of_memory(bytes as u64))?;
         #[cfg(target_os = "linux")]
         if bytes >= HUGE_PAGE && desc.dtype == hetero_core::DType::U8 {
             // Refused on kernels without huge pages, which are slower and otherwise the same.
             let _ = pages.advise(memmap2::Advice::HugePage);
         }
-        let start = NonNull::new(pages.as_mut_ptr()).ok_or(out_of_memory)?;
+        let start = NonNull::new(pages.as_mut_ptr()).ok_or_else(|| out_of_memory(bytes as u64))?;
         Ok(CpuTensor { desc, device, pages, start })
     }
 

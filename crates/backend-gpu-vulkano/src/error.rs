@@ -64,7 +64,9 @@ impl VulkanError {
 pub(crate) fn backend_error(device: &str, code: Code, bytes: u64) -> BackendError {
     let device = device.to_owned();
     match code {
-        Code::OutOfHostMemory | Code::OutOfDeviceMemory | Code::OutOfPoolMemory => BackendError::OutOfMemory { bytes },
+        Code::OutOfHostMemory | Code::OutOfDeviceMemory | Code::OutOfPoolMemory => {
+            BackendError::OutOfMemory { device, bytes }
+        }
         Code::DeviceLost => BackendError::DeviceLost { device, reason: code.to_string() },
         code => BackendError::Failed { device, reason: code.to_string() },
     }
@@ -92,7 +94,7 @@ pub(crate) fn allocation_error(device: &str, error: Validated<AllocateBufferErro
         }
         Validated::Error(AllocateBufferError::AllocateMemory(error)) => match error {
             MemoryAllocatorError::AllocateDeviceMemory(error) => checked_error(device, error, bytes),
-            _ => BackendError::OutOfMemory { bytes },
+            _ => BackendError::OutOfMemory { device: device.to_owned(), bytes },
         },
     }
 }

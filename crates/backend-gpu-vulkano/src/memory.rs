@@ -21,7 +21,7 @@ impl GpuTensor {
         let bytes = desc.checked_bytes().map_or(u64::MAX, |bytes| bytes as u64);
         // Raw bytes hold weights, which are bound in pieces.
         if bytes > gpu.max_piece_bytes && desc.dtype != DType::U8 {
-            return Err(BackendError::OutOfMemory { bytes });
+            return Err(BackendError::OutOfMemory { device: gpu.info.name.clone(), bytes });
         }
         let buffer = gpu.buffer(bytes, BufferUsage::STORAGE_BUFFER)?;
         buffer.mapped_slice().map_err(|error| {

@@ -138,7 +138,7 @@ impl Gpu {
     pub(crate) fn buffer(&self, bytes: u64, usage: BufferUsage) -> Result<Subbuffer<[u8]>, BackendError> {
         let size = bytes.max(1).checked_next_multiple_of(FILLED_UP_TO);
         let layout = size.and_then(|size| DeviceLayout::from_size_alignment(size, ALIGNMENT));
-        let layout = layout.ok_or(BackendError::OutOfMemory { bytes })?;
+        let layout = layout.ok_or_else(|| BackendError::OutOfMemory { device: self.info.name.clone(), bytes })?;
         let allocation = AllocationCreateInfo {
             memory_type_filter: MemoryTypeFilter {
                 required_flags: MemoryPropertyFlags::HOST_VISIBLE | MemoryPropertyFlags::HOST_COHERENT,

@@ -47,7 +47,7 @@ impl WgpuError {
 /// What an error of wgpu is to the caller of a backend. `bytes` is what was about to be allocated.
 pub(crate) fn backend_error(device: &str, error: &wgpu::Error, bytes: u64) -> BackendError {
     match error {
-        wgpu::Error::OutOfMemory { .. } => BackendError::OutOfMemory { bytes },
+        wgpu::Error::OutOfMemory { .. } => BackendError::OutOfMemory { device: device.to_owned(), bytes },
         wgpu::Error::Validation { description, .. } | wgpu::Error::Internal { description, .. } => {
             BackendError::Failed { device: device.to_owned(), reason: description.clone() }
         }

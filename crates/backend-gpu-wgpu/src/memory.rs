@@ -52,7 +52,7 @@ impl GpuTensor {
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
         let bytes = desc.checked_bytes().map_or(u64::MAX, |bytes| bytes as u64);
         if bytes > gpu.max_piece_bytes {
-            return Err(BackendError::OutOfMemory { bytes });
+            return Err(BackendError::OutOfMemory { device: gpu.info.name.clone(), bytes });
         }
         let usage = BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST;
         let buffer = gpu.buffer("tensor", bytes, usage)?;

@@ -60,7 +60,7 @@ impl PipelineCache {
             return Ok(pipeline.clone());
         }
         let pipeline = scoped(&self.device, || self.make(kernel, features)).map_err(|error| match error {
-            wgpu::Error::OutOfMemory { .. } => BackendError::OutOfMemory { bytes: 0 },
+            wgpu::Error::OutOfMemory { .. } => BackendError::OutOfMemory { device: self.name.clone(), bytes: 0 },
             error => BackendError::CompileFailed { device: self.name.clone(), reason: format!("{kernel}: {error}") },
         })?;
         tracing::debug!(device = %self.name, %kernel, "made a pipeline");

@@ -72,7 +72,7 @@ impl Gpu {
     pub(crate) fn buffer(&self, label: &str, bytes: u64, usage: BufferUsages) -> Result<Buffer, BackendError> {
         let size = bytes.max(1).next_multiple_of(BUFFER_ALIGNMENT);
         if size > self.limits.max_buffer_size {
-            return Err(BackendError::OutOfMemory { bytes });
+            return Err(BackendError::OutOfMemory { device: self.info.name.clone(), bytes });
         }
         let descriptor = BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false };
         let buffer = scoped(&self.device, || self.device.create_buffer(&descriptor))

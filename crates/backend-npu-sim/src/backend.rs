@@ -133,7 +133,10 @@ impl Backend for SimBackend {
         }
         let fault = device.faults.lock().compilation();
         match fault {
-            Some(Fault::OutOfMemory) => return Err(BackendError::OutOfMemory { bytes: graph_bytes(segment) }),
+            Some(Fault::OutOfMemory) => {
+                let (device, bytes) = (info.name.clone(), graph_bytes(segment));
+                return Err(BackendError::OutOfMemory { device, bytes });
+            }
             Some(_) => {
                 let reason = "a simulated fault".to_owned();
                 return Err(BackendError::CompileFailed { device: info.name.clone(), reason });

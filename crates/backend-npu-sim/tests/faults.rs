@@ -112,7 +112,7 @@ fn compiling_fails_as_ordered() {
     let phone = phone(options("npu:oom@1; npu:compile-error@2", TimeMode::Virtual));
     let npu = phone.backend(Npu);
     let compile = || Run::new(&*npu, linear(4, 64, 64), WeightStationary, true).map(drop);
-    assert!(matches!(compile(), Err(BackendError::OutOfMemory { bytes }) if bytes == 64 * 64 * 9 / 16));
+    assert!(matches!(compile(), Err(BackendError::OutOfMemory { bytes, .. }) if bytes == 64 * 64 * 9 / 16));
     assert!(matches!(compile(), Err(BackendError::CompileFailed { .. })));
     assert_eq!(compile(), Ok(()));
 }

@@ -145,8 +145,10 @@ pub enum BackendError {
         reason: String,
     },
     /// An allocation did not fit.
-    #[error("out of memory while allocating {bytes} bytes")]
+    #[error("device {device} is out of memory: {bytes} bytes were wanted")]
     OutOfMemory {
+        /// Its name; `host` for memory that is no device's own.
+        device: String,
         /// Its size.
         bytes: u64,
     },

@@ -72,12 +72,13 @@ impl ByteRuns {
 }
 
 impl RowBlocks {
-    /// From the beginning of the first block to the end of the last.
-    pub fn span(&self) -> Range<usize> {
-        match self.n {
+    /// The smallest rectangle of a tensor that holds all blocks.
+    pub fn bounds(&self, desc: &TensorDesc) -> Part {
+        let rows = match self.n {
             0 => self.first..self.first,
             n => self.first..self.first + (n - 1) * self.distance + self.rows,
-        }
+        };
+        Part { rows, columns: 0..desc.columns }
     }
 }
 

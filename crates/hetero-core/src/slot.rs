@@ -361,8 +361,7 @@ impl View {
     /// Copies blocks of rows into `out`, one behind the other; otherwise as [`View::read_bytes`].
     pub fn read_blocks(&self, blocks: &RowBlocks, out: &mut [u8]) -> Result<(), BackendError> {
         let desc = self.tensor().desc();
-        let bounds = Part { rows: blocks.span(), columns: 0..desc.columns };
-        self.right.read_bytes(&bounds, ByteRuns::of_blocks(desc, blocks), out)
+        self.right.read_bytes(&blocks.bounds(desc), ByteRuns::of_blocks(desc, blocks), out)
     }
 
     pub(crate) fn give_back(&mut self) {
@@ -484,8 +483,7 @@ impl Slot {
     /// Writes blocks of rows from `bytes`, one behind the other; otherwise as [`Slot::write_bytes`].
     pub fn write_blocks(&mut self, blocks: &RowBlocks, bytes: &[u8]) -> Result<(), BackendError> {
         let desc = *self.tensor().desc();
-        let bounds = Part { rows: blocks.span(), columns: 0..desc.columns };
-        self.right.write_bytes(&bounds, ByteRuns::of_blocks(&desc, blocks), bytes)
+        self.right.write_bytes(&blocks.bounds(&desc), ByteRuns::of_blocks(&desc, blocks), bytes)
     }
 
     pub(crate) fn give_back(&mut self) {

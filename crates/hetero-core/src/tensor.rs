@@ -5,6 +5,8 @@ use std::any::Any;
 use std::fmt::Debug;
 use std::ptr::NonNull;
 
+use memmap2::MmapMut;
+
 use crate::{BackendError, ByteRuns, DType, DeviceId};
 
 /// Shape and element type of a tensor: a matrix `[rows, columns]`, row-major, without padding.
@@ -93,48 +95,61 @@ pub const TENSOR_ALIGNMENT: usize = 64;
 /// A page-aligned tensor in ordinary host memory, zeroed when made.
 ///
 /// Backends with nothing better to offer use it, and so do tests. Pages of a large tensor that nobody touches take no
-/// memory, as far as the system's allocator gives out fresh pages unwritten.
+/// memory and no time: they come from the system, which zeroes each when it is touched first.
 #[derive(Debug)]
 pub struct HostTensor {
     desc: TensorDesc,
     device: DeviceId,
-    /// What was allocated: up to a page more than is used, so that the elements can begin on one.
-    allocation: NonNull<u8>,
+    /// What was allocated.
+    memory: Memory,
     start: NonNull<u8>,
+}
+
+#[derive(Debug)]
+enum Memory {
+    /// Of the allocator: up to a page more than is used, so that the elements can begin on one.
+    Allocated(NonNull<u8>, Layout),
+    /// Pages of the system. An allocator that has served some as large before gives out those, and writes zeros.
+    Pages(#[expect(dead_code, reason = "owned for as long as the tensor lives")] MmapMut),
 }
 
 impl HostTensor {
     /// A page, on the processors that matter here: what sharing memory with other processors asks for.
     pub const PAGE: usize = 4096;
 
+    /// Tensors from this size on have pages of the system. Smaller ones are soon zeroed, and a process has only so many
+    /// ranges of pages.
+    const LARGE: usize = 128 << 10;
+
     /// Allocates a zeroed tensor of `device`.
     pub fn new(device: DeviceId, desc: TensorDesc) -> Result<HostTensor, BackendError> {
-        let layout = Self::layout(&desc).ok_or(BackendError::OutOfMemory { bytes: u64::MAX })?;
+        let out_of_memory = |bytes| BackendError::OutOfMemory { device: "host".to_owned(), bytes };
+        let layout = Self::layout(&desc).ok_or_else(|| out_of_memory(u64::MAX))?;
+        if desc.bytes() >= Self::LARGE {
+            let pages = MmapMut::map_anon(desc.bytes().next_multiple_of(Self::PAGE));
+            let mut pages = pages.map_err(|_| out_of_memory(desc.bytes() as u64))?;
+            let start = NonNull::from(&mut pages[..]).cast();
+            return Ok(HostTensor { desc, device, memory: Memory::Pages(pages), start });
+        }
         // SAFETY: the layout's size is not zero, `layout` makes it more than a page.
         let allocation = unsafe { alloc_zeroed(layout) };
-        match NonNull::new(allocation) {
-            Some(allocation) => {
-                let padding = allocation.addr().get().next_multiple_of(Self::PAGE) - allocation.addr().get();
-                // SAFETY: the padding is less than a page, and `layout` adds a page to the bytes of the elements.
-                let start = unsafe { allocation.add(padding) };
-                Ok(HostTensor { desc, device, allocation, start })
-            }
-            // Small allocations that fail mean that the process cannot go on; large ones are the caller's to handle.
-            None if layout.size() <= 2 * Self::PAGE => handle_alloc_error(layout),
-            None => Err(BackendError::OutOfMemory { bytes: layout.size() as u64 }),
-        }
+        // Small allocations that fail mean that the process cannot go on.
+        let Some(allocation) = NonNull::new(allocation) else { handle_alloc_error(layout) };
+        let padding = allocation.addr().get().next_multiple_of(Self::PAGE) - allocation.addr().get();
+        // SAFETY: the padding is less than a page, and `layout` adds a page to the bytes of the elements.
+        let start = unsafe { allocation.add(padding) };
+        Ok(HostTensor { desc, device, memory: Memory::Allocated(allocation, layout), start })
     }
 
-    /// A page more than the elements take, whole pages. The alignment is one that allocators give anyway: for a larger
-    /// one they cannot ask the system for zeroed pages and write the zeros themselves.
+    /// A page more than the elements take, whole pages.
     fn layout(desc: &TensorDesc) -> Option<Layout> {
         let bytes = desc.checked_bytes()?.max(1).checked_next_multiple_of(Self::PAGE)?;
         Layout::from_size_align(bytes.checked_add(Self::PAGE)?, align_of::<u64>()).ok()
     }
 }
 
-// SAFETY: `desc` and `start` are set once; `start` is page-aligned, the elements after it lie inside `allocation`, which
-// is zeroed (so initialised) and owned by this value until it is dropped, and no method gives out access to the memory.
+// SAFETY: `desc` and `start` are set once; `start` is page-aligned, the elements after it lie inside `memory`, which
+// is zeroed (so initialised) and owned by this value until it is dropped, and no method gives out access to it.
 unsafe impl Tensor for HostTensor {
     fn desc(&self) -> &TensorDesc {
         &self.desc
@@ -161,9 +176,9 @@ unsafe impl Sync for HostTensor {}
 
 impl Drop for HostTensor {
     fn drop(&mut self) {
-        if let Some(layout) = Self::layout(&self.desc) {
-            // SAFETY: `allocation` came from `alloc_zeroed` with this same layout, and only this place frees it.
-            unsafe { dealloc(self.allocation.as_ptr(), layout) }
+        if let Memory::Allocated(allocation, layout) = self.memory {
+            // SAFETY: it came from `alloc_zeroed` with this same layout, and only this place frees it.
+            unsafe { dealloc(allocation.as_ptr(), layout) }
         }
     }
 }
@@ -174,7 +189,7 @@ mod tests {
 
     #[test]
     fn host_tensors_are_page_aligned_and_zero_sized_ones_exist() {
-        for (rows, columns) in [(0, 4), (1, 1), (3, 5), (100, 100)] {
+        for (rows, columns) in [(0, 4), (1, 1), (3, 5), (100, 100), (181, 181)] {
             let tensor = HostTensor::new(DeviceId::next(), TensorDesc { rows, columns, dtype: DType::F32 }).unwrap();
             assert_eq!(tensor.host_ptr().unwrap().as_ptr() as usize % HostTensor::PAGE, 0);
         }

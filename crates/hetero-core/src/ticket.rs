@@ -172,7 +172,7 @@ mod tests {
 
     #[test]
     fn a_processor_that_failed_need_not_give_anything_back() {
-        let error = BackendError::OutOfMemory { bytes: 1 };
+        let error = BackendError::OutOfMemory { device: "host".to_owned(), bytes: 1 };
         let ticket = Ticket::lent(Arc::new(Ended(Err(error.clone()))), 1, Arc::default());
         assert_eq!(ticket.wait().unwrap_err(), error);
     }

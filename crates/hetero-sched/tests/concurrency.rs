@@ -94,7 +94,6 @@ fn the_trace_has_every_submission() {
         assert!(of_device.iter().all(|event| event.submitted <= event.start && event.start <= event.end));
         assert!(of_device.windows(2).all(|pair| pair[0].end <= pair[1].start), "a device does one thing at a time");
     }
-    assert!(executor.measured_seconds().any(|seconds| seconds.is_some_and(|seconds| seconds > 0.0)));
 }
 
 /// After a failure the rest goes on by another plan, with the same results.

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use hetero_core::BackendError;
+
 use super::{LlamaError, TeamError};
 
 impl LlamaError {
@@ -73,6 +75,10 @@ impl LlamaError {
             Self::Run(hetero_sched::SchedError::Unsupported { device, .. }) => {
                 format!("choose weights that `{device}` computes with, such as `--weights w4g32`, or leave it out with `--devices`")
             }
+            Self::Run(
+                hetero_sched::SchedError::Backend(BackendError::OutOfMemory { device, .. })
+                | hetero_sched::SchedError::Device { error: BackendError::OutOfMemory { device, .. }, .. },
+            ) => out_of_memory(device),
             Self::Run(_) => "run again; if it fails again, leave the device out with `--devices`".into(),
             Self::Write { .. } => "check the permissions of the folder and the free space of its disk".into(),
             Self::FolderNotEmpty { .. } => "choose another folder, or empty this one first".into(),
@@ -81,6 +87,14 @@ impl LlamaError {
             Self::BadOption { option, expected, .. } => format!("give `{option}` {expected}"),
             Self::BadLogits { .. } => "compare with `--weights f32 --activations float`; if that is wrong too, the checkpoint is damaged".into(),
         }
+    }
+}
+
+fn out_of_memory(device: &str) -> String {
+    let less = "choose a shorter `--context` or narrower weights (`--weights w4g32`), or end other programs";
+    match device {
+        "host" | "cpu" => less.to_owned(),
+        device => format!("{less}, or leave `{device}` out with `--devices`"),
     }
 }
 

@@ -235,7 +235,7 @@ fn a_processor_that_does_not_come_back_is_stuck() {
 fn an_error_ends_a_wait() {
     let mut setup = Setup::new(WaitPolicy::Block);
     let mut awaited = setup.awaited(1e-3, None);
-    let error = BackendError::OutOfMemory { bytes: 1 };
+    let error = BackendError::OutOfMemory { device: "host".to_owned(), bytes: 1 };
     awaited.timeline = Arc::new(Ends {
         clock: Arc::clone(&setup.clock),
         at: 1.0,
