@@ -3,7 +3,12 @@
 //! A producer thread works for a known time and publishes its count; the consumer waits for it as the executor waits
 //! for a device. What criterion reports is the latency alone. What the consumer's thread burnt of a CPU while it
 //! waited is printed besides: fast synchronisation means the latency of spinning for little more CPU time than blocking.
+//! With the features `gpu-vulkano` and `gpu-wgpu` the same is measured of GPUs.
 
+#[cfg(any(feature = "gpu-vulkano", feature = "gpu-wgpu"))]
+mod gpu;
+
+use std::fmt;
 use std::hint::{black_box, spin_loop};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -55,7 +60,7 @@ struct Pair {
     waiter: Waiter,
     seconds: Estimate,
     n_submitted: u64,
-    latencies: Vec<f64>,
+    latencies: Spread,
     cpu: Duration,
 }
 
@@ -79,7 +84,7 @@ impl Pair {
         });
         let options = WaitOptions { policy, ..WaitOptions::default() };
         let waiter = Waiter::new(Arc::clone(&clock) as Arc<dyn Clock>, options);
-        let (seconds, latencies) = (Estimate::new(), Vec::new());
+        let (seconds, latencies) = (Estimate::new(), Spread::default());
         Pair { clock, completion, ended_ns, jobs, waiter, seconds, n_submitted: 0, latencies, cpu: Duration::ZERO }
     }
 
@@ -102,36 +107,67 @@ impl Pair {
         self.cpu += cpu.elapsed();
         seen.teach(&mut self.seconds, submitted);
         let latency = (seen.at - self.ended_ns.load(Ordering::Relaxed) as f64 * 1e-9).max(0.0);
-        self.latencies.push(latency);
+        self.latencies.add(latency);
         Duration::from_secs_f64(latency)
     }
 
     fn reset(&mut self) {
-        self.latencies.clear();
+        self.latencies = Spread::default();
         self.cpu = Duration::ZERO;
         self.waiter.reset_stats();
     }
 
     /// Prints the CPU time of a wait and how its latencies spread.
     fn report(&mut self, name: &str) {
-        self.latencies.sort_by(f64::total_cmp);
         let n = self.latencies.len();
-        let quantile_us = |share: f64| self.latencies[((n - 1) as f64 * share) as usize] * 1e6;
         let WaitStats { n_waits, n_slept, n_overslept, n_blocked, .. } = self.waiter.stats();
         eprintln!(
-            "sync/{name}: latency {:.1} us (median), {:.1} us (95 %); CPU {:.1} us a wait; of {n_waits} waits {n_slept} \
-             slept, {n_overslept} overslept, {n_blocked} blocked",
-            quantile_us(0.5),
-            quantile_us(0.95),
+            "sync/{name}: latency {}; CPU {:.1} us a wait; of {n_waits} waits {n_slept} slept, {n_overslept} overslept, \
+             {n_blocked} blocked",
+            self.latencies,
             self.cpu.as_secs_f64() * 1e6 / n as f64,
         );
     }
 }
 
+/// Times in seconds, of which the spread is told.
+#[derive(Debug, Default)]
+struct Spread(Vec<f64>);
+
+impl Spread {
+    fn add(&mut self, seconds: f64) {
+        self.0.push(seconds);
+    }
+
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+impl fmt::Display for Spread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut sorted = self.0.clone();
+        sorted.sort_by(f64::total_cmp);
+        let Some(last) = sorted.len().checked_sub(1) else { return f.write_str("nothing measured") };
+        let quantile_us = |share: f64| sorted[(last as f64 * share) as usize] * 1e6;
+        let [median, high, highest] = [0.5, 0.95, 0.99].map(quantile_us);
+        write!(f, "{median:.1} us (median), {high:.1} us (95 %), {highest:.1} us (99 %)")
+    }
+}
+
+#[cfg(any(feature = "gpu-vulkano", feature = "gpu-wgpu"))]
+fn gpus(criterion: &mut Criterion) {
+    gpu::gpus(criterion);
+}
+
+/// This build has none.
+#[cfg(not(any(feature = "gpu-vulkano", feature = "gpu-wgpu")))]
+fn gpus(_criterion: &mut Criterion) {}
+
 criterion_group! {
     name = benches;
     config = Criterion::default().sample_size(20).measurement_time(Duration::from_secs(2))
         .warm_up_time(Duration::from_millis(500));
-    targets = sync
+    targets = sync, gpus
 }
 criterion_main!(benches);
