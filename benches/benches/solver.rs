@@ -38,7 +38,8 @@ fn solver(criterion: &mut Criterion) {
         let costs = Parametric::phone(n_devices);
         for (name, effort) in [("default", Effort::default()), ("careful", Effort::careful())] {
             let options = SolveOptions { effort, ..SolveOptions::new(DeviceSet::first(n_devices)) };
-            for positions in [1, 300] {
+            let lengths: &[usize] = if name == "default" { &[1, 100, 300, 700, 1024] } else { &[1, 300] };
+            for &positions in lengths {
                 let graph = llama_8b(positions);
                 let step = StepParams { rows: positions, past: 0 };
                 let id = BenchmarkId::new(format!("{n_devices} devices, {name}"), format!("{positions} positions"));
