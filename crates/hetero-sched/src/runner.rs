@@ -310,7 +310,7 @@ impl Runner {
             _ if drift.is_some() => Occasion::Drift,
             Some(before) if is_like(&before) => Occasion::LongerPast,
             Some(_) => Occasion::NewLength,
-            None => Occasion::Fresh,
+            None => Occasion::FewerDevices,
         };
         let planning = Planning {
             team: &self.team,

@@ -50,7 +50,7 @@ impl Team {
         step: StepParams,
     ) -> Result<Option<Expected>, SchedError> {
         let Some(costs) = self.costs.as_deref() else { return Ok(None) };
-        let (usable, occasion) = (self.usable(), Occasion::Fresh);
+        let (usable, occasion) = (self.usable(), Occasion::Asked);
         let planning = Planning { team: self, costs: Some(costs), graph, weights, graphs: None, usable, occasion };
         let solution = planning.solve(step)?;
         // Planned as if it were prepared ahead, and then asked what that would take.

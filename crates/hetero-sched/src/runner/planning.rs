@@ -8,8 +8,8 @@ use super::Team;
 use crate::cost::{CostModel, DeviceCosts, DeviceSet};
 use crate::residency::Graphs;
 use crate::solver::{
-    Inventory, PlanCache, PlanKey, Preparation, Solution, SolveError, SolveOptions, predict_beside, solve_beside,
-    still_fits,
+    Effort, Inventory, PlanCache, PlanKey, Preparation, Solution, SolveError, SolveOptions, predict_beside,
+    solve_beside, still_fits,
 };
 use crate::timing::{self, TimedSubmission};
 use crate::{Executor, PlacedPart, Plan, SchedError};
@@ -24,8 +24,12 @@ const STEPS_AFTER_LENGTH: u32 = 16;
 /// Why a plan is looked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Occasion {
-    /// There is none, or none for the devices that are left: nothing is ready yet, whatever is chosen.
+    /// A graph gets its first plan: nothing is ready yet, whatever is chosen.
     Fresh,
+    /// There is none for the devices that are left: nothing is ready for it either, and a step waits.
+    FewerDevices,
+    /// Nothing is planned yet: what the best plan would take is asked.
+    Asked,
     /// A step of another number of positions has come.
     NewLength,
     /// There are more positions before the step.
@@ -43,12 +47,24 @@ impl Occasion {
     /// What a plan for a step of so many positions has to bear, in a team that prepares plans as given.
     fn preparation(self, of_team: Preparation, rows: usize) -> Preparation {
         match (self, of_team) {
-            (Occasion::Fresh, _) | (Occasion::NewLength, Preparation::Ahead) => Preparation::Ahead,
+            (Occasion::Fresh | Occasion::FewerDevices | Occasion::Asked, _)
+            | (Occasion::NewLength, Preparation::Ahead) => Preparation::Ahead,
             // The next prompt is of another length.
             (Occasion::NewLength, _) if rows > 1 => Preparation::OnUse { n_steps: 1 },
             (Occasion::NewLength, on_use) => on_use,
             (Occasion::LongerPast, _) => Preparation::OnUse { n_steps: STEPS_AFTER_LENGTH },
             (Occasion::Drift, _) => Preparation::OnUse { n_steps: STEPS_AFTER_DRIFT },
+        }
+    }
+
+    /// How hard to look for a plan of a step of so many positions, in a team that looks so hard otherwise. A plan that is
+    /// compiled for seconds, or that whole conversations run, is worth tens of milliseconds, and that of all replies
+    /// some more. A step that waits for its plan is not.
+    fn effort(self, of_team: Effort, rows: usize) -> Effort {
+        match self {
+            Occasion::Fresh if rows == 1 => of_team.at_least(Effort::lasting()),
+            Occasion::Fresh | Occasion::Drift => of_team.at_least(Effort::careful()),
+            Occasion::FewerDevices | Occasion::Asked | Occasion::NewLength | Occasion::LongerPast => of_team,
         }
     }
 }
@@ -90,7 +106,8 @@ impl Planning<'_> {
     fn cached_or_solved(&self, plans: &mut PlanCache, planned: StepParams) -> Result<Arc<Solution>, SolveError> {
         let options = self.options(planned.rows);
         // The same step has the same plan, whatever the occasion.
-        let key = SolveOptions { preparation: self.team.options.solve.preparation, ..options.clone() };
+        let SolveOptions { preparation, effort, .. } = self.team.options.solve;
+        let key = SolveOptions { preparation, effort, ..options.clone() };
         let key = PlanKey::new(planned, &key);
         let fits = |solution: &Solution| {
             !self.is_short() || still_fits(solution, self.costs(), key.step(), &options, &self.seen(None))
@@ -110,7 +127,8 @@ impl Planning<'_> {
     pub(super) fn options(&self, rows: usize) -> SolveOptions {
         let of_team = &self.team.options.solve;
         let preparation = self.occasion.preparation(of_team.preparation, rows);
-        SolveOptions { devices: self.usable, preparation, ..of_team.clone() }
+        let effort = self.occasion.effort(of_team.effort, rows);
+        SolveOptions { devices: self.usable, preparation, effort, ..of_team.clone() }
     }
 
     /// What devices hold, where that matters.

@@ -145,9 +145,43 @@ impl Default for Effort {
 }
 
 impl Effort {
-    /// Some ten times the default's time, for a plan that is used often.
+    /// Tens of milliseconds, for a plan that is compiled for seconds or used often.
     pub fn careful() -> Effort {
         Effort { width: 8, refined: 2, rounds: 2, replaces_all: true, kicks: 20, ..Effort::default() }
+    }
+
+    /// Some tenths of a second on three devices, for the plan that all replies run. Steps of one position have many plans
+    /// that are nearly as good, which takes width and chance to get out of.
+    pub fn lasting() -> Effort {
+        Effort {
+            width: 24,
+            width_per_place: 4,
+            width_per_ways: 8,
+            balance_points: 16,
+            refined: 12,
+            rounds: 3,
+            kicks: 60,
+            ..Effort::careful()
+        }
+    }
+
+    /// This, or as hard as another in whatever that tries harder.
+    #[must_use]
+    pub fn at_least(self, other: Effort) -> Effort {
+        Effort {
+            width: self.width.max(other.width),
+            width_per_place: self.width_per_place.max(other.width_per_place),
+            width_per_ways: self.width_per_ways.max(other.width_per_ways),
+            balance_points: self.balance_points.max(other.balance_points),
+            refined: self.refined.max(other.refined),
+            rounds: self.rounds.max(other.rounds),
+            replaces_all: self.replaces_all || other.replaces_all,
+            first_shift: self.first_shift.max(other.first_shift),
+            balanced_row_cuts: self.balanced_row_cuts.max(other.balanced_row_cuts),
+            all_combinations: self.all_combinations.max(other.all_combinations),
+            combinations: self.combinations.max(other.combinations),
+            kicks: self.kicks.max(other.kicks),
+        }
     }
 
     /// Far more than is needed: to measure what the default misses.
