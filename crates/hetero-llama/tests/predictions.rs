@@ -39,7 +39,7 @@ fn steps_take_as_long_as_predicted() {
                 let what = format!("{model}, {mode}, {prompt} tokens");
                 assert!(prefill.abs() < 0.03, "{what}: prefill is off by {:.1} %", prefill * 100.0);
                 // Two processors that read weights all the time meet hundreds of times in a token.
-                let allowed = if mode == SimulateMode::Tensor3 { 0.1 } else { 0.045 };
+                let allowed = if mode == SimulateMode::Tensor3 { 0.1 } else { 0.06 };
                 assert!(decode.abs() < allowed, "{what}: decoding is off by {:.1} %", decode * 100.0);
             }
         }
