@@ -22,8 +22,8 @@ const GPU: &[&str] = &[CORE, "hetero-shaders"];
 /// Every crate of the workspace, from the bottom up.
 const LAYERS: &[Layer] = &[
     layer(CORE, &[], &[]),
-    layer("hetero-shaders", &[CORE], SUITE),
     layer("hetero-conformance", &[CORE], &[]),
+    layer("hetero-shaders", &[CORE], SUITE),
     layer("backend-cpu-simd", &[CORE], SUITE),
     layer("backend-gpu-vulkano", GPU, SUITE),
     layer("backend-gpu-wgpu", GPU, SUITE),
