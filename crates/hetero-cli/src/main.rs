@@ -116,19 +116,21 @@ impl Command {
     }
 }
 
-/// The log is silent unless `RUST_LOG` asks for it.
+/// What the log tells when `RUST_LOG` does not say: that a GPU's driver computes a kernel wrong and a slower one is taken,
+/// or that what is kept for a driver cannot be used. Nothing else says so where a model runs.
+const UNASKED: &str = "off,hetero_shaders=warn";
+
 fn start_log() {
-    if std::env::var_os("RUST_LOG").is_none() {
-        return;
-    }
-    match EnvFilter::try_from_default_env() {
-        Ok(filter) => tracing_subscriber::fmt()
-            .with_env_filter(filter)
-            .with_writer(std::io::stderr)
-            .with_ansi(std::io::stderr().is_terminal())
-            .init(),
-        Err(error) => output::note(format_args!("RUST_LOG is ignored: {error}")),
-    }
+    let asked = std::env::var_os("RUST_LOG").map(|_| EnvFilter::try_from_default_env());
+    let filter = asked.unwrap_or_else(|| Ok(EnvFilter::new(UNASKED))).unwrap_or_else(|error| {
+        output::note(format_args!("RUST_LOG is ignored: {error}"));
+        EnvFilter::new(UNASKED)
+    });
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
 }
 
 #[cfg(test)]
