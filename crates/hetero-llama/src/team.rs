@@ -9,7 +9,6 @@ use hetero_sched::explain::Explanation;
 use hetero_sched::profile::{Measured, ProfileFolder, Progress};
 pub use hetero_sched::solver::{DynamicLength, Method, Objective};
 use hetero_sched::solver::{Preparation, SolveOptions};
-use hetero_sched::sync::WaitPolicy;
 use hetero_sched::{ExecutorOptions, Solution, Synchronisation, Team, TeamOptions, Wanted};
 
 use crate::backends::{self, Power};
@@ -81,15 +80,12 @@ pub(crate) fn team(
     watch: &mut dyn FnMut(&Progress<'_>),
 ) -> Result<(Arc<Team>, Option<ProfilingFacts>), LlamaError> {
     let together = &options.together;
-    let mut executor = ExecutorOptions { n_traced: together.n_traced, ..ExecutorOptions::default() };
+    let host_device_idx = devices.iter().position(|device| device.info().kind == DeviceKind::Cpu);
+    let mut executor = ExecutorOptions { n_traced: together.n_traced, host_device_idx, ..ExecutorOptions::default() };
     if !together.fast_sync {
         executor.synchronisation = Synchronisation::PerCrossing;
     }
     if let [device] = &devices[..] {
-        // Looking would take a core from the threads that compute, and nothing else waits for them.
-        if device.info().kind == DeviceKind::Cpu {
-            executor.wait.policy = WaitPolicy::Block;
-        }
         return Ok((Team::single(Arc::clone(device), executor), None));
     }
     if devices.len() > MAX_DEVICES {

@@ -47,6 +47,8 @@ pub struct Executor {
     /// What the plan copies between memories.
     copies: Copies,
     synchronisation: Synchronisation,
+    /// See [`ExecutorOptions::host_device_idx`].
+    host_device_idx: Option<usize>,
     /// Rows of the last step; the time that submissions take depends on them.
     rows: usize,
     waiter: Waiter,
@@ -67,6 +69,9 @@ pub struct ExecutorOptions {
     pub clock: Arc<dyn Clock>,
     /// Which of the devices allocates the tensors that all share.
     pub allocator_idx: usize,
+    /// The device that computes on this machine's own cores, if one of them does. Looking takes a core from its threads,
+    /// so the driver waits where a plan has no other device that could be late for it.
+    pub host_device_idx: Option<usize>,
     /// The most submissions whose times are kept for [`Executor::trace`].
     pub n_traced: usize,
 }
@@ -96,6 +101,7 @@ impl Default for ExecutorOptions {
             wait: WaitOptions::default(),
             clock: Arc::new(SystemClock::new()),
             allocator_idx: 0,
+            host_device_idx: None,
             n_traced: 0,
         }
     }
@@ -178,6 +184,7 @@ impl Executor {
             runs: Vec::new(),
             copies: Copies::default(),
             synchronisation,
+            host_device_idx: options.host_device_idx,
             rows: 0,
             waiter: Waiter::new(options.clock, options.wait),
             // A wait is for at most one submission on each device for each other device.
@@ -207,6 +214,8 @@ impl Executor {
         self.copies = Copies::plan(&self.memories, &plan, &mut runs);
         self.state.plan(&plan, &mut runs);
         self.runs = runs;
+        let is_host_alone = self.runs.iter().all(|run| Some(run.submission.device_idx) == self.host_device_idx);
+        self.waiter.leave_to_drivers(is_host_alone);
         self.trace_host(Doing::Prepare, begin);
         self.plan = plan;
         self.rows = 0;

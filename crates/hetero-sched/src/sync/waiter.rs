@@ -12,6 +12,7 @@ use super::{Clock, Estimate};
 pub struct Waiter {
     clock: Arc<dyn Clock>,
     options: WaitOptions,
+    is_left_to_drivers: bool,
     /// Seconds by which sleeps were too long.
     overshoot: Estimate,
     shortest: ShortestSleep,
@@ -162,12 +163,18 @@ impl Waiter {
     /// Waits by a clock, which must be that of the processors.
     pub fn new(clock: Arc<dyn Clock>, options: WaitOptions) -> Waiter {
         let overshoot = Estimate::seeded(FIRST_OVERSHOOT);
-        Waiter { clock, options, overshoot, shortest: ShortestSleep::new(), stats: WaitStats::default() }
+        let (shortest, stats) = (ShortestSleep::new(), WaitStats::default());
+        Waiter { clock, options, is_left_to_drivers: false, overshoot, shortest, stats }
     }
 
     /// The clock.
     pub fn clock(&self) -> &Arc<dyn Clock> {
         &self.clock
+    }
+
+    /// From now on lets drivers wait, whatever its options say, or not any more.
+    pub fn leave_to_drivers(&mut self, is_left: bool) {
+        self.is_left_to_drivers = is_left;
     }
 
     /// How it waits.
@@ -203,7 +210,8 @@ impl Waiter {
             return Ok(Seen { idx, at: start, is_sharp: false, not_before: None });
         }
         let expected = awaited.iter().filter_map(|awaited| awaited.expected).min_by(f64::total_cmp);
-        let polled_until = match self.options.policy {
+        let policy = if self.is_left_to_drivers { WaitPolicy::Block } else { self.options.policy };
+        let polled_until = match policy {
             WaitPolicy::Block => start,
             WaitPolicy::Spin => f64::INFINITY,
             WaitPolicy::Predicted => {
@@ -225,7 +233,7 @@ impl Waiter {
         {
             return result;
         }
-        self.block(awaited, start, self.options.policy == WaitPolicy::Predicted)
+        self.block(awaited, start, policy == WaitPolicy::Predicted)
     }
 
     /// Lets the driver of a processor wait until it has finished, whether it has already or not: a driver's `finish`,
