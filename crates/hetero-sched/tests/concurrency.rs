@@ -65,6 +65,28 @@ fn late_devices_give_the_same_bits() {
 }
 
 #[test]
+fn the_host_alone_is_not_looked_at() {
+    let model = decoder(CAPACITY);
+    let devices = threads(&[(); 2].map(|()| Habits { late_us: 200, ..Habits::default() }));
+    let devices = devices.into_iter().map(|device| device as Arc<dyn Backend>).collect::<Vec<_>>();
+    let mut residency = Residency::new();
+    let options = ExecutorOptions { host_device_idx: Some(0), ..ExecutorOptions::default() };
+    let (weights, state) = (&model.weights, &model.state());
+    let mut executor = Executor::with_options(single(&model), &devices, weights, state, &mut residency, options)
+        .expect("the devices compute everything");
+    steps(&model, &mut executor);
+    let stats = executor.wait_stats();
+    assert_eq!((stats.n_polled, stats.n_slept), (0, 0), "{stats:?}");
+    assert!(stats.n_blocked > 0, "{stats:?}");
+
+    executor.set_plan(cut_feed_forward(&model), &mut residency).expect("the devices compute everything");
+    steps(&model, &mut executor);
+    let together = executor.wait_stats();
+    // It looks again, unless all has always ended before the host came to wait.
+    assert!(together.n_polled + together.n_ready > stats.n_ready, "{together:?}");
+}
+
+#[test]
 fn submissions_are_queued_behind_each_other() {
     let model = decoder(CAPACITY);
     let expected =
