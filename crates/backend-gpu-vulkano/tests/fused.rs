@@ -5,19 +5,12 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use backend_gpu_vulkano::{VulkanBackend, VulkanOptions};
+use hetero_conformance::layer::{LayerShape, decoder_layer};
 use hetero_core::{
-    Arrangement, Backend, Bindings, DType, DeviceId, Graph, GraphBuilder, NodeId, Op, OperandOrder, Part, Segment,
+    Arrangement, Backend, Bindings, DType, DeviceId, Graph, GraphBuilder, NodeId, OperandOrder, Part, Segment,
     SegmentNode, SharedTensor, StepParams, ValueKind, Weight, WeightFormat, WeightLayout, WeightMatrix, WeightRows,
     quantize,
 };
-
-const FEATURES: usize = 96;
-const HIDDEN: usize = 160;
-const HEADS: usize = 6;
-const KV_HEADS: usize = 2;
-const HEAD_DIM: usize = 32;
-const CONTEXT: usize = 700;
-const CAPACITY: usize = 40;
 
 #[test]
 fn a_decoder_layer_gives_the_same_bits_fused_and_not() {
@@ -80,46 +73,23 @@ fn run(graph: &Arc<Graph>, knobs: &str) -> Vec<Vec<u8>> {
 }
 
 fn layer(format: WeightFormat, bias: bool) -> Graph {
-    let mut b = GraphBuilder::new(CAPACITY);
-    let x = b.input("x", FEATURES, DType::F32);
-    let norm = |b: &mut GraphBuilder, x| {
-        let table = b.weight("norm", WeightLayout::table(WeightFormat::F32, 1, FEATURES));
-        b.node("norm", Op::RmsNorm { features: FEATURES, epsilon: 1e-5 }, &[x], &[table], DType::F32)
+    let shape = LayerShape {
+        format,
+        bias,
+        dtype: DType::F32,
+        cache: DType::F16,
+        features: 96,
+        hidden: 160,
+        heads: 6,
+        kv_heads: 2,
+        head_dim: 32,
+        context: 700,
     };
-    let linear = |b: &mut GraphBuilder, name, x, [in_features, out_features]: [usize; 2]| {
-        let mut weights = vec![b.weight(name, WeightLayout::panels(format, out_features, in_features))];
-        if bias {
-            weights.push(b.weight("bias", WeightLayout::table(WeightFormat::F32, 1, out_features)));
-        }
-        b.node(name, Op::Linear { in_features, out_features, format, bias }, &[x], &weights, DType::F32)
-    };
-    let normed = norm(&mut b, x);
-    let q = linear(&mut b, "q", normed, [FEATURES, HEADS * HEAD_DIM]);
-    let k = linear(&mut b, "k", normed, [FEATURES, KV_HEADS * HEAD_DIM]);
-    let v = linear(&mut b, "v", normed, [FEATURES, KV_HEADS * HEAD_DIM]);
-    let frequencies: Arc<[f32]> = (0..HEAD_DIM / 2).map(|i| 0.6f32.powi(i as i32)).collect();
-    let rope = |heads| Op::Rope { heads, head_dim: HEAD_DIM, frequencies: Arc::clone(&frequencies) };
-    let q = b.node("rope_q", rope(HEADS), &[q], &[], DType::F32);
-    let k = b.node("rope_k", rope(KV_HEADS), &[k], &[], DType::F32);
-    let write = Op::CacheWrite { kv_heads: KV_HEADS, head_dim: HEAD_DIM, context: CONTEXT };
-    let keys = b.state("keys", KV_HEADS * CONTEXT, HEAD_DIM, DType::F16);
-    let values = b.state("values", KV_HEADS * CONTEXT, HEAD_DIM, DType::F16);
-    b.update("write_keys", write.clone(), &[k], keys);
-    b.update("write_values", write, &[v], values);
-    let attention =
-        Op::Attention { heads: HEADS, kv_heads: KV_HEADS, head_dim: HEAD_DIM, context: CONTEXT, scale: 0.2 };
-    let attended = b.node("attention", attention, &[q, keys, values], &[], DType::F32);
-    let o = linear(&mut b, "o", attended, [HEADS * HEAD_DIM, FEATURES]);
-    let add = |b: &mut GraphBuilder, x, y| b.node("add", Op::Add { features: FEATURES }, &[x, y], &[], DType::F32);
-    let x = add(&mut b, x, o);
-    let normed = norm(&mut b, x);
-    let gate = linear(&mut b, "gate", normed, [FEATURES, HIDDEN]);
-    let up = linear(&mut b, "up", normed, [FEATURES, HIDDEN]);
-    let gated = b.node("swiglu", Op::Swiglu { features: HIDDEN }, &[gate, up], &[], DType::F32);
-    let down = linear(&mut b, "down", gated, [HIDDEN, FEATURES]);
-    let y = add(&mut b, x, down);
-    b.output(y);
-    b.finish()
+    let mut builder = GraphBuilder::new(40);
+    let x = builder.input("x", shape.features, shape.dtype);
+    let values = decoder_layer(&mut builder, &shape, x);
+    builder.output(values.output);
+    builder.finish()
 }
 
 /// A weight of noise that follows from its place.

@@ -45,7 +45,7 @@ pub struct Quirk {
 
 /// All that is known.
 pub const QUIRKS: &[Quirk] = &[
-    // llama.cpp, pull request 29165: the shader compiler crashes at a product with subgroup operations.
+    // <https://github.com/ggml-org/llama.cpp/pull/29165>: the shader compiler crashes at a product with subgroup operations.
     Quirk {
         vendor: QUALCOMM,
         device: "Adreno",
@@ -53,7 +53,7 @@ pub const QUIRKS: &[Quirk] = &[
         knobs: "linear_vector=-subgroups",
         why: "its compiler crashes at products that sum over subgroups",
     },
-    // llama.cpp, issue 23133: wrong products on Mali-G720-Immortalis.
+    // <https://github.com/ggml-org/llama.cpp/issues/23133>: wrong products on Mali-G720-Immortalis.
     Quirk {
         vendor: ARM,
         device: "Mali-G720",
@@ -61,7 +61,7 @@ pub const QUIRKS: &[Quirk] = &[
         knobs: "linear_tiled=plain",
         why: "products of many rows were reported as wrong",
     },
-    // llama.cpp, issue 28214: the firmware of C-series devices crashes, or numbers are wrong.
+    // <https://github.com/ggml-org/llama.cpp/issues/28214>: the firmware of C-series devices crashes, or numbers are wrong.
     Quirk {
         vendor: IMAGINATION,
         device: "PowerVR",

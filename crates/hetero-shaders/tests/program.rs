@@ -3,20 +3,13 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
+use hetero_conformance::layer::{LayerShape, decoder_layer};
 use hetero_core::{
-    BackendError, DType, DeviceId, Graph, GraphBuilder, HostTensor, NodeId, Op, OperandOrder, Part, Segment,
-    SegmentNode, TensorDesc, ValueId, Weight, WeightFormat, WeightLayout, WeightMatrix, WeightRows, quantize,
+    BackendError, DType, DeviceId, Graph, GraphBuilder, HostTensor, NodeId, OperandOrder, Part, Segment, SegmentNode,
+    TensorDesc, ValueId, Weight, WeightFormat, WeightLayout, WeightMatrix, WeightRows, quantize,
 };
 use hetero_shaders::program::{Buffers, Dispatch, Operand, Piece, Pieces, Program, choose, program};
 use hetero_shaders::{Knobs, Step, Variant};
-
-const FEATURES: usize = 64;
-const HIDDEN: usize = 96;
-const HEADS: usize = 4;
-const KV_HEADS: usize = 2;
-const HEAD_DIM: usize = 16;
-const CONTEXT: usize = 2048;
-const CAPACITY: usize = 64;
 
 /// Buffers that are only names.
 struct Names {
@@ -78,50 +71,26 @@ impl Pieces<()> for NamedWeight {
 
 /// One decoder layer, with biases where `bias` says so. `gate` is read by the caller where `is_gate_output`.
 fn layer(bias: bool, is_gate_output: bool) -> Graph {
-    let mut b = GraphBuilder::new(CAPACITY);
-    let x = b.input("x", FEATURES, DType::F32);
-    let norm = |b: &mut GraphBuilder, x| {
-        let table = b.weight("norm", WeightLayout::table(WeightFormat::F32, 1, FEATURES));
-        b.node("norm", Op::RmsNorm { features: FEATURES, epsilon: 1e-5 }, &[x], &[table], DType::F32)
+    let shape = LayerShape {
+        format: WeightFormat::W4G32,
+        bias,
+        dtype: DType::F32,
+        cache: DType::F16,
+        features: 64,
+        hidden: 96,
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 16,
+        context: 2048,
     };
-    let linear = |b: &mut GraphBuilder, name, x, [in_features, out_features]: [usize; 2]| {
-        let format = WeightFormat::W4G32;
-        let mut weights = vec![b.weight(name, WeightLayout::panels(format, out_features, in_features))];
-        if bias {
-            weights.push(b.weight("bias", WeightLayout::table(WeightFormat::F32, 1, out_features)));
-        }
-        b.node(name, Op::Linear { in_features, out_features, format, bias }, &[x], &weights, DType::F32)
-    };
-    let normed = norm(&mut b, x);
-    let q = linear(&mut b, "q", normed, [FEATURES, HEADS * HEAD_DIM]);
-    let k = linear(&mut b, "k", normed, [FEATURES, KV_HEADS * HEAD_DIM]);
-    let v = linear(&mut b, "v", normed, [FEATURES, KV_HEADS * HEAD_DIM]);
-    let frequencies: Arc<[f32]> = (0..HEAD_DIM / 2).map(|i| 0.5f32.powi(i as i32)).collect();
-    let rope = |heads| Op::Rope { heads, head_dim: HEAD_DIM, frequencies: Arc::clone(&frequencies) };
-    let q = b.node("rope_q", rope(HEADS), &[q], &[], DType::F32);
-    let k = b.node("rope_k", rope(KV_HEADS), &[k], &[], DType::F32);
-    let write = Op::CacheWrite { kv_heads: KV_HEADS, head_dim: HEAD_DIM, context: CONTEXT };
-    let keys = b.state("keys", KV_HEADS * CONTEXT, HEAD_DIM, DType::F16);
-    let values = b.state("values", KV_HEADS * CONTEXT, HEAD_DIM, DType::F16);
-    b.update("write_keys", write.clone(), &[k], keys);
-    b.update("write_values", write, &[v], values);
-    let attention =
-        Op::Attention { heads: HEADS, kv_heads: KV_HEADS, head_dim: HEAD_DIM, context: CONTEXT, scale: 0.25 };
-    let attended = b.node("attention", attention, &[q, keys, values], &[], DType::F32);
-    let o = linear(&mut b, "o", attended, [HEADS * HEAD_DIM, FEATURES]);
-    let add = |b: &mut GraphBuilder, x, y| b.node("add", Op::Add { features: FEATURES }, &[x, y], &[], DType::F32);
-    let x = add(&mut b, x, o);
-    let normed = norm(&mut b, x);
-    let gate = linear(&mut b, "gate", normed, [FEATURES, HIDDEN]);
-    let up = linear(&mut b, "up", normed, [FEATURES, HIDDEN]);
-    let gated = b.node("swiglu", Op::Swiglu { features: HIDDEN }, &[gate, up], &[], DType::F32);
-    let down = linear(&mut b, "down", gated, [HIDDEN, FEATURES]);
-    let y = add(&mut b, x, down);
-    b.output(y);
+    let mut builder = GraphBuilder::new(64);
+    let x = builder.input("x", shape.features, shape.dtype);
+    let values = decoder_layer(&mut builder, &shape, x);
+    builder.output(values.output);
     if is_gate_output {
-        b.output(gate);
+        builder.output(values.gate);
     }
-    b.finish()
+    builder.finish()
 }
 
 /// The whole of a graph as a segment; values with the same number share a tensor.
@@ -233,7 +202,7 @@ fn what_would_overwrite_its_own_input_is_not_fused() {
     let graph = layer(false, false);
     let named = |name: &str| graph.nodes().iter().find(|node| node.name == name).expect("a node").clone();
     // The residual's sum takes the tensor of what the product reads, whose last reader the product is.
-    let (attended, sum) = (named("attention").output, named("add").output);
+    let (attended, sum) = (named("attention").output, named("attention_add").output);
     let tensor_of = move |value: ValueId| if value == sum { attended.0 } else { value.0 };
     let families = run(&build(&segment(graph, tensor_of), "", 8), 10, 1);
     assert_eq!(families.iter().filter(|family| **family == "add").count(), 1, "{families:?}");

@@ -4,6 +4,7 @@ use hetero_core::{DType, Op, OpSpec, WeightFormat};
 
 use super::{FLOATS, uniform};
 use crate::Case;
+use crate::layer::frequencies;
 
 pub(super) fn push(cases: &mut Vec<Case>) {
     for dtype in FLOATS {
@@ -44,8 +45,3 @@ pub(super) fn push(cases: &mut Vec<Case>) {
 /// Features, capacity, rows in use.
 const SHAPES: [(usize, usize, usize); 6] =
     [(1, 1, 1), (32, 2, 2), (60, 3, 1), (92, 16, 7), (257, 33, 33), (2048, 3, 2)];
-
-/// The usual ones, `10000^(-2i / head_dim)`.
-pub(super) fn frequencies(head_dim: usize) -> std::sync::Arc<[f32]> {
-    (0..head_dim / 2).map(|i| 10_000.0f32.powf(-2.0 * i as f32 / head_dim as f32)).collect()
-}

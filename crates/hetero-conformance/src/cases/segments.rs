@@ -1,12 +1,10 @@
 //! Segments of many nodes: what models are made of, submitted at once.
 
-use hetero_core::{DType, Graph, GraphBuilder, Op, RowSelection, ValueId, WeightFormat, WeightLayout};
+use hetero_core::{DType, Graph, GraphBuilder, Op, RowSelection, WeightFormat, WeightLayout};
 
 use super::FLOATS;
-use super::elementwise::frequencies;
+use crate::layer::{LayerShape, attention_block, decoder_layer, feed_forward, linear, norm};
 use crate::{Case, Cut};
-
-const EPSILON: f32 = 1e-5;
 
 pub(super) fn push(cases: &mut Vec<Case>) {
     for format in WeightFormat::ALL {
@@ -27,7 +25,7 @@ pub(super) fn push(cases: &mut Vec<Case>) {
 
             for cache in [DType::F32, DType::F16] {
                 let precision = narrowest(dtype, cache);
-                let shape = Shape { format, dtype, cache, ..SMALL };
+                let shape = LayerShape { format, dtype, cache, ..SMALL };
                 let mut builder = GraphBuilder::new(7);
                 let x = builder.input("x", shape.features, dtype);
                 let y = attention_block(&mut builder, &shape, x);
@@ -44,23 +42,9 @@ pub(super) fn push(cases: &mut Vec<Case>) {
     }
 }
 
-/// Shapes of a small decoder.
-#[derive(Clone, Copy)]
-struct Shape {
-    format: WeightFormat,
-    dtype: DType,
-    cache: DType,
-    features: usize,
-    hidden: usize,
-    heads: usize,
-    kv_heads: usize,
-    head_dim: usize,
-    context: usize,
-    vocabulary: usize,
-}
-
-const SMALL: Shape = Shape {
+const SMALL: LayerShape = LayerShape {
     format: WeightFormat::F32,
+    bias: false,
     dtype: DType::F32,
     cache: DType::F32,
     features: 96,
@@ -69,8 +53,9 @@ const SMALL: Shape = Shape {
     kv_heads: 2,
     head_dim: 32,
     context: 107,
-    vocabulary: 70,
 };
+
+const VOCABULARY: usize = 70;
 
 fn narrowest(a: DType, b: DType) -> DType {
     let precision = |dtype| match dtype {
@@ -85,18 +70,19 @@ fn narrowest(a: DType, b: DType) -> DType {
 fn mlp(format: WeightFormat, dtype: DType, capacity: usize, features: usize, hidden: usize) -> Graph {
     let mut builder = GraphBuilder::new(capacity);
     let x = builder.input("x", features, dtype);
-    let shape = Shape { format, dtype, features, hidden, ..SMALL };
-    let y = feed_forward(&mut builder, &shape, x);
+    let shape = LayerShape { format, dtype, features, hidden, ..SMALL };
+    let y = feed_forward(&mut builder, &shape, x).output;
     builder.output(y);
     builder.finish()
 }
 
 /// Gate, up, swiglu: nodes that are cut alike by columns, each part a segment without a join.
 fn gate_up(format: WeightFormat, dtype: DType) -> Graph {
+    let shape = LayerShape { format, dtype, ..SMALL };
     let mut builder = GraphBuilder::new(7);
     let x = builder.input("x", 96, dtype);
-    let gate = linear(&mut builder, "gate", format, [96, 130], x, dtype);
-    let up = linear(&mut builder, "up", format, [96, 130], x, dtype);
+    let gate = linear(&mut builder, "gate", &shape, [96, 130], x);
+    let up = linear(&mut builder, "up", &shape, [96, 130], x);
     let y = builder.node("swiglu", Op::Swiglu { features: 130 }, &[gate, up], &[], dtype);
     builder.output(y);
     builder.finish()
@@ -104,87 +90,34 @@ fn gate_up(format: WeightFormat, dtype: DType) -> Graph {
 
 /// Linear operators of different widths on one input, which a backend may fuse or prepare once.
 fn shared_input(format: WeightFormat, dtype: DType) -> Graph {
+    let shape = LayerShape { format, dtype, ..SMALL };
     let mut builder = GraphBuilder::new(3);
     let x = builder.input("x", 92, dtype);
     for (name, out_features) in [("a", 64), ("b", 33), ("c", 1)] {
-        let y = linear(&mut builder, name, format, [92, out_features], x, dtype);
+        let y = linear(&mut builder, name, &shape, [92, out_features], x);
         builder.output(y);
     }
     builder.finish()
 }
 
 /// Two layers between embedding and logits of the last position.
-fn decoder(shape: &Shape, capacity: usize) -> Graph {
+fn decoder(shape: &LayerShape, capacity: usize) -> Graph {
     let mut builder = GraphBuilder::new(capacity);
-    let &Shape { format, dtype, features, vocabulary, .. } = shape;
+    let &LayerShape { dtype, features, .. } = shape;
+    let vocabulary = VOCABULARY;
     let ids = builder.input("ids", 1, DType::U32);
     let table = builder.weight("table", WeightLayout::table(WeightFormat::F16, vocabulary, features));
     let op = Op::Embed { vocabulary, features };
     let mut x = builder.node("embed", op, &[ids], &[table], dtype);
     for layer in 0..2 {
         builder.set_layer(Some(layer));
-        x = attention_block(&mut builder, shape, x);
-        x = feed_forward(&mut builder, shape, x);
+        x = decoder_layer(&mut builder, shape, x).output;
     }
     builder.set_layer(None);
     let op = Op::Convert { rows: RowSelection::Last, features };
     x = builder.node("last", op, &[x], &[], dtype);
-    x = norm(&mut builder, "final_norm", features, x, dtype);
-    let logits = linear(&mut builder, "logits", format, [features, vocabulary], x, DType::F32);
+    x = norm(&mut builder, "final_norm", shape, x);
+    let logits = linear(&mut builder, "logits", &LayerShape { dtype: DType::F32, ..*shape }, [features, vocabulary], x);
     builder.output(logits);
     builder.finish()
-}
-
-fn attention_block(builder: &mut GraphBuilder, shape: &Shape, x: ValueId) -> ValueId {
-    let &Shape { format, dtype, cache, features, heads, kv_heads, head_dim, context, .. } = shape;
-    let normed = norm(builder, "attention_norm", features, x, dtype);
-    let q = linear(builder, "q", format, [features, heads * head_dim], normed, dtype);
-    let k = linear(builder, "k", format, [features, kv_heads * head_dim], normed, dtype);
-    let v = linear(builder, "v", format, [features, kv_heads * head_dim], normed, dtype);
-    let mut rope = |name, heads, x| {
-        let frequencies = frequencies(head_dim);
-        let op = Op::Rope { heads, head_dim, frequencies };
-        builder.node(name, op, &[x], &[], dtype)
-    };
-    let q = rope("rope_q", heads, q);
-    let k = rope("rope_k", kv_heads, k);
-    let write = Op::CacheWrite { kv_heads, head_dim, context };
-    let keys = builder.state("keys", kv_heads * context, head_dim, cache);
-    let values = builder.state("values", kv_heads * context, head_dim, cache);
-    builder.update("write_keys", write.clone(), &[k], keys);
-    builder.update("write_values", write, &[v], values);
-    let op = Op::Attention { heads, kv_heads, head_dim, context, scale: 1.0 / (head_dim as f32).sqrt() };
-    let attended = builder.node("attention", op, &[q, keys, values], &[], dtype);
-    let o = linear(builder, "o", format, [heads * head_dim, features], attended, dtype);
-    builder.node("attention_add", Op::Add { features }, &[x, o], &[], dtype)
-}
-
-fn feed_forward(builder: &mut GraphBuilder, shape: &Shape, x: ValueId) -> ValueId {
-    let &Shape { format, dtype, features, hidden, .. } = shape;
-    let normed = norm(builder, "ffn_norm", features, x, dtype);
-    let gate = linear(builder, "gate", format, [features, hidden], normed, dtype);
-    let up = linear(builder, "up", format, [features, hidden], normed, dtype);
-    let op = Op::Swiglu { features: hidden };
-    let activated = builder.node("swiglu", op, &[gate, up], &[], dtype);
-    let down = linear(builder, "down", format, [hidden, features], activated, dtype);
-    builder.node("ffn_add", Op::Add { features }, &[x, down], &[], dtype)
-}
-
-fn linear(
-    builder: &mut GraphBuilder,
-    name: &'static str,
-    format: WeightFormat,
-    [in_features, out_features]: [usize; 2],
-    x: ValueId,
-    dtype: DType,
-) -> ValueId {
-    let weight = builder.weight(name, WeightLayout::panels(format, out_features, in_features));
-    let op = Op::Linear { in_features, out_features, format, bias: false };
-    builder.node(name, op, &[x], &[weight], dtype)
-}
-
-fn norm(builder: &mut GraphBuilder, name: &'static str, features: usize, x: ValueId, dtype: DType) -> ValueId {
-    let weight = builder.weight(name, WeightLayout::table(WeightFormat::F32, 1, features));
-    let op = Op::RmsNorm { features, epsilon: EPSILON };
-    builder.node(name, op, &[x], &[weight], dtype)
 }
