@@ -165,7 +165,7 @@ impl ModelArgs {
 
 /// Tells on standard error where the measurements of processors come from.
 pub(crate) fn tell_profiling(facts: &ProfilingFacts) {
-    let ProfilingFacts { file, trouble, n_known, n_new, seconds, is_complete } = facts;
+    let ProfilingFacts { file, trouble, n_known, n_new, n_again, seconds, noise, is_complete } = facts;
     if let Some(trouble) = trouble {
         note(format_args!("profile  {trouble}"));
     }
@@ -173,13 +173,21 @@ pub(crate) fn tell_profiling(facts: &ProfilingFacts) {
         0 => String::new(),
         n => format!("{n} measurements known, "),
     };
-    let new = match n_new {
-        0 => "none made".to_owned(),
-        n => format!("{n} made in {seconds:.1} s"),
+    let new = match (n_new, n_again) {
+        (0, 0) => "none made".to_owned(),
+        (n, 0) => format!("{n} made in {seconds:.1} s"),
+        (0, again) => format!("none made, {again} made again in {seconds:.1} s"),
+        (n, again) => format!("{n} made and {again} made again in {seconds:.1} s"),
     };
     let missing = if *is_complete { "" } else { ", others are missing" };
     let kept = file.as_ref().map_or_else(|| ", not kept".to_owned(), |file| format!(", kept in {}", file.display()));
     note(format_args!("profile  {known}{new}{missing}{kept}"));
+    if noise.is_busy() {
+        note(format_args!(
+            "profile  the machine was busy: spread {:.0} %; measure again with `hetero profile` when it is idle",
+            100.0 * noise.spread
+        ));
+    }
 }
 
 /// Where a model's files are: in a folder, or in the program itself.

@@ -180,6 +180,9 @@ struct Explain {
     phases: Vec<Phase>,
     /// Plans that were reconsidered because a processor was not as fast as assumed.
     replans: Vec<String>,
+    /// Where one processor computes everything because what others would gain is less than what is known of them, or
+    /// because measured steps have shown it to be faster.
+    alone: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -193,8 +196,10 @@ struct Phase {
 impl Explain {
     fn of(session: &Session) -> Explain {
         let phases = session.reports().into_iter().map(|(phase, report)| Phase { phase, report });
-        let replans = session.model().team().replans();
-        Explain { phases: phases.collect(), replans: replans.iter().map(stream::replan_text).collect() }
+        let team = session.model().team();
+        let margins = team.margins().into_iter().map(|margin| margin.to_string());
+        let alone = margins.chain(team.fallbacks().into_iter().map(|fallback| fallback.to_string())).collect();
+        Explain { phases: phases.collect(), replans: team.replans().iter().map(stream::replan_text).collect(), alone }
     }
 }
 

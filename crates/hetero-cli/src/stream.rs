@@ -102,6 +102,9 @@ pub(crate) fn tell_reports(session: &Session) {
     for (phase, report) in session.reports() {
         note(format_args!("{phase:8} {}", report.to_string().trim_end()));
     }
+    for margin in session.model().team().margins() {
+        note(format_args!("alone    {margin}"));
+    }
     for replan in session.model().team().replans() {
         note(format_args!("replan   {}", replan_text(&replan)));
     }
@@ -121,6 +124,9 @@ pub(crate) fn replan_text(replan: &Replan) -> String {
 pub(crate) fn tell_figures(stats: &GenerationStats, session: &Session) {
     for loss in session.model().team().losses() {
         note(format_args!("lost     {}: {}; the other devices went on", loss.device, loss.reason));
+    }
+    for fallback in session.model().team().fallbacks() {
+        note(format_args!("alone    {fallback}"));
     }
     let speed =
         |name: &str, speed: Speed| format!("{name} {} tokens, {:.1} tokens/s", speed.tokens, speed.tokens_per_second);

@@ -9,7 +9,9 @@ use hetero_core::{Access, Backend, DType, DeviceInfo, DeviceKind, Graph, TensorD
 use hetero_sched::SchedError;
 use hetero_sched::cost::{ProfiledCosts, ProfiledOptions};
 use hetero_sched::profile::predict::{Errors, Predictor};
-use hetero_sched::profile::{Failure, Identity, MeasureOptions, Measured, OperatorProfile, Profile, Progress, measure};
+use hetero_sched::profile::{
+    Failure, Identity, MeasureOptions, Measured, Noise, OperatorProfile, Profile, Progress, measure,
+};
 use hetero_sched::sync::SystemClock;
 
 use crate::LlamaError;
@@ -40,8 +42,12 @@ pub struct ProfilingFacts {
     pub n_known: usize,
     /// Measurements that were made now.
     pub n_new: usize,
+    /// Measurements of the stored profile that were made again, because the machine was busy when they were made.
+    pub n_again: usize,
     /// Seconds that these took.
     pub seconds: f64,
+    /// How much else the machine did while everything was measured that is known by now.
+    pub noise: Noise,
     /// Whether everything was measured.
     pub is_complete: bool,
 }
@@ -149,7 +155,7 @@ pub(crate) fn known_and_missing(
         tracing::warn!(device, error = %failure.error, "a device failed while it was measured");
     }
     let mut file = folder.map(|folder| folder.file_of(&identities));
-    let is_changed = measured.n_new > 0 || n_known == 0;
+    let is_changed = measured.n_new + measured.n_again > 0 || n_known == 0;
     let kept = folder.filter(|_| is_changed).map_or(Ok(()), |folder| folder.save(&measured.profile).map(drop));
     if let Err(error) = kept {
         tracing::warn!(%error, "the profile is not kept");
@@ -161,6 +167,8 @@ pub(crate) fn known_and_missing(
         trouble,
         n_known,
         n_new: measured.n_new,
+        n_again: measured.n_again,
+        noise: measured.profile.noise(),
         seconds: begin.elapsed().as_secs_f64(),
         is_complete: measured.is_complete,
     };
@@ -185,6 +193,8 @@ fn measuring(capacity: usize, options: &ModelOptions, thoroughness: Thoroughness
         column_shares: vec![1],
         n_repeats: 2,
         least_seconds: 2e-3,
+        most_seconds: 15e-3,
+        again_seconds: 0.5,
         n_nodes: 16,
         fills_operands: true,
         // Each operator beside a ballast on all other devices: for who has the time.
@@ -202,6 +212,8 @@ fn measuring(capacity: usize, options: &ModelOptions, thoroughness: Thoroughness
             column_shares: vec![1, 4],
             n_repeats: 3,
             least_seconds: 20e-3,
+            most_seconds: 200e-3,
+            again_seconds: f64::INFINITY,
             measures_bus: true,
             ..least
         },

@@ -112,6 +112,7 @@ pub(crate) fn team(
         active_watts: power.iter().map(|power| power.active_watts).collect(),
         idle_watts: power.iter().map(|power| power.idle_watts).sum(),
         memories: profiling::memories(&devices)?,
+        weighs_errors: true,
     };
     let costs = profiling::costs(&measured.profile, &devices, prefill, &known);
     let team = TeamOptions { solve, executor, is_strict: together.is_strict };

@@ -25,12 +25,17 @@ const TOLERANCE: f64 = 0.2;
 
 /// A phone on which compiling, starting and waiting cost next to nothing, so that even a small model is shared.
 fn phone(faults: &str, numerics: Numerics) -> Arc<SimulatedSoc> {
+    phone_that_waits(faults, numerics, 1e-9)
+}
+
+/// The same, on which the host learns of an end so many seconds late.
+fn phone_that_waits(faults: &str, numerics: Numerics, wait_seconds: f64) -> Arc<SimulatedSoc> {
     let mut soc = Soc::builtin("snapdragon-8-gen-3").expect("a built-in system");
     for overheads in [&mut soc.gpu.overheads, &mut soc.npu.overheads] {
         overheads.submit_seconds = 1e-9;
         overheads.submit_idle_seconds = 0.0;
-        overheads.wait_seconds = 1e-9;
-        overheads.poll_seconds = 1e-9;
+        overheads.wait_seconds = wait_seconds;
+        overheads.poll_seconds = wait_seconds;
         overheads.start_seconds = 0.0;
     }
     for compile in [&mut soc.gpu.compile, &mut soc.npu.compile] {
@@ -89,7 +94,12 @@ fn team(phone: &Arc<SimulatedSoc>, bench: &Arc<SimulatedSoc>, graph: &ModelGraph
 
 /// Decodes on GPU and NPU of a phone with faults, with or without adapting.
 fn decode(model: &Model, faults: &str, adapts: bool) -> Outcome {
-    let bench = phone("", Numerics::None);
+    decode_on(model, phone(faults, Numerics::Reference), adapts)
+}
+
+/// Decodes on GPU and NPU of a phone, with what was measured on another one.
+fn decode_on(model: &Model, phone: Arc<SimulatedSoc>, adapts: bool) -> Outcome {
+    let bench = self::phone("", Numerics::None);
     let graph = graph::build(
         model.config(),
         &GraphOptions {
@@ -101,7 +111,6 @@ fn decode(model: &Model, faults: &str, adapts: bool) -> Outcome {
             logits: RowSelection::Last,
         },
     );
-    let phone = phone(faults, Numerics::Reference);
     let team = team(&phone, &bench, &graph, adapts);
     let mut session = Session::new(&model.with_team(Arc::clone(&team))).expect("a session");
     let cancel = CancelToken::default();
@@ -130,8 +139,18 @@ fn a_plan_that_moves_changes_no_token() {
 
 /// Seconds of each token of Llama-3.2-1B on GPU and NPU of a phone with faults, and the plans that were reconsidered.
 fn time_large(faults: &str, adapts: bool) -> (Vec<f64>, Vec<Replan>) {
-    let phone = |faults: &str| {
-        let soc = Soc::builtin("snapdragon-8-gen-3").expect("a built-in system");
+    let (seconds, team) = time_waiting(faults, adapts, 1.0, DeviceSet::first(2));
+    (seconds, team.replans())
+}
+
+/// The same on some of the devices of a phone on which meeting takes so many times as long as where it was measured.
+fn time_waiting(faults: &str, adapts: bool, waits: f64, usable: DeviceSet) -> (Vec<f64>, Arc<Team>) {
+    let phone = |faults: &str, waits: f64| {
+        let mut soc = Soc::builtin("snapdragon-8-gen-3").expect("a built-in system");
+        for overheads in [&mut soc.gpu.overheads, &mut soc.npu.overheads] {
+            overheads.submit_seconds *= waits;
+            overheads.poll_seconds *= waits;
+        }
         let faults = FaultPlan::parse(faults).expect("faults");
         let (numerics, time) = (Numerics::None, TimeMode::Virtual);
         SimulatedSoc::new(soc, SimOptions { numerics, time, faults, ..SimOptions::default() })
@@ -146,8 +165,9 @@ fn time_large(faults: &str, adapts: bool) -> (Vec<f64>, Vec<Replan>) {
         logits: RowSelection::Last,
     };
     let graph = graph::build(&config, &options);
-    let phone_with_faults = phone(faults);
-    let team = team(&phone_with_faults, &phone(""), &graph, adapts);
+    let phone_with_faults = phone(faults, waits);
+    let team = team(&phone_with_faults, &phone("", 1.0), &graph, adapts);
+    (0..2).filter(|&idx| !usable.contains(idx)).for_each(|idx| team.leave_out(idx, "another one computes alone"));
     let state = graph.allocate_state(&*team.devices()[0]).expect("memory");
     let weights: Vec<_> =
         (graph.graph.weights().iter()).map(|desc| blank_weight(&desc.name, desc.layout).expect("no memory")).collect();
@@ -159,7 +179,7 @@ fn time_large(faults: &str, adapts: bool) -> (Vec<f64>, Vec<Replan>) {
         runner.step(StepParams { past, rows: 1 }, &|| false).expect("a step");
         seconds.push(phone_with_faults.clock().now() - begin);
     }
-    (seconds, team.replans())
+    (seconds, team)
 }
 
 /// The median of the last half, which what is compiled for a new plan does not move.
@@ -188,4 +208,43 @@ fn outliers_move_nothing() {
         let (_, replans) = time_large(fault, true);
         assert_eq!(replans, [], "{fault}");
     }
+}
+
+/// The steps after which a plan for several processors that takes longer than one of them must have given way.
+const N_UNTIL_ALONE: usize = 12;
+
+#[test]
+fn a_plan_that_promises_too_much_gives_way_to_a_single_processor() {
+    // Processors meet hundreds of times in a token, and here that takes far longer than where they were measured.
+    let waits = 40.0;
+    let (blind, _) = time_waiting("", false, waits, DeviceSet::first(2));
+    let alone = [0, 1].map(|idx| late_half(&time_waiting("", false, waits, DeviceSet::one(idx)).0));
+    let (adapted, team) = time_waiting("", true, waits, DeviceSet::first(2));
+    let best = alone[0].min(alone[1]);
+    println!("blind {:.4} s, alone {alone:.4?} s, adapted {:.4?} s", late_half(&blind), &adapted[..20]);
+    assert!(late_half(&blind) > 2.0 * best, "the plan is bad: {} s, alone {best} s", late_half(&blind));
+    for (idx, seconds) in adapted.iter().enumerate().skip(N_UNTIL_ALONE) {
+        assert!(*seconds < 1.03 * best, "step {idx}: {seconds} s, alone {best} s");
+    }
+    let fallbacks = team.fallbacks();
+    assert!(matches!(&fallbacks[..], [only] if only.is_alone && only.rows == 1), "{fallbacks:?}");
+}
+
+#[test]
+fn a_plan_that_keeps_its_promise_stays() {
+    let (steady, _) = time_waiting("", false, 1.0, DeviceSet::first(2));
+    let (adapted, team) = time_waiting("", true, 1.0, DeviceSet::first(2));
+    assert_eq!(team.fallbacks(), []);
+    let [before, after] = [steady, adapted].map(|seconds| seconds.iter().sum::<f64>());
+    println!("{N_STEPS} steps: {before:.4} s without trials, {after:.4} s with them");
+    assert!(after < 1.04 * before, "trials cost little: {before} s without them, {after} s with them");
+}
+
+#[test]
+fn falling_back_changes_no_token() {
+    let model = model();
+    let undisturbed = decode(&model, "", false);
+    let adapted = decode_on(&model, phone_that_waits("", Numerics::Reference, 1e-3), true);
+    assert_eq!(adapted.tokens, undisturbed.tokens);
+    assert!(adapted.team.fallbacks().iter().any(|fallback| fallback.is_alone), "{:?}", adapted.team.fallbacks());
 }

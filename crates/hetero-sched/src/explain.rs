@@ -27,6 +27,8 @@ pub struct Explanation {
     pub n_submissions: usize,
     /// For each device, the weights that it holds as copies of its own.
     pub memory: Vec<ExplainedMemory>,
+    /// Why one device computes everything, where what others would gain is less than what is known.
+    pub margin: Option<String>,
     /// The operators, of layers that are alike only the first one's.
     pub operators: Vec<ExplainedOperator>,
 }
@@ -136,6 +138,7 @@ pub fn explain(
     alone.pin_plan(&solution.plan, costs, &solution.prediction.n_graphs);
     Explanation {
         memory: memory(&alone, &alone, devices.len()),
+        margin: None,
         devices,
         seconds: solution.prediction.seconds,
         busy_seconds: solution.prediction.busy_seconds.clone(),
@@ -161,6 +164,9 @@ impl fmt::Display for Explanation {
     /// For people: one paragraph an operator, with the three best alternatives.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "step: {}, {} submissions", Seconds(self.seconds), self.n_submissions)?;
+        if let Some(margin) = &self.margin {
+            writeln!(f, "  {margin}")?;
+        }
         for (device, busy) in self.devices.iter().zip(&self.busy_seconds) {
             writeln!(f, "  {device}: busy {} ({:.0} %)", Seconds(*busy), 100.0 * busy / self.seconds)?;
         }

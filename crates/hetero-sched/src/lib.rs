@@ -39,7 +39,7 @@ pub use error::SchedError;
 pub use executor::{Executor, ExecutorOptions, Synchronisation};
 pub use plan::{PlacedPart, Plan};
 pub use residency::Residency;
-pub use runner::{Expected, Loss, Replan, Runner, Team, TeamOptions, Wanted};
+pub use runner::{Expected, Fallback, Loss, Margin, Replan, Runner, Team, TeamOptions, Wanted};
 pub use solver::{Solution, SolveError, SolveOptions, solve};
 pub use state::State;
 pub use submissions::{PartId, Submission, submissions};

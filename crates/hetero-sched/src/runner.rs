@@ -3,21 +3,28 @@
 //! A [`Team`] is the devices that work together, with what they cost and which of them are still usable; several graphs
 //! of one model share it. A [`Runner`] is one graph: it finds the plan of each step, runs it, and when a device fails
 //! plans the step anew for the others and repeats it. It learns from the times of its steps: when a device has become
-//! slower or faster than the plan assumes, there is a new plan, if that is better.
+//! slower or faster than the plan assumes, there is a new plan, if that is better; and when a single device turns out to
+//! be faster than several, it goes on alone.
 
 mod adapt;
+mod contest;
 mod lengths;
+mod margin;
 mod order;
 mod planning;
+mod trial;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hetero_core::{Backend, Graph, SharedTensor, StepParams, ValueId, WeightMatrix};
 
 use self::adapt::Adaptation;
+use self::contest::Contest;
 pub use self::lengths::Expected;
+pub use self::margin::Margin;
 pub use self::order::Wanted;
 use self::planning::{Current, Occasion, Planning};
+pub use self::trial::Fallback;
 use crate::cost::{CostModel, DeviceSet, MAX_DEVICES};
 use crate::report::StepReport;
 use crate::solver::{PlanCache, PlanKey, Solution, SolveOptions};
@@ -58,6 +65,10 @@ struct TeamState {
     /// By how much predictions may be off before plans are made anew; `None` when they never are.
     tolerance: Option<f64>,
     replans: Vec<Replan>,
+    margins: Vec<Margin>,
+    fallbacks: Vec<Fallback>,
+    /// Positions of steps that a single device computes because it was faster, and which.
+    alone: Vec<(usize, usize)>,
     uses_graphs_again: bool,
 }
 
@@ -109,6 +120,9 @@ impl Team {
             losses: Vec::new(),
             tolerance: None,
             replans: Vec::new(),
+            margins: Vec::new(),
+            fallbacks: Vec::new(),
+            alone: Vec::new(),
             uses_graphs_again: false,
         };
         let residency = options.solve.memory_budget.map_or_else(Residency::new, Residency::with_budget);
@@ -201,6 +215,10 @@ pub struct Runner {
     current: Option<Current>,
     /// What was learnt of the devices; `None` for a single one.
     adaptation: Option<Adaptation>,
+    /// Who computes, as measured steps decide; `None` where nothing is learnt.
+    contest: Option<Contest>,
+    /// The plan to return to, after a trial that it has won.
+    parked: Option<Current>,
     /// Whether there are plans for standard lengths alone.
     uses_graphs_again: bool,
     /// For each device, the arithmetic operations that it has computed.
@@ -226,13 +244,14 @@ impl Runner {
         let adaptation = team.costs.clone().zip(tolerance);
         let adaptation = adaptation.map(|(costs, tolerance)| Adaptation::new(costs, tolerance));
         loop {
+            let contest = adaptation.is_some().then(|| team.contest(first.rows));
             let planning = Planning {
                 team,
                 costs: team.costs.as_deref(),
                 graph,
                 weights,
                 graphs: None,
-                usable: team.usable(),
+                usable: trial::usable_for(team, contest.as_ref(), first.rows),
                 occasion: Occasion::Fresh,
             };
             let current = Current::of(&planning, &mut plans, first)?;
@@ -254,6 +273,8 @@ impl Runner {
                         plans,
                         current: Some(current),
                         adaptation,
+                        contest,
+                        parked: None,
                         uses_graphs_again,
                         operations: vec![0.0; team.devices.len()],
                     });
@@ -268,28 +289,44 @@ impl Runner {
     /// A device that fails is left out from then on, and the step is repeated on the others; [`Team::losses`] has it.
     /// After an error the outputs and the state of this step's positions are void.
     pub fn step(&mut self, step: StepParams, is_cancelled: &dyn Fn() -> bool) -> Result<(), SchedError> {
-        loop {
-            let result = self.make_ready(step).and_then(|()| self.executor.step_unless(step, is_cancelled));
+        let seconds = loop {
+            let result = self.make_ready(step).and_then(|()| self.timed_step(step, is_cancelled));
             match result {
-                Ok(()) => break,
+                Ok(taken) => break taken,
                 Err(error) => self.team.go_on_after(error)?,
             }
-        }
+            self.forget_trials();
+        };
         let current = self.current.as_ref().expect("the step had a plan");
         self.operations.iter_mut().zip(&current.operations).for_each(|(sum, step)| *sum += step);
         // A step that is much shorter than the one that the plan is for says nothing about the devices.
-        let is_typical = 10 * step.rows >= 9 * current.planned.rows;
-        if let Some(adaptation) = self.adaptation.as_mut().filter(|_| is_typical) {
+        let planned_rows = current.planned.rows;
+        let is_typical = 10 * step.rows >= 9 * planned_rows;
+        if is_typical
+            && self.note_step(planned_rows, seconds)
+            && let Some(adaptation) = &mut self.adaptation
+        {
             adaptation.learn(self.executor.observed());
         }
         Ok(())
     }
 
+    /// Runs a step by the plan that is there, and says how many seconds it took.
+    fn timed_step(&mut self, step: StepParams, is_cancelled: &dyn Fn() -> bool) -> Result<f64, SchedError> {
+        let clock = &self.team.options.executor.clock;
+        let begin = clock.now();
+        self.executor.step_unless(step, is_cancelled)?;
+        Ok(clock.now() - begin)
+    }
+
     /// Sees to it that the executor has the plan for a step.
     fn make_ready(&mut self, step: StepParams) -> Result<(), SchedError> {
-        let usable = self.team.usable();
         let planned = self.planned(step);
         let is_due = self.adaptation.as_ref().is_some_and(Adaptation::is_due);
+        if !is_due {
+            self.settle_trials(planned)?;
+        }
+        let usable = self.usable_for(planned.rows);
         if !is_due && self.current.as_ref().is_some_and(|current| current.is_for(planned, usable)) {
             self.predict_behind(step.past);
             return Ok(());
@@ -326,6 +363,9 @@ impl Runner {
         if costs.is_some() {
             let choice = planning.reconsider(before.filter(is_like), &mut current);
             if let Some(drift) = drift {
+                if choice.is_new() {
+                    self.contest.as_mut().into_iter().for_each(Contest::replanned);
+                }
                 self.team.tell_replan(&drift, planned.rows, choice);
             }
         }

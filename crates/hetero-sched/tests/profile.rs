@@ -183,7 +183,7 @@ fn what_does_not_fit_is_refused_with_the_reason() {
     };
     check(&|text| text, "2", "kernels 1, and version");
     check(&|text| text[..text.len() / 2].to_owned(), "1", "is damaged");
-    check(&|text| text.replace("\"format\": 4", "\"format\": 99"), "1", "has format 99, and format 4 is needed");
+    check(&|text| text.replace("\"format\": 5", "\"format\": 99"), "1", "has format 99, and format 5 is needed");
     check(&|text| text.replacen("\"name\": \"reference\"", "\"name\": \"gpu\"", 1), "1", "is of the devices");
     check(&|text| text.replacen("\"seconds\": ", "\"seconds\": -", 1), "1", "impossible value for seconds of");
     check(&|text| text.replacen("\"samples\"", "\"simples\"", 1), "1", "is damaged");
@@ -191,12 +191,18 @@ fn what_does_not_fit_is_refused_with_the_reason() {
     assert!(matches!(missing, ProfileError::Io { .. }));
 }
 
+/// A measurement that nothing disturbed.
+fn exact(rows: usize, past: usize, columns: usize, seconds: f64) -> Sample {
+    let (is_weight_stationary, compile_seconds, error, spread) = (false, 0.0, 0.0, 0.0);
+    Sample { rows, past, columns, is_weight_stationary, seconds, compile_seconds, error, spread }
+}
+
 fn samples(seconds: impl Fn(usize, usize) -> f64) -> Vec<Sample> {
     let mut samples = Vec::new();
     for rows in [1, 32, 64, 96, 128, 256, 512, 1024] {
         for columns in [1024, 4096] {
             let seconds = seconds(rows, columns);
-            samples.push(Sample { rows, past: 0, columns, is_weight_stationary: false, seconds, compile_seconds: 0.0 });
+            samples.push(exact(rows, 0, columns, seconds));
         }
     }
     samples
@@ -235,7 +241,7 @@ fn devices_that_jump_between_kernels_are_predicted_by_a_tree() {
     let mut few = samples(truth);
     for rows in [190, 199, 200, 210] {
         let seconds = truth(rows, 4096);
-        few.push(Sample { rows, past: 0, columns: 4096, is_weight_stationary: false, seconds, compile_seconds: 0.0 });
+        few.push(exact(rows, 0, 4096, seconds));
     }
     let predictor = Predictor::fit(&few, DeviceKind::Gpu).unwrap();
     assert!(matches!(predictor.model(), Model::Tree(_)), "{:?} {:?}", predictor.model(), predictor.errors());
@@ -247,14 +253,7 @@ fn devices_that_jump_between_kernels_are_predicted_by_a_tree() {
 
 #[test]
 fn attention_grows_with_the_positions_before_it() {
-    let sample = |rows: usize, past: usize| Sample {
-        rows,
-        past,
-        columns: 4096,
-        is_weight_stationary: false,
-        seconds: 1e-5 + 1e-8 * (rows * past) as f64,
-        compile_seconds: 0.0,
-    };
+    let sample = |rows: usize, past: usize| exact(rows, past, 4096, 1e-5 + 1e-8 * (rows * past) as f64);
     let samples: Vec<Sample> =
         [(1, 0), (64, 0), (256, 0), (1, 256), (1, 1024)].map(|(rows, past)| sample(rows, past)).into();
     let predictor = Predictor::fit(&samples, DeviceKind::Gpu).unwrap();

@@ -2,7 +2,7 @@
 
 use hetero_llama::profiling::Profiling;
 use hetero_sched::profile::predict::Errors;
-use hetero_sched::profile::{DeviceProfile, MeasuredOverheads, OperatorProfile, Profile, Sample};
+use hetero_sched::profile::{DeviceProfile, MeasuredOverheads, Noise, OperatorProfile, Profile, Sample};
 use serde::Serialize;
 
 use crate::json::SCHEMA;
@@ -20,8 +20,12 @@ pub(super) struct Document<'a> {
     /// Measurements that were known before, and those that were made now.
     known: usize,
     measured: usize,
+    /// Those that were made again because the machine was busy when they were made.
+    again: usize,
     /// Time that measuring took.
     seconds: f64,
+    /// How much else the machine did while everything was measured that is known.
+    noise: Noise,
     devices: Vec<Device<'a>>,
     prediction_error: Error,
     profile: &'a Profile,
@@ -76,7 +80,9 @@ impl<'a> Document<'a> {
             complete: facts.is_complete,
             known: facts.n_known,
             measured: facts.n_new,
+            again: facts.n_again,
             seconds: facts.seconds,
+            noise: facts.noise,
             devices: profiling.profile.devices.iter().enumerate().map(device).collect(),
             prediction_error: Error::overall(profiling),
             profile: &profiling.profile,

@@ -51,6 +51,7 @@ pub(super) fn team(
         active_watts: kinds.iter().map(|&kind| phone.power(kind).active_watts).collect(),
         idle_watts: kinds.iter().map(|&kind| phone.power(kind).idle_watts).sum(),
         memories: Vec::new(),
+        weighs_errors: false,
     };
     let costs = ProfiledCosts::new(&profile, &infos, &prefill.graph, &costs);
     let solve = SolveOptions {

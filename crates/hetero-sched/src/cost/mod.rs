@@ -195,6 +195,17 @@ pub trait CostModel: Debug + Send + Sync {
         f64::INFINITY
     }
 
+    /// The part of [`CostModel::seconds`] by which they may be off: zero where they are taken as they are. What runs on
+    /// one device is off by the same, so that it cancels between plans that have it in common.
+    fn uncertainty(&self, _device_idx: usize, _shape: &PartShape) -> f64 {
+        0.0
+    }
+
+    /// Seconds by which what a submission costs besides its work may be off.
+    fn submission_uncertainty(&self, _device_idx: usize) -> f64 {
+        0.0
+    }
+
     /// Joules that a part takes besides what the machine takes when it is idle.
     fn joules(&self, device_idx: usize, shape: &PartShape) -> f64;
 

@@ -21,6 +21,8 @@ pub struct ProfiledCosts {
     slowdowns: Vec<Vec<[f64; 2]>>,
     /// Bytes per second; infinite without a bus.
     bus: f64,
+    /// For each device, by how much what a submission costs may be off; `None` where measurements are exact.
+    submission_errors: Option<Vec<f64>>,
 }
 
 #[derive(Debug)]
@@ -44,6 +46,9 @@ struct Measured {
     /// Bytes per second of all columns, by the logarithm of the rows.
     rates: [f64; N_RATES],
     compiling: Compiling,
+    /// Rows, past positions, columns and relative error of each measurement, and the median of these errors.
+    measured: Vec<([usize; 3], f64)>,
+    usual_error: f64,
 }
 
 /// What compiling takes: a graph of its own, and what grows with the rows times the columns.
@@ -80,7 +85,13 @@ pub struct ProfiledOptions {
     pub idle_watts: f64,
     /// The number of the memory that each device computes in; missing ones are the first.
     pub memories: Vec<usize>,
+    /// Whether costs are taken for as uncertain as measurements and predictions are, so that a plan for several devices
+    /// must be better than one device by more. Not where time is simulated.
+    pub weighs_errors: bool,
 }
+
+/// How far predictions are taken to be off of which none could be checked: what is usual of those that can.
+const UNCHECKED_ERROR: f64 = 0.1;
 
 impl ProfiledCosts {
     /// Costs of the operators of a graph.
@@ -145,7 +156,11 @@ impl ProfiledCosts {
         let active_watts = (0..infos.len()).map(|idx| options.active_watts.get(idx).copied().unwrap_or(0.0)).collect();
         let bus = profile.bus.as_ref().and_then(|bus| bus.bytes_per_second).unwrap_or(f64::INFINITY);
         let slowdowns = slowdowns(profile);
-        ProfiledCosts { slowdowns, devices, active_watts, idle_watts: options.idle_watts, classes, bus }
+        let submission_errors = options
+            .weighs_errors
+            .then(|| profile.devices.iter().map(|device| device.overheads.error_seconds).collect());
+        let idle_watts = options.idle_watts;
+        ProfiledCosts { slowdowns, devices, active_watts, idle_watts, classes, bus, submission_errors }
     }
 
     /// For each operator and device by name, the errors on measurements that were held out.
@@ -223,6 +238,26 @@ impl CostModel for ProfiledCosts {
         self.bus
     }
 
+    fn uncertainty(&self, device_idx: usize, shape: &PartShape) -> f64 {
+        if self.submission_errors.is_none() {
+            return 0.0;
+        }
+        let Some((class, measured)) = self.measured(device_idx, shape.class) else { return 0.0 };
+        // A part of an operator that was measured whole takes its share of it.
+        let columns = if class.is_linear { shape.columns } else { measured.columns };
+        let of_shape = |known: &&([usize; 3], f64)| known.0 == [shape.rows, shape.past, columns];
+        if let Some((_, error)) = measured.measured.iter().find(of_shape) {
+            return *error;
+        }
+        let held_out = measured.predictor.errors();
+        let predicted = if held_out.n > 0 { held_out.median } else { UNCHECKED_ERROR };
+        predicted.hypot(measured.usual_error)
+    }
+
+    fn submission_uncertainty(&self, device_idx: usize) -> f64 {
+        self.submission_errors.as_ref().map_or(0.0, |errors| errors[device_idx])
+    }
+
     fn joules(&self, device_idx: usize, shape: &PartShape) -> f64 {
         self.active_watts[device_idx] * self.seconds(device_idx, shape).unwrap_or(0.0)
     }
@@ -259,6 +294,8 @@ fn traffic(profile: &Profile, device_idx: usize, key: &str) -> Vec<Sample> {
         is_weight_stationary: false,
         seconds: traffic.bytes,
         compile_seconds: 0.0,
+        error: 0.0,
+        spread: 0.0,
     };
     of_operator.map(sample).collect()
 }
@@ -274,7 +311,13 @@ fn measured(operator: &OperatorProfile, kind: DeviceKind, traffic: &[Sample]) ->
         let bytes = traffic.as_ref().map_or(0.0, |traffic| traffic.seconds(1 << log, 0, columns, false));
         *rate = if seconds > 0.0 { bytes / seconds } else { 0.0 };
     }
+    let of_sample = |sample: &Sample| ([sample.rows, sample.past, sample.columns], sample.error);
+    let measured: Vec<([usize; 3], f64)> = samples.iter().map(of_sample).collect();
+    let mut errors: Vec<f64> = samples.iter().map(|sample| sample.error).collect();
+    errors.sort_by(f64::total_cmp);
     Some(Measured {
+        usual_error: errors[errors.len() / 2],
+        measured,
         predictor,
         traffic,
         rates,
@@ -301,7 +344,8 @@ mod tests {
     use super::*;
 
     fn sample(rows: usize, columns: usize, compile_seconds: f64) -> Sample {
-        Sample { rows, past: 0, columns, is_weight_stationary: false, seconds: 0.0, compile_seconds }
+        let (seconds, error, spread) = (0.0, 0.0, 0.0);
+        Sample { rows, past: 0, columns, is_weight_stationary: false, seconds, compile_seconds, error, spread }
     }
 
     #[test]

@@ -13,6 +13,7 @@ use super::bus::measure_bus;
 use super::overheads::measure_overheads;
 use super::points::{Point, Wanted, distinct_operators, points};
 use super::probe::{Probe, ProbeShape};
+use super::repeat::{LONG_SECONDS, repeat_probe, repeat_two};
 use super::together::{Pairing, measure_slowdowns, pairings};
 use super::{DeviceProfile, FORMAT, Identity, MeasuredOverheads, Profile, Sample, Together, operator_key};
 use crate::SchedError;
@@ -20,12 +21,15 @@ use crate::sync::Clock;
 
 /// The part of a column of measurements that repeats a node: larger ones would take more memory than a phone has.
 pub(super) const MOST_WEIGHT_BYTES: usize = 64 << 20;
-/// Work that takes longer than this many seconds is measured once.
-const LONG_SECONDS: f64 = 0.05;
+/// Work that takes longer than this many seconds is not even run to warm up.
+const VERY_LONG_SECONDS: f64 = 0.5;
 /// Equal nodes of the longer submission, at least.
 pub(super) const N_NODES: usize = 3;
-/// A measurement is repeated no more often than this.
-const MOST_REPEATS: usize = 200;
+/// A measurement of which the fastest runs differ by more than this part, or half of the runs take so much longer than
+/// the fastest, was made while the machine did something else.
+pub(super) const NOISE: f64 = 0.3;
+/// A measurement that may be off by more than this factor says nothing, however much more it is.
+const MOST_ERROR: f64 = 10.0;
 
 /// Makes a weight matrix that is never read, from its name and layout.
 pub type BlankWeight = fn(&str, WeightLayout) -> Result<Arc<WeightMatrix>, BackendError>;
@@ -45,6 +49,10 @@ pub struct MeasureOptions {
     pub n_repeats: usize,
     /// Seconds for which each is repeated at least: zero where time is simulated and nothing disturbs it.
     pub least_seconds: f64,
+    /// Seconds for which each is repeated at most until the fastest runs agree; zero where all runs are alike.
+    pub most_seconds: f64,
+    /// Seconds after which no measurement that was disturbed, now or before, is made again.
+    pub again_seconds: f64,
     /// Equal nodes of the longer submission, at most: the more, the less noise is left in what is over at once. At least
     /// three.
     pub n_nodes: usize,
@@ -69,6 +77,8 @@ impl Default for MeasureOptions {
             column_shares: vec![1, 4],
             n_repeats: 3,
             least_seconds: 0.0,
+            most_seconds: 0.0,
+            again_seconds: 0.0,
             n_nodes: N_NODES,
             fills_operands: true,
             measures_bus: true,
@@ -104,8 +114,10 @@ pub struct Measured {
     pub profile: Profile,
     /// Whether that is everything, but for what devices have failed at or are too small for.
     pub is_complete: bool,
-    /// Measurements that were made now.
+    /// Measurements that were made now for the first time.
     pub n_new: usize,
+    /// Measurements that were made again, because the machine was busy when they were made first.
+    pub n_again: usize,
     /// For each device, whether there is something to predict every operator from that it computes.
     pub is_covered: Vec<bool>,
     /// Devices that failed. They were left alone from then on.
@@ -154,18 +166,20 @@ pub fn measure(
             profile,
             is_complete: true,
             n_new: 0,
+            n_again: 0,
             is_covered: vec![true; backends.len()],
             failures: Vec::new(),
         },
         watch,
     };
     run.measure_overheads(&wanted);
-    for point in points {
+    for point in &points {
         run.measure_point(point);
     }
     for pairing in pairings {
         run.measure_pairing(pairing);
     }
+    run.measure_again(&points, &wanted);
     run.measure_bus(&wanted);
     run.measured
 }
@@ -244,17 +258,18 @@ impl Run<'_> {
         }
     }
 
-    fn measure_point(&mut self, Point { device_idx, shape, is_essential }: Point) {
+    fn measure_point(&mut self, point: &Point) {
+        let &Point { device_idx, ref shape, is_essential } = point;
         let key = operator_key(&shape.spec);
         let device = &self.measured.profile.devices[device_idx];
-        let is_known = has_sample(device, &key, &shape);
+        let is_known = sample_of(device, &key, shape).is_some();
         if !is_known {
             let overheads = device.overheads;
             if !self.may_go_on(device_idx) {
                 self.measured.is_covered[device_idx] &= !is_essential;
                 return;
             }
-            match measure_point(&*self.backends[device_idx], self.clock, &shape, &overheads, self.options) {
+            match measure_point(&*self.backends[device_idx], self.clock, shape, &overheads, self.options) {
                 Ok((sample, own_bytes)) => {
                     let per_column = own_bytes as f64 / shape.columns as f64;
                     self.measured.profile.devices[device_idx].add(&key, sample, per_column);
@@ -266,6 +281,57 @@ impl Run<'_> {
         }
         let device = self.backends[device_idx].info().name.clone();
         self.tell(&device, &key, !is_known);
+    }
+
+    /// Makes measurements again that were disturbed, those first that are least certain, and keeps the better ones. By
+    /// now, or at the next start, what disturbed them may be over.
+    fn measure_again(&mut self, points: &[Point], wanted: &[Wanted]) {
+        let begin = self.clock.now();
+        let mut disturbed: Vec<(f64, &Point)> = Vec::new();
+        for point in points {
+            let device = &self.measured.profile.devices[point.device_idx];
+            let sample = sample_of(device, &operator_key(&point.shape.spec), &point.shape);
+            disturbed.extend(sample.filter(|sample| sample.is_noisy()).map(|sample| (sample.noise(), point)));
+        }
+        disturbed.sort_by(|a, b| b.0.total_cmp(&a.0));
+        if !disturbed.is_empty() {
+            self.measure_overheads_again(wanted, begin);
+        }
+        for (_, point) in disturbed {
+            if !self.has_time_for_more(begin) {
+                return;
+            }
+            let Point { device_idx, shape, .. } = point;
+            let device = &mut self.measured.profile.devices[*device_idx];
+            let backend = &*self.backends[*device_idx];
+            let Ok((again, _)) = measure_point(backend, self.clock, shape, &device.overheads, self.options) else {
+                continue;
+            };
+            device.improve(&operator_key(&shape.spec), again);
+            self.measured.n_again += 1;
+        }
+    }
+
+    fn measure_overheads_again(&mut self, wanted: &[Wanted], begin: f64) {
+        for device_idx in 0..self.backends.len() {
+            let known = self.measured.profile.devices[device_idx].overheads;
+            if known.error_seconds <= NOISE * known.seconds() || !self.has_time_for_more(begin) {
+                continue;
+            }
+            let again = measure_overheads(&*self.backends[device_idx], wanted, self.clock, self.options);
+            if let Ok(again) = again
+                && again.error_seconds < known.error_seconds
+            {
+                self.measured.profile.devices[device_idx].overheads = again;
+            }
+        }
+    }
+
+    /// Whether there is time to make measurements again, of which the first began at `begin`.
+    fn has_time_for_more(&self, begin: f64) -> bool {
+        let now = self.clock.now();
+        let is_over = now - begin >= self.options.again_seconds || now - self.begin > self.options.budget_seconds;
+        !is_over && self.measured.is_complete && self.measured.failures.is_empty()
     }
 
     fn measure_bus(&mut self, wanted: &[Wanted]) {
@@ -318,13 +384,11 @@ fn empty(identities: &[Identity]) -> Profile {
     Profile { format: FORMAT, devices: identities.iter().map(device).collect(), together: Vec::new(), bus: None }
 }
 
-fn has_sample(device: &DeviceProfile, key: &str, shape: &ProbeShape) -> bool {
+fn sample_of<'p>(device: &'p DeviceProfile, key: &str, shape: &ProbeShape) -> Option<&'p Sample> {
     let is_weight_stationary = shape.order == OperandOrder::WeightStationary;
-    device.operator(key).is_some_and(|operator| {
-        operator.samples.iter().any(|sample| {
-            (sample.rows, sample.past, sample.columns, sample.is_weight_stationary)
-                == (shape.rows, shape.past, shape.columns, is_weight_stationary)
-        })
+    device.operator(key)?.samples.iter().find(|sample| {
+        (sample.rows, sample.past, sample.columns, sample.is_weight_stationary)
+            == (shape.rows, shape.past, shape.columns, is_weight_stationary)
     })
 }
 
@@ -343,54 +407,30 @@ fn measure_point(
         0 => options.n_nodes,
         bytes => options.n_nodes.min(MOST_WEIGHT_BYTES / bytes),
     };
-    let seconds = if single > LONG_SECONDS || most_nodes < N_NODES {
-        single = single.min(fastest(&mut one, clock, options)?);
-        (single - fixed).max(0.0)
+    let (seconds, error_seconds, spread) = if single > VERY_LONG_SECONDS {
+        // Starting anew and finding nothing in caches does not show in it, and a second run would cost as much again.
+        ((single - fixed).max(0.0), 0.0, 0.0)
+    } else if single > LONG_SECONDS || most_nodes < N_NODES {
+        let repeated = repeat_probe(&mut one, clock, options)?;
+        single = single.min(repeated.fastest());
+        ((single - fixed).max(0.0), repeated.error_seconds(), repeated.spread())
     } else {
         // What takes long shows among a few; what is over at once needs many to be seen beside the noise.
         let n_nodes = if single > LONG_SECONDS / 10.0 { N_NODES } else { most_nodes };
         let mut several = Probe::new(backend, clock, shape, n_nodes, options)?;
-        let [shorter, longer] = fastest_of_two([&mut one, &mut several], clock, options)?;
+        let [of_one, of_several] = repeat_two([&mut one, &mut several], clock, options)?;
+        let (shorter, longer) = (of_one.fastest(), of_several.fastest());
         let difference = (longer - shorter) / (n_nodes - 1) as f64;
+        let error_seconds = (of_one.error_seconds() + of_several.error_seconds()) / (n_nodes - 1) as f64;
         // Noise may make the difference vanish where the work itself is next to nothing. A node takes its share of all
         // at most.
         let most = longer / n_nodes as f64;
-        if difference > 0.0 { difference.min(most) } else { most }
+        let seconds = if difference > 0.0 { difference.min(most) } else { most };
+        (seconds, error_seconds, of_one.spread().max(of_several.spread()))
     };
+    let error = if seconds > 0.0 { (error_seconds / seconds).min(MOST_ERROR) } else { 0.0 };
     let is_weight_stationary = shape.order == OperandOrder::WeightStationary;
     let ProbeShape { rows, past, columns, .. } = *shape;
-    Ok((Sample { rows, past, columns, is_weight_stationary, seconds, compile_seconds }, own_bytes))
-}
-
-/// The fastest of some runs, after one to warm up.
-pub(super) fn fastest(probe: &mut Probe, clock: &dyn Clock, options: &MeasureOptions) -> Result<f64, BackendError> {
-    let begin = clock.now();
-    let mut least = probe.run(clock)?;
-    if least > LONG_SECONDS {
-        return Ok(least);
-    }
-    for n_done in 0..MOST_REPEATS {
-        if n_done >= options.n_repeats && clock.now() - begin >= options.least_seconds {
-            break;
-        }
-        least = least.min(probe.run(clock)?);
-    }
-    Ok(least)
-}
-
-/// The fastest runs of two that take turns, so that what disturbs the one disturbs the other.
-fn fastest_of_two(
-    [one, other]: [&mut Probe; 2],
-    clock: &dyn Clock,
-    options: &MeasureOptions,
-) -> Result<[f64; 2], BackendError> {
-    let begin = clock.now();
-    let mut least = [one.run(clock)?, other.run(clock)?];
-    for n_done in 0..MOST_REPEATS {
-        if n_done >= options.n_repeats && clock.now() - begin >= options.least_seconds {
-            break;
-        }
-        least = [least[0].min(one.run(clock)?), least[1].min(other.run(clock)?)];
-    }
-    Ok(least)
+    let spread = spread.min(MOST_ERROR);
+    Ok((Sample { rows, past, columns, is_weight_stationary, seconds, compile_seconds, error, spread }, own_bytes))
 }

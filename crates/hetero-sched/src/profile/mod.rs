@@ -19,6 +19,7 @@ pub mod store;
 mod overheads;
 mod points;
 mod probe;
+mod repeat;
 mod together;
 
 pub use bus::{Bus, Traffic};
@@ -29,8 +30,10 @@ pub use store::ProfileError;
 use hetero_core::{DeviceInfo, DeviceKind, Op, OpSpec};
 use serde::{Deserialize, Serialize};
 
+use measure::NOISE;
+
 /// The version of the file format; a profile in another one is not read.
-pub const FORMAT: u32 = 4;
+pub const FORMAT: u32 = 5;
 
 /// The measurements of devices that work together.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -92,6 +95,8 @@ pub struct MeasuredOverheads {
     pub copy_seconds: f64,
     /// The same for each byte, besides.
     pub copy_seconds_per_byte: f64,
+    /// By which the fastest runs of a submission differ: how far the others can be trusted.
+    pub error_seconds: f64,
 }
 
 /// The measurements of one operator on a device.
@@ -122,7 +127,30 @@ pub struct Sample {
     pub seconds: f64,
     /// How long compiling took.
     pub compile_seconds: f64,
+    /// The part of `seconds` by which the fastest runs differ: how far it can be trusted. Zero where time is simulated.
+    pub error: f64,
+    /// By which part half of the runs took longer than the fastest: how much else the machine had to do.
+    pub spread: f64,
 }
+
+/// How much the machine did besides while devices were measured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Noise {
+    /// By which part runs took longer than the fastest, or the fastest differ, in the median over all measurements.
+    pub spread: f64,
+    /// The part of the measurements that are worth being made again.
+    pub noisy_share: f64,
+}
+
+impl Noise {
+    /// Whether so many measurements are doubtful that plans are.
+    pub fn is_busy(&self) -> bool {
+        self.spread > NOISE || self.noisy_share > MOST_NOISY
+    }
+}
+
+/// Of measurements that are noisy, no more than this part is usual on a machine that does little else.
+const MOST_NOISY: f64 = 0.25;
 
 /// How much slower devices are when they run together.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -154,7 +182,40 @@ impl Identity {
     }
 }
 
+impl MeasuredOverheads {
+    /// What a submission that nothing else overlaps takes besides the work itself.
+    fn seconds(&self) -> f64 {
+        self.submit_seconds + self.submit_idle_seconds + self.start_seconds + self.poll_sync_seconds
+    }
+}
+
+impl Sample {
+    /// How much is doubtful about it: its error, and that of a machine that was busy all the time, as a part of it.
+    fn noise(&self) -> f64 {
+        self.error.max(self.spread)
+    }
+
+    /// Whether it was made while the machine was busy, so that it is worth being made again.
+    pub fn is_noisy(&self) -> bool {
+        self.noise() > NOISE
+    }
+}
+
 impl Profile {
+    /// How much else the machine did while devices were measured: by which part half of the runs took longer than the
+    /// fastest, in the median over all measurements; and the part of the measurements that are noisy.
+    pub fn noise(&self) -> Noise {
+        let samples =
+            || self.devices.iter().flat_map(|device| &device.operators).flat_map(|operator| &operator.samples);
+        let mut spreads: Vec<f64> = samples().map(Sample::noise).collect();
+        spreads.sort_by(f64::total_cmp);
+        let n_noisy = samples().filter(|sample| sample.is_noisy()).count();
+        Noise {
+            spread: spreads.get(spreads.len() / 2).copied().unwrap_or(0.0),
+            noisy_share: n_noisy as f64 / spreads.len().max(1) as f64,
+        }
+    }
+
     /// Measurements of single operators, of all devices.
     pub fn n_samples(&self) -> usize {
         self.devices.iter().flat_map(|device| &device.operators).map(|operator| operator.samples.len()).sum()
@@ -165,6 +226,20 @@ impl DeviceProfile {
     /// The measurements of an operator.
     pub fn operator(&self, key: &str) -> Option<&OperatorProfile> {
         self.operators.iter().find(|operator| operator.operator == key)
+    }
+
+    /// Puts a measurement that was made again in the place of the one before, if it is less doubtful.
+    fn improve(&mut self, key: &str, again: Sample) {
+        let is_same = |known: &&mut Sample| {
+            (known.rows, known.past, known.columns, known.is_weight_stationary)
+                == (again.rows, again.past, again.columns, again.is_weight_stationary)
+        };
+        let operator = self.operators.iter_mut().find(|operator| operator.operator == key);
+        let known = operator.and_then(|operator| operator.samples.iter_mut().find(is_same));
+        if let Some(known) = known.filter(|known| again.noise() < known.noise()) {
+            // What compiling takes is not what was disturbed, and a second time it may come from a cache.
+            *known = Sample { compile_seconds: known.compile_seconds, ..again };
+        }
     }
 
     /// Adds a measurement of an operator.

@@ -132,6 +132,14 @@ impl CostModel for CorrectedCosts {
         Some(self.costs.seconds(device_idx, shape)? * self.factors[device_idx])
     }
 
+    fn uncertainty(&self, device_idx: usize, shape: &PartShape) -> f64 {
+        self.costs.uncertainty(device_idx, shape)
+    }
+
+    fn submission_uncertainty(&self, device_idx: usize) -> f64 {
+        self.costs.submission_uncertainty(device_idx)
+    }
+
     fn joules(&self, device_idx: usize, shape: &PartShape) -> f64 {
         self.costs.joules(device_idx, shape) * self.factors[device_idx]
     }

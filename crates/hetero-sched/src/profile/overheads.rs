@@ -3,9 +3,10 @@
 use hetero_core::{Backend, BackendError, DType, OpSpec, OperandOrder, Part, SharedTensor, Support, TensorDesc};
 
 use super::MeasuredOverheads;
-use super::measure::{MOST_WEIGHT_BYTES, MeasureOptions, N_NODES, fastest};
+use super::measure::{MOST_WEIGHT_BYTES, MeasureOptions, N_NODES};
 use super::points::Wanted;
 use super::probe::{Probe, ProbeShape};
+use super::repeat::{fastest, repeat, repeat_probe};
 use crate::sync::Clock;
 
 /// What copying is measured with: more than caches near a core hold.
@@ -27,20 +28,21 @@ pub(super) fn measure_overheads(
     let shape = ProbeShape { spec: spec.clone(), rows: 1, past: 0, columns, order: OperandOrder::default() };
     let mut one = Probe::new(backend, clock, &shape, 1, options)?;
     let mut several = Probe::new(backend, clock, &shape, N_NODES, options)?;
-    let polled = fastest(&mut one, clock, options)?;
+    let runs = repeat_probe(&mut one, clock, options)?;
+    let (polled, error_seconds) = (runs.fastest(), runs.error_seconds());
     let work = ((fastest(&mut several, clock, options)? - polled) / (N_NODES - 1) as f64).max(0.0);
-    let (mut submit_idle, mut poll, mut blocked) = (f64::INFINITY, f64::INFINITY, f64::INFINITY);
-    for _ in 0..options.n_repeats.max(1) {
+    let [submit_idle, poll, blocked] = repeat(clock, options, |[submit_idle, poll, blocked]| {
         let begin = clock.now();
         let ticket = one.submit()?;
-        submit_idle = submit_idle.min(clock.now() - begin);
+        submit_idle.add(clock.now() - begin);
         ticket.timeline().block_until(ticket.value())?;
-        blocked = blocked.min(clock.now() - begin);
+        blocked.add(clock.now() - begin);
         let begin = clock.now();
         assert!(ticket.is_complete(), "a submission that was waited for is complete");
-        poll = poll.min(clock.now() - begin);
-        one.collect(ticket)?;
-    }
+        poll.add(clock.now() - begin);
+        one.collect(ticket)
+    })?;
+    let [submit_idle, poll, blocked] = [submit_idle, poll, blocked].map(|repeated| repeated.fastest());
     drop(several);
     let [copy_seconds, copy_seconds_per_byte] = measure_copy(backend, clock, options)?;
     let (submit, start) = measure_queued(backend, wanted, &mut one, work, clock, options)?;
@@ -54,6 +56,7 @@ pub(super) fn measure_overheads(
         block_sync_seconds: (blocked - polled).max(0.0) + poll,
         copy_seconds,
         copy_seconds_per_byte,
+        error_seconds,
     })
 }
 
@@ -75,21 +78,20 @@ fn measure_queued(
     let shape = ProbeShape { spec: spec.clone(), rows: 1, past: 0, columns, order: OperandOrder::default() };
     let mut front = Probe::new(backend, clock, &shape, 1, options)?;
     let alone = fastest(&mut front, clock, options)?;
-    let (mut submit, mut both) = (f64::INFINITY, f64::INFINITY);
-    for _ in 0..=options.n_repeats.max(1) {
+    let [submit, both] = repeat(clock, options, |[submit, both]| {
         let begin = clock.now();
         let before = front.submit()?;
         let queued = clock.now();
         let ticket = behind.submit()?;
-        submit = submit.min(clock.now() - queued);
+        submit.add(clock.now() - queued);
         while !ticket.is_complete() {
             std::hint::spin_loop();
         }
-        both = both.min(clock.now() - begin);
+        both.add(clock.now() - begin);
         front.collect(before)?;
-        behind.collect(ticket)?;
-    }
-    Ok((submit, (both - alone - behind_seconds).max(0.0)))
+        behind.collect(ticket)
+    })?;
+    Ok((submit.fastest(), (both.fastest() - alone - behind_seconds).max(0.0)))
 }
 
 /// Seconds of the host to copy out of a tensor of the device or into it, and for each byte besides.
@@ -97,15 +99,15 @@ fn measure_copy(backend: &dyn Backend, clock: &dyn Clock, options: &MeasureOptio
     let of_bytes = |columns: usize| -> Result<f64, BackendError> {
         let tensor = SharedTensor::new(backend.allocate(&TensorDesc { rows: 1, columns, dtype: DType::U8 })?);
         let (part, mut copy) = (Part::whole(1, columns), vec![0; columns]);
-        let mut least = f64::INFINITY;
         // The first run maps the memory.
-        for _ in 0..=options.n_repeats.max(1) {
+        let [copied] = repeat(clock, options, |[copied]| {
             let begin = clock.now();
             tensor.view().read_bytes(&part, &mut copy)?;
             tensor.slot().write_bytes(&part, &copy)?;
-            least = least.min(clock.now() - begin);
-        }
-        Ok(least / 2.0)
+            copied.add(clock.now() - begin);
+            Ok(())
+        })?;
+        Ok(copied.fastest() / 2.0)
     };
     let (little, much) = (of_bytes(LITTLE_BYTES)?, of_bytes(COPY_BYTES)?);
     Ok([little, (much - little).max(0.0) / (COPY_BYTES - LITTLE_BYTES) as f64])

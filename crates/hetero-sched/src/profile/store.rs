@@ -151,6 +151,7 @@ impl Profile {
                 ("block_sync_seconds", overheads.block_sync_seconds),
                 ("copy_seconds", overheads.copy_seconds),
                 ("copy_seconds_per_byte", overheads.copy_seconds_per_byte),
+                ("error_seconds", overheads.error_seconds),
             ] {
                 check(&|| format!("{what} of {name}"), value, 0.0)?;
             }
@@ -158,6 +159,8 @@ impl Profile {
                 check(&|| format!("own bytes of {} on {name}", operator.operator), operator.own_bytes_per_column, 0.0)?;
                 for sample in &operator.samples {
                     check(&|| format!("seconds of {} on {name}", operator.operator), sample.seconds, 0.0)?;
+                    let noise = sample.error.min(sample.spread);
+                    check(&|| format!("the error of {} on {name}", operator.operator), noise, 0.0)?;
                     let shape = sample.rows.min(sample.columns) as f64;
                     check(&|| format!("the shape of {} on {name}", operator.operator), shape, 1.0)?;
                 }

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use hetero_core::{Backend, Op, OpSpec, OperandOrder, Support};
 
-use super::measure::{Failure, MOST_WEIGHT_BYTES, MeasureOptions, fastest};
+use super::measure::{Failure, MOST_WEIGHT_BYTES, MeasureOptions};
 use super::points::Wanted;
 use super::probe::{Probe, ProbeShape};
+use super::repeat::fastest;
 use crate::sync::Clock;
 
 /// Devices run together at no more rows than this.
@@ -77,7 +78,11 @@ pub(super) fn measure_slowdowns(
         probes.push(probe);
     }
     let mut slowdowns = vec![f64::INFINITY; devices.len()];
-    for _ in 0..options.n_repeats.max(1) {
+    let first = clock.now();
+    for n_done in 0.. {
+        if n_done >= options.n_repeats.max(1) && clock.now() - first >= options.least_seconds {
+            break;
+        }
         let mut running = Vec::new();
         for (probe, &device) in probes.iter_mut().zip(devices) {
             let begin = clock.now();

@@ -81,6 +81,13 @@ pub(super) struct Choice {
     is_new: bool,
 }
 
+impl Choice {
+    /// Whether the plan in use was replaced.
+    pub(super) fn is_new(&self) -> bool {
+        self.is_new
+    }
+}
+
 impl Planning<'_> {
     /// Compares the plan in use with the one that is best now, and puts the former in the latter's place when nearly
     /// nothing is gained, or less than compiling would cost.

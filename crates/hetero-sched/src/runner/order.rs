@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use hetero_core::{Graph, StepParams, WeightMatrix};
 
-use super::Team;
 use super::planning::{Occasion, Planning};
+use super::{Margin, Team, margin};
 use crate::SchedError;
 use crate::explain::{Explanation, explain, memory};
-use crate::solver::{Inventory, Solution, solve_beside};
+use crate::solver::{Inventory, Solution, SolveOptions, solve_beside};
 
 /// A graph that is going to be made ready.
 #[derive(Clone, Copy, Debug)]
@@ -72,14 +72,15 @@ impl Team {
         let costs = self.costs.as_deref().expect("a single device needs no plan");
         let order = self.order(wanted)?;
         let (solutions, all) = self.solve_in_order(order.iter().map(|&idx| &wanted[idx]))?;
-        let mut solutions: Vec<(usize, Solution)> = order.into_iter().zip(solutions).collect();
+        let mut solutions: Vec<_> = order.into_iter().zip(solutions).collect();
         let position = solutions.iter().position(|(its, _)| *its == idx).expect("one of the graphs");
-        let solution = solutions.swap_remove(position).1;
+        let (solution, margin) = solutions.swap_remove(position).1;
         let Wanted { graph, weights, first, .. } = wanted[idx];
         let planning = self.fresh(graph, weights);
         let mut explanation = explain(graph, costs, first, &planning.options(first.rows), &solution);
         let mut one = Inventory::default();
         one.pin_plan(&solution.plan, costs, &solution.prediction.n_graphs);
+        explanation.margin = margin.map(|margin| margin.to_string());
         explanation.memory = memory(&one, &all, self.devices.len());
         Ok((solution, explanation))
     }
@@ -87,24 +88,27 @@ impl Team {
     /// Predicted seconds of all expected steps, when plans are made one after the other.
     fn seconds_in_order<'w>(&self, wanted: impl Iterator<Item = &'w Wanted<'w>> + Clone) -> Result<f64, SchedError> {
         let (solutions, _) = self.solve_in_order(wanted.clone())?;
-        Ok(wanted.zip(solutions).map(|(wanted, solution)| wanted.n_steps * solution.prediction.seconds).sum())
+        Ok(wanted.zip(solutions).map(|(wanted, (solution, _))| wanted.n_steps * solution.prediction.seconds).sum())
     }
 
-    /// Plans that are made one after the other, and what devices hold then.
+    /// Plans that are made one after the other, with why one device computes everything where errors decide it, and what
+    /// devices hold then.
     fn solve_in_order<'w>(
         &self,
         wanted: impl Iterator<Item = &'w Wanted<'w>>,
-    ) -> Result<(Vec<Solution>, Inventory), SchedError> {
+    ) -> Result<(Vec<(Solution, Option<Margin>)>, Inventory), SchedError> {
         let costs = self.costs.as_deref().expect("a single device needs no order");
         let mut held: Option<Inventory> = None;
         let mut solutions = Vec::new();
         for &Wanted { graph, weights, first, .. } in wanted {
             let planning = self.fresh(graph, weights);
             let mut inventory = planning.seen(held.as_ref());
-            let solution = solve_beside(graph, costs, first, &planning.options(first.rows), &inventory)?;
+            let options = planning.options(first.rows);
+            let solve = |options: &SolveOptions| solve_beside(graph, costs, first, options, &inventory);
+            let (solution, margin) = margin::choose(costs, first, &options, solve(&options)?, solve);
             inventory.pin_plan(&solution.plan, costs, &solution.prediction.n_graphs);
             held = Some(inventory);
-            solutions.push(solution);
+            solutions.push((solution, margin));
         }
         Ok((solutions, held.unwrap_or_default()))
     }

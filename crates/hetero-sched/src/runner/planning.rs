@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use hetero_core::{Graph, StepParams, WeightMatrix};
 
-use super::Team;
+use super::{Team, margin};
 use crate::cost::{CostModel, DeviceCosts, DeviceSet};
 use crate::residency::Graphs;
 use crate::solver::{
@@ -87,7 +87,12 @@ impl Planning<'_> {
     /// The best plan.
     pub(super) fn solve(&self, step: StepParams) -> Result<Solution, SolveError> {
         let options = self.options(step.rows);
-        solve_beside(self.graph, self.costs(), step, &options, &self.inventory(&options))
+        let inventory = self.inventory(&options);
+        let solve = |options: &SolveOptions| solve_beside(self.graph, self.costs(), step, options, &inventory);
+        let found = solve(&options)?;
+        let (solution, margin) = margin::choose(self.costs(), step, &options, found, solve);
+        margin.into_iter().for_each(|margin| self.team.tell_margin(margin));
+        Ok(solution)
     }
 
     /// What a plan that is there takes.
