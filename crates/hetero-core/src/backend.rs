@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use crate::{Bindings, OpSpec, Segment, Tensor, TensorDesc, Ticket, Weight, WeightRows};
+use crate::{Bindings, Claim, OpSpec, Segment, SharedTensor, Tensor, TensorDesc, Ticket, Weight, WeightRows};
 
 /// One processor. Its submissions complete in order.
 ///
@@ -45,6 +45,38 @@ pub trait Executable: Any + Debug + Send + Sync {
     /// When a binding does not fit its value, when `step.rows` is zero or above the graph's capacity, or when the
     /// step does not fit into a cache.
     fn submit(&self, bindings: Bindings, step: StepParams) -> Result<Ticket, BackendError>;
+
+    /// Queues one run that waits for [`Executable::start`], so that its inputs need not exist yet; the count at which it
+    /// will have finished. `tensors` are those that will be bound, with what will be claimed of them: no right to them
+    /// is held meanwhile, and nothing of them is touched. `None` when the processor cannot do so, or not now.
+    ///
+    /// Callers use [`crate::QueuedAhead`], which says when this may be asked for.
+    ///
+    /// # Panics
+    /// As [`Executable::submit`], here or when it is started.
+    fn queue_ahead(
+        &self,
+        tensors: &[(Arc<SharedTensor>, Arc<Claim>)],
+        step: StepParams,
+    ) -> Option<Result<u64, BackendError>> {
+        let _ = (tensors, step);
+        None
+    }
+
+    /// Lets the run that was queued ahead as `value` begin. What the host and other processors have written until now is
+    /// visible to it. After an error it has not begun.
+    ///
+    /// # Panics
+    /// When `bindings` are not those of the tensors that it was queued for, or no such run is waiting.
+    fn start(&self, value: u64, bindings: Bindings) -> Result<Ticket, BackendError> {
+        let _ = bindings;
+        unreachable!("nothing was queued ahead as {value}")
+    }
+
+    /// Lets the run that was queued ahead as `value` end without touching any tensor.
+    fn take_back(&self, value: u64) {
+        unreachable!("nothing was queued ahead as {value}")
+    }
 }
 
 /// What changes from step to step, so that nothing is compiled anew for it.

@@ -10,7 +10,7 @@
 //! 3. [`op`] and [`graph`]: what is to be computed.
 //! 4. [`partition`] and [`segment`]: which part of it one processor computes in one submission.
 //! 5. [`weight`] and [`quantize`]: the layout of weights that all processors share.
-//! 6. [`backend`], [`ticket`] and [`step_check`]: how a processor is driven.
+//! 6. [`backend`], [`ticket`], [`queued`] and [`step_check`]: how a processor is driven.
 //! 7. [`mod@reference`]: every operator as a plain loop, which is its meaning.
 //!
 //! # The contract in prose
@@ -18,6 +18,9 @@
 //! **Order.** The submissions of one backend complete in the order in which they were submitted, and each touches
 //! memory as though those before it had finished, so that one may be queued behind another whose results it reads.
 //! Nothing orders the submissions of two backends but a wait on a [`Timeline`].
+//!
+//! **Ahead.** Some processors can be given a run before its inputs exist, which begins when the host says so
+//! ([`QueuedAhead`]). It has its place in the order from then on, and takes its rights when it begins.
 //!
 //! **Visibility.** When [`Timeline::completed`] has returned a value that reaches a ticket's, everything that the
 //! submission wrote into host-visible memory is visible to the thread that looked, and to whatever that thread
@@ -58,6 +61,7 @@ pub mod graph;
 pub mod op;
 pub mod partition;
 pub mod quantize;
+pub mod queued;
 pub mod reference;
 pub mod segment;
 pub mod slot;
@@ -75,6 +79,7 @@ pub use dtype::{DType, Element};
 pub use graph::{Graph, GraphBuilder, Node, NodeId, Rows, ValueDesc, ValueId, ValueKind, WeightId};
 pub use op::{Op, OpSpec, RowSelection, SplitRule};
 pub use partition::{Part, Partition, PartitionError};
+pub use queued::QueuedAhead;
 pub use segment::{OperandOrder, Segment, SegmentNode};
 pub use slot::{SharedTensor, Slot, View};
 pub use step_check::StepCheck;

@@ -65,7 +65,12 @@ pub enum Doing {
     Plan,
     /// It made a plan ready: weights loaded, segments compiled.
     Prepare,
-    /// It submitted one of the plan's submissions.
+    /// It gave a device one of the plan's submissions before its inputs existed.
+    QueueAhead {
+        /// Which.
+        run_idx: usize,
+    },
+    /// It submitted one of the plan's submissions, or let one begin that was queued ahead.
     Submit {
         /// Which.
         run_idx: usize,
@@ -169,6 +174,7 @@ impl Doing {
             Doing::Step { rows, past } => ("step", json!({ "rows": rows, "past": past })),
             Doing::Plan => ("plan", json!({})),
             Doing::Prepare => ("prepare", json!({})),
+            Doing::QueueAhead { run_idx } => ("queue ahead", json!({ "submission": run_idx })),
             Doing::Submit { run_idx } => ("submit", json!({ "submission": run_idx })),
             Doing::Wait => ("wait", json!({})),
         }

@@ -12,7 +12,10 @@ use std::time::Duration;
 
 use common::equal::Equal;
 use hetero_conformance::{Wrapped, Wrapper};
-use hetero_core::{Access, Backend, BackendError, Bindings, Executable, Segment, StepParams, Tensor, Ticket, Timeline};
+use hetero_core::{
+    Access, Backend, BackendError, Bindings, Claim, Executable, Segment, SharedTensor, StepParams, Tensor, Ticket,
+    Timeline,
+};
 use hetero_sched::cost::DeviceSet;
 use hetero_sched::sync::{WaitOptions, WaitPolicy};
 use hetero_sched::{Executor, ExecutorOptions, Residency, Runner, SolveOptions, Synchronisation, Team, TeamOptions};
@@ -61,19 +64,33 @@ struct Looks {
     n_submitted: AtomicU64,
     n_looks: AtomicU64,
     completed: AtomicU64,
+    /// The submission that was queued ahead and has not begun; 0 for none. One thread submits, so there is one at most.
+    waiting: AtomicU64,
+    n_started: AtomicU64,
+}
+
+impl Looks {
+    /// The last submission that can finish.
+    fn last(&self) -> u64 {
+        match self.waiting.load(Ordering::Acquire) {
+            0 => self.n_submitted.load(Ordering::Acquire),
+            waiting => waiting - 1,
+        }
+    }
 }
 
 impl Timeline for Looks {
     fn completed(&self) -> u64 {
         let n_looks = self.n_looks.fetch_add(1, Ordering::Relaxed) + 1;
         let completed = self.completed.load(Ordering::Acquire);
-        if n_looks.is_multiple_of(3) && completed < self.n_submitted.load(Ordering::Acquire) {
+        if n_looks.is_multiple_of(3) && completed < self.last() {
             self.completed.store(completed + 1, Ordering::Release);
         }
         completed
     }
 
     fn block_until(&self, value: u64) -> Result<(), BackendError> {
+        assert!(value <= self.last(), "what has not begun is waited for");
         self.completed.fetch_max(value, Ordering::AcqRel);
         Ok(())
     }
@@ -106,10 +123,35 @@ impl Executable for IdleExecutable {
         let value = self.timeline.n_submitted.fetch_add(1, Ordering::AcqRel) + 1;
         Ok(Ticket::new(Arc::clone(&self.timeline) as Arc<dyn Timeline>, value, bindings))
     }
+
+    fn queue_ahead(
+        &self,
+        _tensors: &[(Arc<SharedTensor>, Arc<Claim>)],
+        _step: StepParams,
+    ) -> Option<Result<u64, BackendError>> {
+        let value = self.timeline.n_submitted.fetch_add(1, Ordering::AcqRel) + 1;
+        assert_eq!(self.timeline.waiting.swap(value, Ordering::AcqRel), 0, "one at a time");
+        Some(Ok(value))
+    }
+
+    fn start(&self, value: u64, mut bindings: Bindings) -> Result<Ticket, BackendError> {
+        bindings.hand_over(self.device);
+        assert_eq!(self.timeline.waiting.swap(0, Ordering::AcqRel), value);
+        self.timeline.n_started.fetch_add(1, Ordering::Relaxed);
+        Ok(Ticket::new(Arc::clone(&self.timeline) as Arc<dyn Timeline>, value, bindings))
+    }
+
+    fn take_back(&self, _value: u64) {
+        unreachable!("no step ends early");
+    }
 }
 
-fn idle(n: usize, is_apart: bool) -> Vec<Arc<dyn Backend>> {
-    (0..n).map(|_| Arc::new(Wrapped::reference(Idle { is_apart, ..Idle::default() })) as _).collect()
+fn idle(n: usize, is_apart: bool) -> (Vec<Arc<dyn Backend>>, Vec<Arc<Looks>>) {
+    let timelines: Vec<Arc<Looks>> = (0..n).map(|_| Arc::default()).collect();
+    let device = |timeline: &Arc<Looks>| {
+        Arc::new(Wrapped::reference(Idle { is_apart, timeline: Arc::clone(timeline) })) as Arc<dyn Backend>
+    };
+    (timelines.iter().map(device).collect(), timelines)
 }
 
 #[test]
@@ -124,7 +166,7 @@ fn a_step_allocates_nothing() {
         for seed in 0..20 {
             let model = common::decoder(6);
             // In every other run each has memory of its own, and what crosses is copied, state too.
-            let devices = idle(3, seed % 2 == 1);
+            let (devices, timelines) = idle(3, seed % 2 == 1);
             let plan = common::any_plan(&model.graph, 3, seed);
             let wait = WaitOptions { policy, ..WaitOptions::default() };
             let options = ExecutorOptions { synchronisation, wait, n_traced: 64, ..ExecutorOptions::default() };
@@ -142,6 +184,12 @@ fn a_step_allocates_nothing() {
             assert!(before > 0, "setting up has been counted");
             steps();
             assert_eq!(N_ALLOCATIONS.get() - before, 0, "plan {seed}, {synchronisation:?}, {policy:?}");
+            let n_started: u64 = timelines.iter().map(|timeline| timeline.n_started.load(Ordering::Relaxed)).sum();
+            assert_eq!(
+                n_started > 0,
+                synchronisation == Synchronisation::Fast,
+                "plan {seed}: {n_started} queued ahead"
+            );
             // These devices end between two looks, however busy the machine is, so that their times are known.
             if policy == WaitPolicy::Spin {
                 let mut measured = executor.measured_seconds().flatten();
@@ -154,7 +202,7 @@ fn a_step_allocates_nothing() {
 #[test]
 fn a_step_of_a_runner_that_learns_allocates_nothing_while_nothing_drifts() {
     let model = common::decoder(6);
-    let devices = idle(3, false);
+    let (devices, _) = idle(3, false);
     let costs = Equal::of(&devices);
     let executor = ExecutorOptions { n_traced: 64, ..ExecutorOptions::default() };
     let solve = SolveOptions::new(DeviceSet::first(3));

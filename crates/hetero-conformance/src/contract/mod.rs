@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use hetero_core::{
-    Backend, BackendError, Bindings, DType, Executable, Op, OpSpec, Part, RowSelection, Segment, StepParams, Support,
-    Ticket, WeightFormat,
+    Backend, BackendError, Binding, Bindings, DType, Executable, Op, OpSpec, Part, QueuedAhead, RowSelection, Segment,
+    StepParams, Support, Ticket, WeightFormat,
 };
 
 use crate::bench::{Bench, Snapshot, Trouble};
@@ -23,7 +23,7 @@ use crate::runner::{caught, panic_message};
 type Check = fn(&Probe<'_>) -> Result<(), Trouble>;
 
 /// All checks by name.
-const CHECKS: [(&str, Check); 18] = [
+const CHECKS: [(&str, Check); 19] = [
     ("allocations are zeroed, aligned and reached directly", memory::allocation),
     ("rectangles are copied in and out", memory::copies),
     ("an allocation that cannot be is an error", memory::impossible_allocation),
@@ -33,6 +33,7 @@ const CHECKS: [(&str, Check); 18] = [
     ("completion is seen without waiting", order::polling),
     ("dropping a ticket waits", order::dropped_ticket),
     ("a submission outlives its executable", order::dropped_executable),
+    ("what is queued ahead begins when it is started, or never", order::queued_ahead),
     ("two threads submit at once", order::two_threads),
     ("misuse: too few bindings", misuse::too_few_bindings),
     ("misuse: a tensor of another shape", misuse::wrong_shape),
@@ -91,7 +92,8 @@ impl<'a> Probe<'a> {
         let mut specs = specs.into_iter();
         match specs.find(|spec| backend.support(spec) == Support::Yes) {
             Some(spec) => {
-                let case = Case::single(spec, WeightFormat::F32, 4, &[(0, 3)]);
+                // Jobs run the first step; the second is for other numbers in its place.
+                let case = Case::single(spec, WeightFormat::F32, 4, &[(0, 3), (0, 3)]);
                 Ok(Probe { backend, case })
             }
             None => Err(Trouble::Unsupported("none of the operators that the contract is tested with".to_owned())),
@@ -125,6 +127,14 @@ impl Job<'_> {
     fn submit(&self) -> Result<Ticket, BackendError> {
         let bindings = self.bench.bind_whole(&self.segment);
         self.executable.submit(bindings, Job::STEP)
+    }
+
+    fn queue_ahead(&self) -> Option<Result<QueuedAhead, BackendError>> {
+        let bindings = self.bench.bind_whole(&self.segment);
+        let tensor = |binding: &Binding| (Arc::clone(binding.shared()), Arc::new(binding.claim().clone()));
+        let tensors: Vec<_> = bindings.tensors.iter().map(tensor).collect();
+        drop(bindings);
+        QueuedAhead::queue(&self.executable, &tensors, Job::STEP)
     }
 
     fn finish(&self, ticket: Ticket) -> Result<(), Trouble> {

@@ -79,6 +79,56 @@ pub(super) fn dropped_executable(probe: &Probe<'_>) -> Result<(), Trouble> {
     job.finish(ticket)
 }
 
+/// Inputs come after the run was queued; what is not started leaves everything as it is, and what stands behind what
+/// waits begins when that does.
+pub(super) fn queued_ahead(probe: &Probe<'_>) -> Result<(), Trouble> {
+    let jobs = probe.jobs(2)?;
+    // Twice, because what is made for the first time may be used again; in both orders of starting.
+    for is_reverse in [false, true, false, true] {
+        // What the inputs are when it is queued is not what is computed with.
+        jobs.iter().for_each(|job| job.bench.fill(1, true));
+        let mut queued = Vec::new();
+        for job in &jobs {
+            match job.queue_ahead() {
+                Some(run) => queued.push((job, run?)),
+                // A processor that cannot, or does not want to now.
+                None => return Ok(()),
+            }
+        }
+        jobs.iter().for_each(|job| job.bench.fill(0, true));
+        if is_reverse {
+            queued.reverse();
+        }
+        let mut tickets = Vec::new();
+        for (job, run) in queued {
+            tickets.push((job, run.start(job.bench.bind_whole(&job.segment))?));
+        }
+        for (job, ticket) in tickets {
+            job.finish(ticket)?;
+        }
+    }
+    let [first, second] = &jobs[..] else { unreachable!("two jobs") };
+    for is_started in [true, false, true] {
+        jobs.iter().for_each(|job| job.bench.fill(0, true));
+        let Some(waiting) = first.queue_ahead() else { return Ok(()) };
+        let waiting = waiting?;
+        let behind = second.submit()?;
+        require(!behind.is_complete(), "a submission ends before one in front of it has begun")?;
+        if is_started {
+            let ticket = waiting.start(first.bench.bind_whole(&first.segment))?;
+            require(ticket.value() < behind.value(), "a run loses its place in the queue when it is started")?;
+            second.finish(behind)?;
+            require(ticket.is_complete(), "a submission finished before an earlier one")?;
+            first.finish(ticket)?;
+        } else {
+            drop(waiting);
+            second.finish(behind)?;
+            first.bench.check_memory(&first.before, &[], Job::STEP)?;
+        }
+    }
+    Ok(())
+}
+
 pub(super) fn two_threads(probe: &Probe<'_>) -> Result<(), Trouble> {
     const ROUNDS: usize = 20;
     let jobs = probe.jobs(2)?;

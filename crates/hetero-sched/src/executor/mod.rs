@@ -5,6 +5,9 @@
 //! when nothing can be submitted, by the rules of [`crate::sync`]. So several submissions are under way on every device,
 //! and devices meet only where the plan has them read each other's results.
 //!
+//! Devices that can are given work even before its inputs exist, and begin with it when the host says that they do
+//! ([`ExecutorOptions::is_queued_ahead`]).
+//!
 //! That is [`Synchronisation::Fast`]; [`Synchronisation::PerCrossing`] is what engines do without it, for comparison.
 //!
 //! An [`Executor`] holds what the plans of one graph have in common: tensors, and segments compiled for devices. Changing
@@ -18,7 +21,8 @@ mod step;
 use std::sync::{Arc, Mutex};
 
 use hetero_core::{
-    Backend, BackendError, Bindings, Claim, Executable, Graph, SharedTensor, StepParams, Ticket, ValueId, WeightMatrix,
+    Backend, BackendError, Bindings, Claim, Executable, Graph, QueuedAhead, SharedTensor, StepParams, Ticket, ValueId,
+    WeightMatrix,
 };
 
 use self::memory::{Copies, Memories};
@@ -49,6 +53,8 @@ pub struct Executor {
     synchronisation: Synchronisation,
     /// See [`ExecutorOptions::host_device_idx`].
     host_device_idx: Option<usize>,
+    /// See [`ExecutorOptions::is_queued_ahead`].
+    is_queued_ahead: bool,
     /// Rows of the last step; the time that submissions take depends on them.
     rows: usize,
     waiter: Waiter,
@@ -72,6 +78,9 @@ pub struct ExecutorOptions {
     /// The device that computes on this machine's own cores, if one of them does. Looking takes a core from its threads,
     /// so the driver waits where a plan has no other device that could be late for it.
     pub host_device_idx: Option<usize>,
+    /// Whether devices that can are given work before its inputs exist, so that the host only signals when these are
+    /// there. Only where devices meet fast.
+    pub is_queued_ahead: bool,
     /// The most submissions whose times are kept for [`Executor::trace`].
     pub n_traced: usize,
 }
@@ -102,6 +111,7 @@ impl Default for ExecutorOptions {
             clock: Arc::new(SystemClock::new()),
             allocator_idx: 0,
             host_device_idx: None,
+            is_queued_ahead: true,
             n_traced: 0,
         }
     }
@@ -122,6 +132,8 @@ struct Run {
     state_copies: Vec<usize>,
     /// Stages run one after the other; all submissions are of one where devices meet fast.
     stage: usize,
+    /// While its device has it and it has not begun.
+    ahead: Option<QueuedAhead>,
     /// While it is under way.
     ticket: Option<Ticket>,
     /// Seconds that it takes, as predicted before the first step, if it was.
@@ -185,6 +197,7 @@ impl Executor {
             copies: Copies::default(),
             synchronisation,
             host_device_idx: options.host_device_idx,
+            is_queued_ahead: options.is_queued_ahead,
             rows: 0,
             waiter: Waiter::new(options.clock, options.wait),
             // A wait is for at most one submission on each device for each other device.

@@ -42,6 +42,7 @@ impl Executor {
                 tensors,
                 copies: Vec::new(),
                 state_copies: Vec::new(),
+                ahead: None,
                 ticket: None,
                 predicted: None,
                 seconds: Estimate::new(),

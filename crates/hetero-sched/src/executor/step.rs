@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hetero_core::{Backend, StepParams, Timeline};
+use hetero_core::{Backend, QueuedAhead, StepParams, Timeline};
 
 use super::{Executor, Run, Synchronisation};
 use crate::SchedError;
@@ -113,7 +113,10 @@ impl<'e> StepGuard<'e> {
             match ready {
                 Some(idx) => self.submit(idx)?,
                 None if self.executor.synchronisation == Synchronisation::PerCrossing => self.finish_device()?,
-                None => self.wait()?,
+                None => {
+                    self.queue_ahead()?;
+                    self.wait()?;
+                }
             }
         }
     }
@@ -175,6 +178,35 @@ impl<'e> StepGuard<'e> {
         }
     }
 
+    /// Gives devices what comes next on them and waits for others, where they take it before its inputs exist: then the
+    /// host only signals when these are there, instead of submitting. It does so while it has nothing better to do.
+    ///
+    /// # Why nobody waits for ever
+    ///
+    /// Nothing may be given to a device behind something that never begins. A run is queued ahead only as the next of its
+    /// device's order, so on one device nothing of this step is queued out of order; and only when all that it waits for
+    /// was submitted before, and so stands in front of it in every queue ([`hetero_core::QueuedAhead`] has the rest of
+    /// the argument, for several executors on the same devices). What the host does before it starts the run is to wait
+    /// for exactly these submissions, or for others that are under way, and to copy from and to tensors that the host
+    /// reaches. When a step ends early the guard takes back what has not begun, before it waits for anything.
+    fn queue_ahead(&mut self) -> Result<(), SchedError> {
+        let is_on = self.executor.is_queued_ahead;
+        for device_idx in 0..if is_on { self.executor.devices.len() } else { 0 } {
+            let Some(head) = self.executor.devices[device_idx].head() else { continue };
+            let run = &self.executor.runs[head];
+            let has_begun = |&needed: &usize| self.executor.runs[needed].ticket.is_some() || self.has_finished(needed);
+            if run.ahead.is_some() || !run.submission.depends_on.iter().all(has_begun) {
+                continue;
+            }
+            let begin = self.executor.traced_now();
+            let run = &mut self.executor.runs[head];
+            let Some(queued) = QueuedAhead::queue(&run.executable, &run.tensors, self.step) else { continue };
+            run.ahead = Some(queued.map_err(|error| SchedError::Device { device_idx, error })?);
+            self.executor.trace_host(Doing::QueueAhead { run_idx: head }, begin);
+        }
+        Ok(())
+    }
+
     /// Looks how far a device has come.
     fn look(&mut self, device_idx: usize) -> Result<(), SchedError> {
         let device = &self.executor.devices[device_idx];
@@ -200,7 +232,10 @@ impl<'e> StepGuard<'e> {
         let queue = device.backend.info().id;
         let mut bindings = std::mem::take(&mut run.bindings);
         bindings.tensors.extend(run.tensors.iter().map(|(tensor, claim)| tensor.lend(claim, queue)));
-        let submitted = run.executable.submit(bindings, self.step);
+        let submitted = match run.ahead.take() {
+            Some(queued) => queued.start(bindings),
+            None => run.executable.submit(bindings, self.step),
+        };
         let ticket = submitted.map_err(|error| SchedError::Device { device_idx: run.submission.device_idx, error })?;
         match &device.timeline {
             Some(timeline) if Arc::ptr_eq(timeline, ticket.timeline()) => {}
@@ -330,6 +365,8 @@ impl<'e> StepGuard<'e> {
 
 impl Drop for StepGuard<'_> {
     fn drop(&mut self) {
+        // First what has not begun, which would hold up what was submitted behind it.
+        self.executor.runs.iter_mut().for_each(|run| drop(run.ahead.take()));
         // Dropping a ticket waits for its submission and gives its rights back. After a step there is none.
         self.executor.runs.iter_mut().for_each(|run| drop(run.ticket.take()));
         self.executor.awaited.clear();

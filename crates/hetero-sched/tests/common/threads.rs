@@ -1,5 +1,6 @@
 //! Devices that are threads: asynchronous, late, and as faulty as a test wants them.
 
+use std::collections::HashMap;
 use std::fmt::Debug;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -9,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use hetero_conformance::{Wrapped, Wrapper};
 use hetero_core::{
-    Backend, BackendError, Bindings, Executable, HandBack, Segment, StepParams, Ticket, Timeline, reference,
+    Backend, BackendError, Bindings, Claim, Executable, HandBack, Segment, SharedTensor, StepParams, Ticket, Timeline,
+    reference,
 };
 use hetero_sched::sync::Completion;
 
@@ -31,6 +33,8 @@ pub(crate) struct Habits {
     pub(crate) begins_with: u64,
     /// Compiled segments that it holds at a time.
     pub(crate) limit: Option<usize>,
+    /// Whether it takes work before its inputs exist.
+    pub(crate) takes_ahead: bool,
 }
 
 /// A device whose submissions a thread computes with the reference loops.
@@ -53,14 +57,26 @@ struct Shared {
     n_live: AtomicUsize,
     /// Whether the first submission found the queue as long as the habits ask for.
     was_queued: AtomicUsize,
+    /// Submissions that were queued ahead, and those of them that were started.
+    n_ahead: AtomicUsize,
+    n_started: AtomicUsize,
+    /// Where those that wait get their bindings, by submission.
+    waiting: Mutex<HashMap<u64, (Sender<Bindings>, Arc<HandBack>)>>,
 }
 
 struct Job {
     segment: Arc<Segment>,
-    bindings: Bindings,
+    bindings: Given,
     step: StepParams,
     value: u64,
     hand_back: Arc<HandBack>,
+}
+
+/// The bindings of a job, now or later.
+enum Given {
+    Now(Bindings),
+    /// Nothing comes when the job is taken back.
+    Later(Receiver<Bindings>),
 }
 
 impl Threaded {
@@ -83,13 +99,28 @@ impl Threaded {
     pub(crate) fn was_queued(&self) -> bool {
         self.shared.was_queued.load(Ordering::Relaxed) > 0
     }
+
+    /// Submissions that were queued ahead, those of them that were started, and those that wait.
+    pub(crate) fn n_ahead(&self) -> [usize; 3] {
+        let [n_ahead, n_started] =
+            [&self.shared.n_ahead, &self.shared.n_started].map(|count| count.load(Ordering::Relaxed));
+        [n_ahead, n_started, self.shared.waiting.lock().expect("nothing panics under it").len()]
+    }
 }
 
 fn serve(incoming: &Receiver<Job>, shared: &Shared, habits: &Habits, name: &str) {
     let mut choice = Choice::new(habits.seed);
     let started = Instant::now();
     let mut has_failed = false;
-    for Job { segment, mut bindings, step, value, hand_back } in incoming {
+    for Job { segment, bindings, step, value, hand_back } in incoming {
+        let bindings = match bindings {
+            Given::Now(bindings) => Some(bindings),
+            Given::Later(later) => later.recv().ok(),
+        };
+        let Some(mut bindings) = bindings else {
+            shared.completion.complete(value);
+            continue;
+        };
         while value == 1 && shared.n_submitted.load(Ordering::Acquire) < habits.begins_with {
             // A test that never queues so many fails by what it asserts, not by hanging.
             if started.elapsed() > Duration::from_secs(20) {
@@ -150,6 +181,7 @@ impl Wrapper for Threaded {
             segment: Arc::new(segment.clone()),
             shared: Arc::clone(&self.shared),
             jobs: Arc::clone(&self.jobs),
+            takes_ahead: self.habits.takes_ahead,
         }))
     }
 }
@@ -159,18 +191,57 @@ struct ThreadExecutable {
     segment: Arc<Segment>,
     shared: Arc<Shared>,
     jobs: Arc<Mutex<Sender<Job>>>,
+    takes_ahead: bool,
 }
 
-impl Executable for ThreadExecutable {
-    fn submit(&self, bindings: Bindings, step: StepParams) -> Result<Ticket, BackendError> {
+impl ThreadExecutable {
+    fn send(&self, bindings: Given, step: StepParams) -> (u64, Arc<HandBack>) {
         let jobs = self.jobs.lock().expect("nothing panics under it");
         let value = self.shared.n_submitted.fetch_add(1, Ordering::AcqRel) + 1;
         let hand_back = Arc::new(HandBack::default());
         let segment = Arc::clone(&self.segment);
         let job = Job { segment, bindings, step, value, hand_back: Arc::clone(&hand_back) };
         assert!(jobs.send(job).is_ok(), "the thread runs until the last sender is gone");
+        (value, hand_back)
+    }
+
+    fn ticket(&self, value: u64, hand_back: Arc<HandBack>) -> Ticket {
         let timeline: Arc<dyn Timeline> = Arc::new(SharedTimeline(Arc::clone(&self.shared)));
-        Ok(Ticket::lent(timeline, value, hand_back))
+        Ticket::lent(timeline, value, hand_back)
+    }
+}
+
+impl Executable for ThreadExecutable {
+    fn submit(&self, bindings: Bindings, step: StepParams) -> Result<Ticket, BackendError> {
+        let (value, hand_back) = self.send(Given::Now(bindings), step);
+        Ok(self.ticket(value, hand_back))
+    }
+
+    fn queue_ahead(
+        &self,
+        _tensors: &[(Arc<SharedTensor>, Arc<Claim>)],
+        step: StepParams,
+    ) -> Option<Result<u64, BackendError>> {
+        self.takes_ahead.then(|| {
+            let (sender, receiver) = channel();
+            let (value, hand_back) = self.send(Given::Later(receiver), step);
+            self.shared.n_ahead.fetch_add(1, Ordering::Relaxed);
+            self.shared.waiting.lock().expect("nothing panics under it").insert(value, (sender, hand_back));
+            Ok(value)
+        })
+    }
+
+    fn start(&self, value: u64, bindings: Bindings) -> Result<Ticket, BackendError> {
+        let waiting = self.shared.waiting.lock().expect("nothing panics under it").remove(&value);
+        let (sender, hand_back) = waiting.expect("what is started waits");
+        self.shared.n_started.fetch_add(1, Ordering::Relaxed);
+        assert!(sender.send(bindings).is_ok(), "the thread waits for it");
+        Ok(self.ticket(value, hand_back))
+    }
+
+    fn take_back(&self, value: u64) {
+        let waiting = self.shared.waiting.lock().expect("nothing panics under it").remove(&value);
+        drop(waiting.expect("what is taken back waits"));
     }
 }
 
