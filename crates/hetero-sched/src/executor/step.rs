@@ -330,7 +330,16 @@ impl<'e> StepGuard<'e> {
         device.is_end_sharp = is_sharp;
         // Of several that have ended since the last look only the sum is known, and the last one gets the difference.
         let start = runs[idx].start;
-        seen.teach(&mut runs[idx].seconds, start);
+        if at > start {
+            seen.teach(&mut runs[idx].seconds, start);
+        } else if let Some(end) = runs[idx].end {
+            // It has ended before it was expected to begin: those before it are expected to take too long. What has ended
+            // before the host came back from submitting it shows nothing.
+            let chain = &device.order[device.n_finished..=position];
+            let begin = chain.first().map_or(start, |&first| runs[first].start);
+            let part = (at - begin) / (end - begin);
+            chain.iter().for_each(|&run| runs[run].seconds.add_share(part, is_sharp));
+        }
         while device.n_finished <= position {
             let run = &mut runs[device.order[device.n_finished]];
             device.n_finished += 1;

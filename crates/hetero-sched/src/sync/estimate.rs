@@ -96,6 +96,14 @@ impl Estimate {
         }
     }
 
+    /// Takes the knowledge that several durations, one after the other and this one among them, took this part of what
+    /// their estimates say together: exactly or, where the end was seen late, at most. As nothing else is known, each is
+    /// taken to be too long by the same part.
+    pub fn add_share(&mut self, part: f64, is_sharp: bool) {
+        let Some(seconds) = self.median.filter(|_| part > 0.0) else { return };
+        if is_sharp { self.add(seconds * part) } else { self.add_bound(seconds * part) }
+    }
+
     fn forget(&mut self) {
         (self.n_samples, self.next) = (0, 0);
     }
@@ -178,6 +186,29 @@ mod tests {
                 }
             }
             assert!((estimate.seconds().unwrap() - truth).abs() < 1.0 && n_late <= 9, "{first}: {n_late} {estimate:?}");
+        }
+    }
+
+    /// A host that waits for the last of three submissions alone, which are all expected to take longer than they do, at
+    /// first sees it end before it should have begun. It must learn the sum, and never that something takes no time.
+    #[test]
+    fn what_ends_before_it_was_expected_to_begin_is_no_longer_expected_so_late() {
+        for (truth, is_sharp) in [([1.0, 2.0, 3.0], true), ([3.0, 0.5, 0.1], true), ([1.0, 2.0, 3.0], false)] {
+            let end: f64 = truth.iter().sum();
+            let mut chain = [20.0, 30.0, 10.0].map(Estimate::seeded);
+            for _ in 0..30 {
+                let expected = chain.each_ref().map(|estimate| estimate.seconds().unwrap());
+                let start = expected[0] + expected[1];
+                if end > start {
+                    chain[2].add(end - start);
+                } else {
+                    let part = end / expected.iter().sum::<f64>();
+                    chain.iter_mut().for_each(|estimate| estimate.add_share(part, is_sharp));
+                }
+                assert!(chain.iter().all(|estimate| estimate.seconds().unwrap() > 0.0), "{truth:?}: {chain:?}");
+            }
+            let sum: f64 = chain.iter().map(|estimate| estimate.seconds().unwrap()).sum();
+            assert!((sum / end - 1.0).abs() < 0.01, "{truth:?}, {is_sharp}: {sum} instead of {end}");
         }
     }
 
