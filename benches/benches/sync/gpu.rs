@@ -22,7 +22,7 @@ use crate::Spread;
 const SHAPE: [usize; 2] = [64, 4096];
 
 /// Additions one behind the other, and rows.
-const STEPS: [(&str, usize, usize); 2] = [("short", 1, 1), ("long", 24, 64)];
+pub(crate) const STEPS: [(&str, usize, usize); 2] = [("short", 1, 1), ("long", 24, 64)];
 
 /// Ways to hear of the end: a name, the device and how the host waits.
 const WAYS: [(&str, &str, WaitPolicy); 4] = [
@@ -115,7 +115,7 @@ impl Gpu {
 }
 
 /// A sum to which the input is added over and over.
-fn additions(n_nodes: usize) -> (Arc<Graph>, ValueId) {
+pub(crate) fn additions(n_nodes: usize) -> (Arc<Graph>, ValueId) {
     let [rows, features] = SHAPE;
     let mut builder = GraphBuilder::new(rows);
     let input = builder.input("x", features, DType::F32);

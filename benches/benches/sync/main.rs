@@ -5,6 +5,8 @@
 //! waited is printed besides: fast synchronisation means the latency of spinning for little more CPU time than blocking.
 //! With the features `gpu-vulkano` and `gpu-wgpu` the same is measured of GPUs.
 
+#[cfg(feature = "gpu-vulkano")]
+mod ahead;
 #[cfg(any(feature = "gpu-vulkano", feature = "gpu-wgpu"))]
 mod gpu;
 
@@ -158,6 +160,8 @@ impl fmt::Display for Spread {
 #[cfg(any(feature = "gpu-vulkano", feature = "gpu-wgpu"))]
 fn gpus(criterion: &mut Criterion) {
     gpu::gpus(criterion);
+    #[cfg(feature = "gpu-vulkano")]
+    ahead::ahead(criterion);
 }
 
 /// This build has none.

@@ -19,7 +19,8 @@ use vulkano::shader::ShaderStages;
 
 use crate::VulkanError;
 use crate::adapter::{AdapterStatus, Complaints, choose};
-use crate::queue::Gpu;
+use crate::placement::{DeviceMemory, Placement, WeightMemory};
+use crate::queue::{Gpu, GpuSettings};
 use crate::untested::Untested;
 
 /// How a GPU is opened.
@@ -37,6 +38,10 @@ pub struct VulkanOptions {
     pub is_strict: bool,
     /// Whether the driver is taken at its word: no operator is tried before it is offered.
     pub is_trusted: bool,
+    /// Whether nothing is queued before its inputs exist, which is for comparison and for drivers that cannot.
+    pub is_never_ahead: bool,
+    /// Whether weights are copied into memory of the GPU's own.
+    pub weight_memory: WeightMemory,
 }
 
 /// A GPU through Vulkan.
@@ -104,11 +109,18 @@ impl VulkanBackend {
             // Other kernels take another time.
             info.version = format!("{} {knobs}", info.version);
         }
+        if options.weight_memory != WeightMemory::Detected {
+            info.version = format!("{}, {:?} weight memory", info.version, options.weight_memory);
+        }
         let kept =
             |kind| options.cache.as_deref().map(|folder| KeptFile::new(folder, kind, &identity(&physical, &knobs)));
         let checks = (!options.is_trusted).then(|| Checks::new(&info.name, kept("verdicts"), options.is_strict));
-        let features = (features, knobs.clone());
-        let gpu = Gpu::new(info, (device, queue), features, max_piece_bytes, vector_lanes, kept("pipelines"));
+        let queues_ahead = !options.is_never_ahead;
+        let memory = DeviceMemory::from(physical.memory_properties());
+        let placement = Placement::new(properties.device_type, &memory, options.weight_memory);
+        let settings =
+            GpuSettings { features, knobs: knobs.clone(), max_piece_bytes, vector_lanes, queues_ahead, placement };
+        let gpu = Gpu::new(info, (device, queue), settings, kept("pipelines"));
         let gpu = Arc::new(gpu.map_err(|error| refused(error.to_string()))?);
         Ok(VulkanBackend { checked: Checked::new(Untested(gpu), checks), complaints, is_software: status.is_software })
     }

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use hetero_core::{
-    BackendError, Binding, Bindings, Executable, Segment, SharedTensor, StepCheck, StepParams, Ticket, Timeline, Weight,
+    BackendError, Bindings, Claim, Executable, Segment, SharedTensor, StepCheck, StepParams, Ticket, Timeline, Weight,
 };
 use hetero_shaders::program::{Buffers, Choice, Dispatch, Operand as Named, choose, program};
 use hetero_shaders::{Knobs, Params, Step};
@@ -16,9 +16,12 @@ use vulkano::descriptor_set::{DescriptorSet, WriteDescriptorSet};
 use vulkano::pipeline::ComputePipeline;
 
 use crate::error::checked_error;
+use crate::gate::{Gate, Held};
 use crate::import::Imported;
 use crate::memory::GpuTensor;
-use crate::queue::{ALIGNMENT, Call, Gpu, Recorded};
+use crate::placement::Purpose;
+use crate::queue::{ALIGNMENT, Gpu};
+use crate::recording::{Call, Recorded};
 use crate::weight::GpuWeight;
 
 /// Lanes that are kept: as many submissions of one segment can be under way before another has to be made.
@@ -77,6 +80,8 @@ impl Operand {
 struct Lane {
     /// Commands by what their workgroups go by.
     recorded: HashMap<(u32, u32), Recorded>,
+    /// For submissions that wait for the host; made with the first one.
+    gate: Option<Gate>,
     /// Of the dispatches.
     sets: Vec<Arc<DescriptorSet>>,
     step: Subbuffer<[u8]>,
@@ -112,6 +117,8 @@ impl GpuExecutable {
             let [outputs, inputs] = [outputs, inputs].map(|named| named.into_iter().map(operand).collect());
             runs.push(Run { params, choices, pipelines: pipelines?, outputs, inputs });
         }
+        // Weights and what else is copied into the GPU's own memory has arrived.
+        gpu.settle()?;
         let mut params = vec![0; ALIGNMENT as usize * runs.len()];
         for (run, bytes) in runs.iter().zip(params.chunks_exact_mut(ALIGNMENT as usize)) {
             bytes[..size_of::<Params>()].copy_from_slice(bytemuck::bytes_of(&run.params));
@@ -119,7 +126,7 @@ impl GpuExecutable {
         Ok(GpuExecutable {
             check: StepCheck::new(segment),
             n_bindings: segment.n_bindings(),
-            params: gpu.filled(&params, BufferUsage::UNIFORM_BUFFER)?,
+            params: gpu.filled(&params, BufferUsage::UNIFORM_BUFFER, Purpose::Parameters)?,
             lanes: Mutex::default(),
             _weights: segment.nodes.iter().flat_map(|node| node.weights.iter().cloned()).collect(),
             gpu: Arc::clone(gpu),
@@ -128,16 +135,17 @@ impl GpuExecutable {
     }
 
     /// The place of a lane for some tensors that no submission uses.
-    fn lane(&self, lanes: &mut Vec<Lane>, bindings: &Bindings) -> Result<usize, BackendError> {
+    fn lane<'a>(
+        &self,
+        lanes: &mut Vec<Lane>,
+        tensors: impl Iterator<Item = &'a Arc<SharedTensor>> + Clone,
+    ) -> Result<usize, BackendError> {
         let completed = self.gpu.timeline.completed();
-        let is_for = |lane: &Lane| {
-            let mut pairs = lane.tensors.iter().zip(&bindings.tensors);
-            lane.last_value <= completed && pairs.all(|(bound, binding)| Arc::ptr_eq(&bound.tensor, binding.shared()))
-        };
+        let is_for = |lane: &Lane| lane.last_value <= completed && lane.is_for(tensors.clone());
         if let Some(idx) = lanes.iter().position(is_for) {
             return Ok(idx);
         }
-        let lane = self.new_lane(bindings)?;
+        let lane = self.new_lane(tensors)?;
         // The one that has been idle for longest makes room.
         let idle = lanes.iter().enumerate().filter(|(_, lane)| lane.last_value <= completed);
         let oldest = idle.min_by_key(|(_, lane)| lane.last_value).map(|(idx, _)| idx);
@@ -153,9 +161,10 @@ impl GpuExecutable {
         }
     }
 
-    fn new_lane(&self, bindings: &Bindings) -> Result<Lane, BackendError> {
-        let step = self.gpu.filled(bytemuck::bytes_of(&Step::default()), BufferUsage::UNIFORM_BUFFER)?;
-        let tensors: Result<Vec<Bound>, _> = bindings.tensors.iter().map(|binding| self.bound(binding)).collect();
+    fn new_lane<'a>(&self, tensors: impl Iterator<Item = &'a Arc<SharedTensor>>) -> Result<Lane, BackendError> {
+        let step =
+            self.gpu.filled(bytemuck::bytes_of(&Step::default()), BufferUsage::UNIFORM_BUFFER, Purpose::Parameters)?;
+        let tensors: Result<Vec<Bound>, _> = tensors.map(|tensor| self.bound(tensor)).collect();
         let tensors = tensors?;
         let mut sets = Vec::with_capacity(self.runs.len());
         for (idx, run) in self.runs.iter().enumerate() {
@@ -173,11 +182,42 @@ impl GpuExecutable {
             let set = DescriptorSet::new(allocator, layout, writes, []);
             sets.push(set.map_err(|error| checked_error(&self.gpu.info.name, error, 0))?);
         }
-        Ok(Lane { recorded: HashMap::new(), sets, step, tensors, last_value: 0 })
+        Ok(Lane { recorded: HashMap::new(), gate: None, sets, step, tensors, last_value: 0 })
     }
 
-    /// Records the commands of a step with so many rows.
-    fn record(&self, sets: &[Arc<DescriptorSet>], step: &Step) -> Result<Recorded, BackendError> {
+    /// Queues a run behind its lane's gate.
+    fn queue_waiting(
+        &self,
+        tensors: &[(Arc<SharedTensor>, Arc<Claim>)],
+        step: StepParams,
+    ) -> Result<u64, BackendError> {
+        let gpu = &*self.gpu;
+        let uniform = Step::new(step.past as u32, step.rows as u32);
+        let recorded_for = uniform.recorded_for();
+        let mut lanes = self.lanes.lock();
+        let idx = self.lane(&mut lanes, tensors.iter().map(|(tensor, _)| tensor))?;
+        let lane = &mut lanes[idx];
+        let gate = match &mut lane.gate {
+            Some(gate) => gate,
+            gate => gate.insert(Gate::new(gpu, self.runs.len())?),
+        };
+        if !gate.recorded.contains_key(&recorded_for) {
+            let calls = self.calls(&lane.sets, &uniform);
+            let workgroups = calls.iter().map(|call| call.workgroups).collect();
+            let held = Held { commands: gpu.record(&calls, Some(&gate.workgroups))?, workgroups };
+            if gate.recorded.len() >= KEPT_ROWS {
+                gate.recorded.clear();
+            }
+            gate.recorded.insert(recorded_for, held);
+        }
+        gpu.write(&lane.step, |memory| memory[..size_of::<Step>()].copy_from_slice(bytemuck::bytes_of(&uniform)))?;
+        let value = gate.queue(gpu, recorded_for, step)?;
+        lane.last_value = value;
+        Ok(value)
+    }
+
+    /// The dispatches of a step with so many rows.
+    fn calls<'a>(&'a self, sets: &'a [Arc<DescriptorSet>], step: &Step) -> Vec<Call<'a>> {
         let mut calls = Vec::with_capacity(self.runs.len());
         // What dispatches since the last barrier have touched, by binding. What submissions before have touched is not
         // known, so the first stands behind a barrier too.
@@ -205,12 +245,12 @@ impl GpuExecutable {
             });
             is_first = false;
         }
-        self.gpu.record(&calls)
+        calls
     }
 
-    /// The memory of a binding's tensor, which is imported if another processor has allocated it.
-    fn bound(&self, binding: &Binding) -> Result<Bound, BackendError> {
-        let (gpu, shared) = (&self.gpu, binding.shared());
+    /// A tensor's memory, which is imported if another processor has allocated it.
+    fn bound(&self, shared: &Arc<SharedTensor>) -> Result<Bound, BackendError> {
+        let gpu = &self.gpu;
         let tensor: &dyn Any = shared.tensor();
         let own = tensor.downcast_ref::<GpuTensor>().filter(|tensor| tensor.is_of(gpu));
         if let Some(own) = own {
@@ -226,17 +266,28 @@ impl GpuExecutable {
     }
 }
 
+impl Lane {
+    fn is_for<'a>(&self, tensors: impl Iterator<Item = &'a Arc<SharedTensor>>) -> bool {
+        self.tensors.iter().zip(tensors).all(|(bound, tensor)| Arc::ptr_eq(&bound.tensor, tensor))
+    }
+
+    /// The step that a submission was queued for, while its gate holds it back.
+    fn waiting(&self, value: u64) -> Option<StepParams> {
+        self.gate.as_ref().filter(|_| self.last_value == value).and_then(Gate::waiting)
+    }
+}
+
 impl Executable for GpuExecutable {
     fn submit(&self, mut bindings: Bindings, step: StepParams) -> Result<Ticket, BackendError> {
         let gpu = &*self.gpu;
         self.check.check(&bindings, step);
         let uniform = Step::new(step.past as u32, step.rows as u32);
         let mut lanes = self.lanes.lock();
-        let idx = self.lane(&mut lanes, &bindings)?;
+        let idx = self.lane(&mut lanes, bindings.tensors.iter().map(|binding| binding.shared()))?;
         let lane = &mut lanes[idx];
         let recorded_for = uniform.recorded_for();
         if !lane.recorded.contains_key(&recorded_for) {
-            let recorded = self.record(&lane.sets, &uniform)?;
+            let recorded = gpu.record(&self.calls(&lane.sets, &uniform), None)?;
             if lane.recorded.len() >= KEPT_ROWS {
                 lane.recorded.clear();
             }
@@ -249,10 +300,52 @@ impl Executable for GpuExecutable {
         let timeline: Arc<dyn Timeline> = gpu.timeline.clone();
         Ok(Ticket::new(timeline, value, bindings))
     }
+
+    fn queue_ahead(
+        &self,
+        tensors: &[(Arc<SharedTensor>, Arc<Claim>)],
+        step: StepParams,
+    ) -> Option<Result<u64, BackendError>> {
+        let is_worth_it = self.gpu.queues_ahead && self.gpu.is_alone();
+        is_worth_it.then(|| self.queue_waiting(tensors, step))
+    }
+
+    fn start(&self, value: u64, mut bindings: Bindings) -> Result<Ticket, BackendError> {
+        let gpu = &*self.gpu;
+        if let Some(error) = gpu.timeline.failure() {
+            return Err(error);
+        }
+        let mut lanes = self.lanes.lock();
+        let lane = lanes.iter_mut().find(|lane| lane.waiting(value).is_some());
+        let lane = lane.unwrap_or_else(|| panic!("nothing is waiting as submission {value}"));
+        self.check.check(&bindings, lane.waiting(value).expect("looked for above"));
+        let is_for = lane.is_for(bindings.tensors.iter().map(|binding| binding.shared()));
+        assert!(is_for, "submission {value} was queued for other tensors");
+        // Its place in the queue it has had for long: what is in this processor's hands runs before it or behind it, and
+        // never beside it.
+        bindings.hand_over(gpu.info.id);
+        let gate = lane.gate.as_mut().expect("it has a submission that waits");
+        gate.open(gpu).map_err(|error| gpu.timeline.fail(error))?;
+        drop(lanes);
+        let timeline: Arc<dyn Timeline> = gpu.timeline.clone();
+        Ok(Ticket::new(timeline, value, bindings))
+    }
+
+    fn take_back(&self, value: u64) {
+        let mut lanes = self.lanes.lock();
+        let lane = lanes.iter_mut().find(|lane| lane.waiting(value).is_some());
+        if let Some(gate) = lane.and_then(|lane| lane.gate.as_mut())
+            && let Err(error) = gate.take_back(&self.gpu)
+        {
+            // The device has stopped, or will be waited for in vain: told to whoever waits.
+            self.gpu.timeline.fail(error);
+        }
+    }
 }
 
 impl Drop for GpuExecutable {
-    /// Waits: the GPU may be running what was recorded.
+    /// Waits: the GPU may be running what was recorded. Nothing waits for the host any more, because whoever has queued
+    /// something ahead has kept this.
     fn drop(&mut self) {
         let last_value = self.lanes.get_mut().iter().map(|lane| lane.last_value).max().unwrap_or(0);
         // An error means that the device has stopped, which is all that matters here.
@@ -265,11 +358,11 @@ impl Buffers for &Gpu {
     type Weight = GpuWeight;
 
     fn constant(&mut self, bytes: &[u8]) -> Result<Subbuffer<[u8]>, BackendError> {
-        self.filled(bytes, BufferUsage::STORAGE_BUFFER)
+        self.filled(bytes, BufferUsage::STORAGE_BUFFER, Purpose::Weights)
     }
 
     fn scratch(&mut self, bytes: u64) -> Result<Subbuffer<[u8]>, BackendError> {
-        self.buffer(bytes, BufferUsage::STORAGE_BUFFER)
+        self.buffer(bytes, BufferUsage::STORAGE_BUFFER, Purpose::Scratch)
     }
 
     fn vector_lanes(&self) -> u32 {

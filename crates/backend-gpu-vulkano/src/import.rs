@@ -14,8 +14,10 @@ use parking_lot::Mutex;
 use vulkano::buffer::sys::RawBuffer;
 use vulkano::buffer::{BufferCreateInfo, BufferUsage, Subbuffer};
 use vulkano::device::Device;
-use vulkano::memory::{ExternalMemoryHandleTypes, MemoryPropertyFlags};
+use vulkano::memory::ExternalMemoryHandleTypes;
 use vulkano::{Validated, VulkanError as Code, VulkanObject};
+
+use crate::placement::{Placement, Purpose};
 
 /// Memory of the process that the GPU reaches, with what keeps it there.
 #[derive(Debug)]
@@ -156,16 +158,19 @@ pub(crate) struct Importer {
     alignment: u64,
     /// Of what is bound.
     offset_alignment: u64,
+    /// Types of memory that host and GPU see at once, the best one first.
+    types: Vec<u32>,
 }
 
 impl Importer {
     /// `None` when the device does not have the extension on.
-    pub(crate) fn new(device: &Arc<Device>) -> Option<Importer> {
+    pub(crate) fn new(device: &Arc<Device>, placement: &Placement) -> Option<Importer> {
         let properties = device.physical_device().properties();
         let alignment = properties.min_imported_host_pointer_alignment?;
         let offset_alignment = properties.min_storage_buffer_offset_alignment.as_devicesize();
         let is_on = device.enabled_extensions().ext_external_memory_host;
-        is_on.then(|| Importer { device: Arc::clone(device), alignment, offset_alignment })
+        let types = placement.types(Purpose::Tensor).to_vec();
+        is_on.then(|| Importer { device: Arc::clone(device), alignment, offset_alignment, types })
     }
 
     /// Whether a tensor can be imported; it is seen by doing so.
@@ -209,7 +214,8 @@ impl Importer {
         };
         checked(result)?;
         let types = properties.memory_type_bits & requirements.memory_type_bits;
-        let memory_type_index = self.memory_type(types).ok_or(ImportError::NoMemoryType)?;
+        let memory_type_index = self.types.iter().find(|&&idx| types & (1 << idx) != 0);
+        let memory_type_index = *memory_type_index.ok_or(ImportError::NoMemoryType)?;
         let mut import = vk::ImportMemoryHostPointerInfoEXT::default().handle_type(HANDLE).host_pointer(pointer);
         let allocate = vk::MemoryAllocateInfo::default()
             .allocation_size(pages.n_bytes)
@@ -229,18 +235,6 @@ impl Importer {
         let buffer = Subbuffer::new(Arc::new(unsafe { buffer.assume_bound() }));
         let end = (pages.offset + pages.used_bytes).next_multiple_of(16).min(pages.n_bytes);
         Ok((buffer.slice(pages.offset..end), memory))
-    }
-
-    /// One of some types of memory that host and GPU see at once, cached if there is one.
-    fn memory_type(&self, types: u32) -> Option<u32> {
-        let all = &self.device.physical_device().memory_properties().memory_types;
-        let coherent = MemoryPropertyFlags::HOST_VISIBLE | MemoryPropertyFlags::HOST_COHERENT;
-        let fitting = all
-            .iter()
-            .enumerate()
-            .filter(|(idx, kind)| types & (1 << idx) != 0 && kind.property_flags.contains(coherent));
-        let best = fitting.max_by_key(|(_, kind)| kind.property_flags.contains(MemoryPropertyFlags::HOST_CACHED));
-        best.map(|(idx, _)| idx as u32)
     }
 }
 

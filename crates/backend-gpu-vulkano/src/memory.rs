@@ -6,6 +6,7 @@ use std::sync::Arc;
 use hetero_core::{BackendError, DType, DeviceId, Tensor, TensorDesc};
 use vulkano::buffer::{BufferUsage, Subbuffer};
 
+use crate::placement::Purpose;
 use crate::queue::Gpu;
 
 /// A tensor in a buffer of its own, mapped for as long as it lives.
@@ -23,7 +24,7 @@ impl GpuTensor {
         if bytes > gpu.max_piece_bytes && desc.dtype != DType::U8 {
             return Err(BackendError::OutOfMemory { device: gpu.info.name.clone(), bytes });
         }
-        let buffer = gpu.buffer(bytes, BufferUsage::STORAGE_BUFFER)?;
+        let buffer = gpu.buffer(bytes, BufferUsage::STORAGE_BUFFER, Purpose::Tensor)?;
         buffer.mapped_slice().map_err(|error| {
             let reason = format!("memory that the host should reach is not mapped: {error}");
             BackendError::Failed { device: gpu.info.name.clone(), reason }

@@ -1,4 +1,4 @@
-//! A GPU that is open: memory, recorded commands, and their submission. Its calls are checked by vulkano but for the last.
+//! A GPU that is open: memory, recorded commands, and their submission.
 //!
 //! vulkano checks the arguments of all calls but the last (and those of `import.rs`), and what is recorded has these properties:
 //!
@@ -9,6 +9,7 @@
 //! - Shaders stay within their buffers, because `Params` come from the shapes that the backend has checked.
 
 use std::sync::Arc;
+use std::thread::ThreadId;
 
 use ash::vk;
 use hetero_core::{BackendError, DeviceInfo, SharedTensor, WeightMatrix};
@@ -18,22 +19,19 @@ use hetero_shaders::{Features, Knobs};
 use parking_lot::Mutex;
 use vulkano::buffer::{Buffer, BufferCreateInfo, BufferUsage, Subbuffer};
 use vulkano::command_buffer::allocator::StandardCommandBufferAllocator;
-use vulkano::command_buffer::{
-    CommandBuffer, CommandBufferBeginInfo, CommandBufferLevel, CommandBufferUsage, RecordingCommandBuffer,
-};
-use vulkano::descriptor_set::DescriptorSet;
 use vulkano::descriptor_set::allocator::StandardDescriptorSetAllocator;
 use vulkano::device::{Device, DeviceOwned, Queue};
 use vulkano::memory::MemoryPropertyFlags;
 use vulkano::memory::allocator::{AllocationCreateInfo, DeviceLayout, MemoryTypeFilter, StandardMemoryAllocator};
-use vulkano::pipeline::{ComputePipeline, PipelineBindPoint, PipelineLayout};
 use vulkano::sync::semaphore::{Semaphore, SemaphoreCreateInfo, SemaphoreType};
-use vulkano::sync::{AccessFlags, DependencyInfo, MemoryBarrier, PipelineStages};
 use vulkano::{Validated, VulkanError as Code, VulkanObject};
 
-use crate::error::{allocation_error, backend_error, checked_error, invalid};
+use crate::error::{allocation_error, backend_error};
 use crate::import::{Importer, Imports};
 use crate::pipeline_cache::PipelineCache;
+use crate::placement::{Placement, Purpose};
+use crate::recording::Recorded;
+use crate::staging::Staging;
 use crate::timeline::GpuTimeline;
 
 /// Buffers begin on multiples of this, so that other processors can use what lies in them, and pieces of weights can be
@@ -53,6 +51,8 @@ pub(crate) struct Gpu {
     pub(crate) piece_alignment: u64,
     /// Invocations of a workgroup that computes a panel of a matrix times a vector.
     pub(crate) vector_lanes: u32,
+    /// Whether work is queued before its inputs exist.
+    pub(crate) queues_ahead: bool,
     /// Which variants of which kernels may be used.
     pub(crate) knobs: HeldKnobs,
     /// The most buffers that a kernel can bind.
@@ -63,57 +63,61 @@ pub(crate) struct Gpu {
     pub(crate) tensor_imports: Imports<SharedTensor>,
     pub(crate) weight_imports: Imports<WeightMatrix>,
     pub(crate) timeline: Arc<GpuTimeline>,
-    queue: Arc<Queue>,
+    pub(crate) queue: Arc<Queue>,
+    /// Which kind of memory holds what.
+    pub(crate) placement: Placement,
+    pub(crate) staging: Mutex<Staging>,
     memory: Arc<StandardMemoryAllocator>,
-    commands: Arc<StandardCommandBufferAllocator>,
+    pub(crate) commands: Arc<StandardCommandBufferAllocator>,
     pub(crate) sets: Arc<StandardDescriptorSetAllocator>,
-    /// Count of the last submission; the lock keeps counts and submissions in one order.
-    entrance: Mutex<u64>,
+    /// The lock keeps counts and submissions in one order.
+    entrance: Mutex<Entrance>,
 }
 
-/// A dispatch to be recorded.
-pub(crate) struct Call<'a> {
-    pub(crate) pipeline: &'a Arc<ComputePipeline>,
-    pub(crate) layout: &'a Arc<PipelineLayout>,
-    pub(crate) set: &'a Arc<DescriptorSet>,
-    pub(crate) workgroups: [u32; 2],
-    /// What it waits for: the memory accesses of dispatches before it.
-    pub(crate) is_behind_barrier: bool,
+/// What is decided about a GPU when it is opened.
+pub(crate) struct GpuSettings {
+    pub(crate) features: Features,
+    pub(crate) knobs: Knobs,
+    /// See [`Gpu`].
+    pub(crate) max_piece_bytes: u64,
+    pub(crate) vector_lanes: u32,
+    pub(crate) queues_ahead: bool,
+    pub(crate) placement: Placement,
 }
 
-/// Commands that can be submitted again and again, with what they use.
-pub(crate) struct Recorded {
-    commands: CommandBuffer,
-    _sets: Vec<Arc<DescriptorSet>>,
-    _pipelines: Vec<Arc<ComputePipeline>>,
+/// Who has submitted what.
+#[derive(Debug, Default)]
+struct Entrance {
+    /// Count of the last submission.
+    last_value: u64,
+    /// Who has made that, and the last one before it that was somebody else's.
+    thread: Option<ThreadId>,
+    last_of_others: u64,
 }
 
-impl std::fmt::Debug for Recorded {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Recorded").finish_non_exhaustive()
-    }
-}
+/// So many submissions in a row of one thread, and the queue is believed to be that thread's alone.
+const ALONE_AFTER: u64 = 64;
 
 impl Gpu {
     pub(crate) fn new(
         info: DeviceInfo,
         (device, queue): (Arc<Device>, Arc<Queue>),
-        (features, knobs): (Features, Knobs),
-        max_piece_bytes: u64,
-        vector_lanes: u32,
+        settings: GpuSettings,
         pipelines: Option<KeptFile>,
     ) -> Result<Gpu, Validated<Code>> {
-        let semaphore = SemaphoreCreateInfo { semaphore_type: SemaphoreType::Timeline, ..Default::default() };
-        let semaphore = Arc::new(Semaphore::new(Arc::clone(&device), semaphore)?);
+        let semaphore = Arc::new(timeline_semaphore(&device)?);
         let limits = device.physical_device().properties();
         Ok(Gpu {
-            max_piece_bytes,
+            max_piece_bytes: settings.max_piece_bytes,
+            queues_ahead: settings.queues_ahead,
+            importer: Importer::new(&device, &settings.placement),
+            placement: settings.placement,
+            staging: Mutex::default(),
             piece_alignment: limits.min_storage_buffer_offset_alignment.as_devicesize(),
-            vector_lanes,
+            vector_lanes: settings.vector_lanes,
             max_storage_buffers: limits.max_per_stage_descriptor_storage_buffers,
-            pipelines: PipelineCache::new(&device, &info.name, features, pipelines)?,
-            knobs: HeldKnobs::new(knobs),
-            importer: Importer::new(&device),
+            pipelines: PipelineCache::new(&device, &info.name, settings.features, pipelines)?,
+            knobs: HeldKnobs::new(settings.knobs),
             tensor_imports: Imports::default(),
             weight_imports: Imports::default(),
             timeline: Arc::new(GpuTimeline::new(semaphore, info.name.clone())),
@@ -121,9 +125,14 @@ impl Gpu {
             memory: Arc::new(StandardMemoryAllocator::new_default(Arc::clone(&device))),
             commands: Arc::new(StandardCommandBufferAllocator::new(Arc::clone(&device), Default::default())),
             sets: Arc::new(StandardDescriptorSetAllocator::new(device, Default::default())),
-            entrance: Mutex::new(0),
+            entrance: Mutex::default(),
             info,
         })
+    }
+
+    /// A semaphore that counts from zero.
+    pub(crate) fn timeline_semaphore(&self) -> Result<Semaphore, Validated<Code>> {
+        timeline_semaphore(self.queue.device())
     }
 
     /// Whether there is memory that both sides see at once and the host reads through its caches.
@@ -134,33 +143,71 @@ impl Gpu {
         types.iter().any(|kind| kind.property_flags.contains(wanted))
     }
 
-    /// A zeroed buffer of at least so many bytes, mapped for good, in memory that both sides see at once.
-    pub(crate) fn buffer(&self, bytes: u64, usage: BufferUsage) -> Result<Subbuffer<[u8]>, BackendError> {
-        let size = bytes.max(1).checked_next_multiple_of(FILLED_UP_TO);
-        let layout = size.and_then(|size| DeviceLayout::from_size_alignment(size, ALIGNMENT));
-        let layout = layout.ok_or_else(|| BackendError::OutOfMemory { device: self.info.name.clone(), bytes })?;
-        let allocation = AllocationCreateInfo {
-            memory_type_filter: MemoryTypeFilter {
-                required_flags: MemoryPropertyFlags::HOST_VISIBLE | MemoryPropertyFlags::HOST_COHERENT,
-                // Reading what is not cached is very slow for the host.
-                preferred_flags: MemoryPropertyFlags::HOST_CACHED | MemoryPropertyFlags::DEVICE_LOCAL,
-                not_preferred_flags: MemoryPropertyFlags::empty(),
-            },
-            ..AllocationCreateInfo::default()
-        };
-        let info = BufferCreateInfo { usage, ..BufferCreateInfo::default() };
-        let memory: Arc<StandardMemoryAllocator> = Arc::clone(&self.memory);
-        let buffer = Buffer::new(memory, info, allocation, layout);
-        let buffer = buffer.map_err(|error| allocation_error(&self.info.name, error, bytes))?;
-        let buffer = Subbuffer::new(buffer);
-        self.write(&buffer, |memory| memory.fill(0))?;
+    /// A zeroed buffer of at least so many bytes, mapped for good and in memory that both sides see at once, unless it is
+    /// in memory of the GPU's own.
+    pub(crate) fn buffer(
+        &self,
+        bytes: u64,
+        usage: BufferUsage,
+        purpose: Purpose,
+    ) -> Result<Subbuffer<[u8]>, BackendError> {
+        let buffer = self.unwritten(bytes, usage, purpose)?;
+        match self.is_staged(&buffer, purpose) {
+            true => self.stage_zeros(&buffer)?,
+            false => self.write(&buffer, |memory| memory.fill(0))?,
+        }
         Ok(buffer)
     }
 
+    /// Whether a staging buffer stands between the host and a buffer.
+    fn is_staged(&self, buffer: &Subbuffer<[u8]>, purpose: Purpose) -> bool {
+        self.placement.stages(purpose) || buffer.mapped_slice().is_err()
+    }
+
+    /// A buffer of whole lines that nobody has written.
+    pub(crate) fn unwritten(
+        &self,
+        bytes: u64,
+        usage: BufferUsage,
+        purpose: Purpose,
+    ) -> Result<Subbuffer<[u8]>, BackendError> {
+        let size = bytes.max(1).checked_next_multiple_of(FILLED_UP_TO);
+        let layout = size.and_then(|size| DeviceLayout::from_size_alignment(size, ALIGNMENT));
+        let layout = layout.ok_or_else(|| BackendError::OutOfMemory { device: self.info.name.clone(), bytes })?;
+        let usage = if self.placement.is_separate { usage | BufferUsage::TRANSFER_DST } else { usage };
+        let mut failed = None;
+        // Where the best kind of memory is full the next one serves.
+        for &idx in self.placement.types(purpose) {
+            let allocation = AllocationCreateInfo {
+                memory_type_filter: MemoryTypeFilter::empty(),
+                memory_type_bits: 1 << idx,
+                ..AllocationCreateInfo::default()
+            };
+            let info = BufferCreateInfo { usage, ..BufferCreateInfo::default() };
+            let memory: Arc<StandardMemoryAllocator> = Arc::clone(&self.memory);
+            match Buffer::new(memory, info, allocation, layout) {
+                Ok(buffer) => return Ok(Subbuffer::new(buffer)),
+                Err(error) => failed = failed.or(Some(allocation_error(&self.info.name, error, bytes))),
+            }
+        }
+        Err(failed.unwrap_or_else(|| BackendError::OutOfMemory { device: self.info.name.clone(), bytes }))
+    }
+
     /// A buffer that holds some bytes for good.
-    pub(crate) fn filled(&self, bytes: &[u8], usage: BufferUsage) -> Result<Subbuffer<[u8]>, BackendError> {
-        let buffer = self.buffer(bytes.len() as u64, usage)?;
-        self.write(&buffer, |memory| memory[..bytes.len()].copy_from_slice(bytes))?;
+    pub(crate) fn filled(
+        &self,
+        bytes: &[u8],
+        usage: BufferUsage,
+        purpose: Purpose,
+    ) -> Result<Subbuffer<[u8]>, BackendError> {
+        let buffer = self.unwritten(bytes.len() as u64, usage, purpose)?;
+        match self.is_staged(&buffer, purpose) {
+            true => self.stage(&buffer, bytes)?,
+            false => self.write(&buffer, |memory| {
+                memory[..bytes.len()].copy_from_slice(bytes);
+                memory[bytes.len()..].fill(0);
+            })?,
+        }
         Ok(buffer)
     }
 
@@ -175,72 +222,52 @@ impl Gpu {
         }
     }
 
-    /// Records dispatches, one after the other.
-    pub(crate) fn record(&self, calls: &[Call<'_>]) -> Result<Recorded, BackendError> {
-        let name = &self.info.name;
-        let begin = CommandBufferBeginInfo { usage: CommandBufferUsage::MultipleSubmit, ..Default::default() };
-        let commands: Arc<StandardCommandBufferAllocator> = Arc::clone(&self.commands);
-        let family = self.queue.queue_family_index();
-        let recording = RecordingCommandBuffer::new(commands, family, CommandBufferLevel::Primary, begin);
-        let mut recording = recording.map_err(|error| checked_error(name, error, 0))?;
-        let shader = (PipelineStages::COMPUTE_SHADER, AccessFlags::SHADER_READ | AccessFlags::SHADER_WRITE);
-        let written = (PipelineStages::COMPUTE_SHADER, AccessFlags::SHADER_WRITE);
-        let host = (PipelineStages::HOST, AccessFlags::HOST_READ);
-        let barrier = |from: (PipelineStages, AccessFlags), to: (PipelineStages, AccessFlags)| DependencyInfo {
-            memory_barriers: [MemoryBarrier {
-                src_stages: from.0,
-                src_access: from.1,
-                dst_stages: to.0,
-                dst_access: to.1,
-                ..MemoryBarrier::default()
-            }]
-            .into_iter()
-            .collect(),
-            ..DependencyInfo::default()
-        };
-        let mut dispatch = |call: &Call<'_>| -> Result<(), Box<vulkano::ValidationError>> {
-            // SAFETY: the head of this file says what the commands touch and who keeps it alive; a barrier stands before
-            // every dispatch that touches what another has written, or writes what another has read.
-            unsafe {
-                if call.is_behind_barrier {
-                    recording.pipeline_barrier(&barrier(written, shader))?;
-                }
-                recording.bind_pipeline_compute(call.pipeline)?;
-                let sets = [call.set.as_raw()];
-                recording.bind_descriptor_sets(PipelineBindPoint::Compute, call.layout, 0, &sets, &[])?;
-                recording.dispatch([call.workgroups[0], call.workgroups[1], 1])?;
-            }
-            Ok(())
-        };
-        calls.iter().try_for_each(&mut dispatch).map_err(|error| invalid(name, &error))?;
-        // SAFETY: a barrier touches no memory by itself. This one makes what was written visible to the host, which a
-        // semaphore alone does not.
-        unsafe { recording.pipeline_barrier(&barrier(written, host)) }.map_err(|error| invalid(name, &error))?;
-        // SAFETY: what was recorded is complete: no render pass and no query is open.
-        let commands = unsafe { recording.end() }.map_err(|code| backend_error(name, code, 0))?;
-        Ok(Recorded {
-            commands,
-            _sets: calls.iter().map(|call| Arc::clone(call.set)).collect(),
-            _pipelines: calls.iter().map(|call| Arc::clone(call.pipeline)).collect(),
-        })
-    }
-
     /// Submits commands behind all before them: the count at which they have finished. `before` runs when nobody else
     /// submits.
     ///
     /// The caller keeps `recorded` until then, and submits it again only afterwards.
     pub(crate) fn submit(&self, recorded: &Recorded, before: impl FnOnce()) -> Result<u64, BackendError> {
-        let mut last_value = self.entrance.lock();
+        self.enqueue(recorded, None, before)
+    }
+
+    /// As [`Gpu::submit`], but the commands, and all behind them, wait until a semaphore has a value that is above zero.
+    /// The caller keeps the semaphore too.
+    pub(crate) fn submit_behind(&self, recorded: &Recorded, gate: (&Semaphore, u64)) -> Result<u64, BackendError> {
+        self.enqueue(recorded, Some(gate), || {})
+    }
+
+    /// Whether, as far as is known, nobody but this thread uses the queue, which would be kept waiting by what waits.
+    pub(crate) fn is_alone(&self) -> bool {
+        let entrance = self.entrance.lock();
+        let is_last = entrance.thread == Some(std::thread::current().id());
+        is_last && (entrance.last_of_others == 0 || entrance.last_value - entrance.last_of_others >= ALONE_AFTER)
+    }
+
+    fn enqueue(
+        &self,
+        recorded: &Recorded,
+        gate: Option<(&Semaphore, u64)>,
+        before: impl FnOnce(),
+    ) -> Result<u64, BackendError> {
+        let mut entrance = self.entrance.lock();
         before();
         if let Some(error) = self.timeline.failure() {
             return Err(error);
         }
-        let value = *last_value + 1;
-        let (commands, semaphores, values) =
-            ([recorded.commands.handle()], [self.timeline.semaphore().handle()], [value]);
-        let mut timeline = vk::TimelineSemaphoreSubmitInfo::default().signal_semaphore_values(&values);
+        let value = entrance.last_value + 1;
+        let (commands, semaphores, values) = ([recorded.handle()], [self.timeline.semaphore().handle()], [value]);
+        let awaited = gate.map(|(semaphore, value)| (semaphore.handle(), value));
+        let (awaited, awaited_value) = awaited.unwrap_or((vk::Semaphore::null(), 0));
+        let stages = vk::PipelineStageFlags::COMPUTE_SHADER | vk::PipelineStageFlags::DRAW_INDIRECT;
+        let (awaited, awaited_values, stages) = ([awaited], [awaited_value], [stages]);
+        let n_awaited = usize::from(gate.is_some());
+        let mut timeline = vk::TimelineSemaphoreSubmitInfo::default()
+            .wait_semaphore_values(&awaited_values[..n_awaited])
+            .signal_semaphore_values(&values);
         let info = vk::SubmitInfo::default()
             .command_buffers(&commands)
+            .wait_semaphores(&awaited[..n_awaited])
+            .wait_dst_stage_mask(&stages[..n_awaited])
             .signal_semaphores(&semaphores)
             .push_next(&mut timeline);
         let device = self.queue.device();
@@ -252,8 +279,18 @@ impl Gpu {
         if result != vk::Result::SUCCESS {
             return Err(self.timeline.fail(backend_error(&self.info.name, Code::from(result), 0)));
         }
-        *last_value = value;
+        let thread = Some(std::thread::current().id());
+        if entrance.thread != thread {
+            entrance.last_of_others = entrance.last_value;
+            entrance.thread = thread;
+        }
+        entrance.last_value = value;
         self.timeline.add(value);
         Ok(value)
     }
+}
+
+fn timeline_semaphore(device: &Arc<Device>) -> Result<Semaphore, Validated<Code>> {
+    let info = SemaphoreCreateInfo { semaphore_type: SemaphoreType::Timeline, ..Default::default() };
+    Semaphore::new(Arc::clone(device), info)
 }

@@ -9,6 +9,7 @@ use vulkano::buffer::{BufferUsage, Subbuffer};
 
 use crate::import::Imported;
 use crate::memory::GpuTensor;
+use crate::placement::Purpose;
 use crate::queue::Gpu;
 
 /// Rows of a matrix as the GPU reads them.
@@ -34,8 +35,10 @@ impl GpuWeight {
             let tensor: &dyn Any = tensor;
             tensor.downcast_ref::<GpuTensor>().filter(|tensor| tensor.is_of(gpu))
         });
+        // Memory of its own is so much faster for the GPU that a copy pays with the first few steps.
+        let is_separate = gpu.placement.is_separate;
         let import = match (&tensor, &gpu.importer) {
-            (None, Some(importer)) => match gpu.weight_imports.matrix(importer, &rows.matrix) {
+            (None, Some(importer)) if !is_separate => match gpu.weight_imports.matrix(importer, &rows.matrix) {
                 Ok(import) => Some(import),
                 Err(error) => {
                     tracing::debug!(device = %gpu.info.name, matrix = ?rows.matrix, %error, "a weight is copied");
@@ -44,7 +47,8 @@ impl GpuWeight {
             },
             _ => None,
         };
-        let whole = tensor.map(GpuTensor::buffer).or(import.as_ref().map(|import| import.buffer()));
+        let whole = tensor.filter(|_| !is_separate).map(GpuTensor::buffer);
+        let whole = whole.or(import.as_ref().map(|import| import.buffer()));
         let mut pieces = Vec::with_capacity(cuts.len());
         let mut own_bytes = 0;
         for (range, first_row, n_rows) in cuts {
@@ -55,7 +59,7 @@ impl GpuWeight {
                     let end = (range.end as u64).next_multiple_of(16).min(whole.size());
                     whole.clone().slice(range.start as u64..end)
                 }
-                None => gpu.filled(&rows.matrix.bytes()[range], BufferUsage::STORAGE_BUFFER)?,
+                None => gpu.filled(&rows.matrix.bytes()[range], BufferUsage::STORAGE_BUFFER, Purpose::Weights)?,
             };
             own_bytes += if in_place.is_some() { 0 } else { buffer.size() };
             pieces.push(Piece { buffer, first_row, n_rows });

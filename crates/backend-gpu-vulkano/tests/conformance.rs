@@ -1,6 +1,6 @@
 //! The GPU passes the suite that every backend passes, in each variant of the kernels that the device has.
 
-use backend_gpu_vulkano::{VulkanBackend, VulkanOptions};
+use backend_gpu_vulkano::{VulkanBackend, VulkanOptions, WeightMemory};
 use hetero_conformance::{Expectations, Tolerance, run};
 use hetero_core::WeightFormat;
 use hetero_shaders::{Knobs, Variant};
@@ -55,4 +55,18 @@ fn with_products_of_integers() {
         }
     }
     check(&VulkanOptions { knobs, ..VulkanOptions::default() }, &expectations);
+}
+
+/// As on a GPU whose own memory the host does not reach: weights, tables and what passes between kernels go through a
+/// staging buffer.
+#[test]
+fn with_weights_in_memory_of_its_own() {
+    let cases =
+        ["contract", "linear/w4g32", "linear/f16", "embed/", "rms_norm/", "rope", "attention/f16", "decoder/w4g32"];
+    let expectations = cases.iter().fold(Expectations::new(), |expectations, pattern| expectations.only(pattern));
+    let options = VulkanOptions { weight_memory: WeightMemory::Separate, ..VulkanOptions::default() };
+    check(&options, &expectations);
+    // In several pieces.
+    let pieces = Expectations::new().only("in257-out257").only("in96-out257");
+    check(&VulkanOptions { max_piece_bytes: Some(40_000), ..options }, &pieces);
 }

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use backend_gpu_vulkano::{VulkanBackend, VulkanError, VulkanOptions, adapters};
+use backend_gpu_vulkano::{VulkanBackend, VulkanError, VulkanOptions, WeightMemory, adapters};
 use hetero_conformance::ReferenceBackend;
 use hetero_core::{
     Access, Backend, BackendError, DType, DeviceId, Graph, GraphBuilder, HostTensor, NodeId, Op, OpSpec, OperandOrder,
@@ -57,7 +57,8 @@ fn gpu_and_another_processor_work_on_the_same_memory_without_a_copy() {
 
 #[test]
 fn weights_built_in_its_memory_are_used_in_place() {
-    let gpu = open();
+    let gpu =
+        VulkanBackend::new(&VulkanOptions { weight_memory: WeightMemory::Shared, ..VulkanOptions::default() }).unwrap();
     let layout = WeightLayout::panels(WeightFormat::W4G32, 256, 256);
     let matrix = matrix(layout, WeightMatrix::allocate(&layout, &gpu).unwrap());
     for rows in [0..256, 32..96] {
@@ -68,7 +69,8 @@ fn weights_built_in_its_memory_are_used_in_place() {
 /// Weights that another processor's memory holds, and such as lie where no backend has allocated anything.
 #[test]
 fn weights_in_ordinary_memory_are_used_in_place_and_copied_only_where_they_cannot_be_bound() {
-    let gpu = open();
+    let gpu =
+        VulkanBackend::new(&VulkanOptions { weight_memory: WeightMemory::Shared, ..VulkanOptions::default() }).unwrap();
     let layout = WeightLayout::panels(WeightFormat::W4G32, 256, 64);
     let desc = TensorDesc { rows: 1, columns: layout.bytes(), dtype: DType::U8 };
     let host = || Arc::new(HostTensor::new(DeviceId::next(), desc).unwrap());
@@ -83,6 +85,65 @@ fn weights_in_ordinary_memory_are_used_in_place_and_copied_only_where_they_canno
     };
     assert_eq!(gpu.load_weight(stored(256)).unwrap().own_bytes(), 0);
     assert_eq!(gpu.load_weight(stored(1)).unwrap().own_bytes(), layout.bytes() as u64 / 2);
+}
+
+/// More than the staging buffer holds, in memory of the process and in the GPU's tensors; some of it dropped on the way.
+#[test]
+fn a_gpu_with_memory_of_its_own_counts_what_it_copies() {
+    let options = VulkanOptions { weight_memory: WeightMemory::Separate, is_trusted: true, ..VulkanOptions::default() };
+    let gpu = VulkanBackend::new(&options).unwrap();
+    let layout = WeightLayout::panels(WeightFormat::F32, 4096, 1536);
+    let desc = TensorDesc { rows: 1, columns: layout.bytes(), dtype: DType::U8 };
+    let host = matrix(layout, Arc::new(HostTensor::new(DeviceId::next(), desc).unwrap()));
+    let own = matrix(layout, WeightMatrix::allocate(&layout, &gpu).unwrap());
+    for matrix in [&host, &own] {
+        for rows in [0..4096, 32..96, 4064..4096] {
+            let n_bytes = (layout.bytes() / 4096 * rows.len()) as u64;
+            let weight = gpu.load_weight(WeightRows { matrix: Arc::clone(matrix), rows }).unwrap();
+            assert_eq!(weight.own_bytes(), n_bytes);
+        }
+    }
+    // The rows behind the staging buffer's end and its half are where they belong: identity rows give the input back.
+    let mut builder = GraphBuilder::new(1);
+    let x = builder.input("x", 1536, DType::F32);
+    let weight = builder.weight("matrix", layout);
+    let op = Op::Linear { in_features: 1536, out_features: 4096, format: WeightFormat::F32, bias: false };
+    let y = builder.node("product", op, &[x], &[weight], DType::F32);
+    builder.output(y);
+    let graph = Arc::new(builder.finish());
+    let identity = WeightMatrix::build("identity", layout, host_memory(desc), |bytes| {
+        for (panel_idx, panel) in bytes.chunks_exact_mut(layout.panel_bytes()).enumerate() {
+            let mut rows = vec![0.0; 16 * 1536];
+            (0..16).for_each(|row| rows[row * 1536 + (panel_idx * 16 + row) % 1536] = 1.0);
+            quantize::pack_panel(&layout, &rows, panel);
+        }
+        Ok::<(), Infallible>(())
+    });
+    let identity = WeightRows::all(identity.unwrap_or_else(|never| match never {}));
+    let node = SegmentNode {
+        node: NodeId(0),
+        part: Part::whole(1, 4096),
+        weights: vec![gpu.load_weight(identity).unwrap()],
+        operand_order: OperandOrder::default(),
+    };
+    let segment = Segment::new(Arc::clone(&graph), vec![node]);
+    let executable = gpu.compile(&segment).unwrap();
+    let tensors = [x, y].map(|value| SharedTensor::new(gpu.allocate(&graph.tensor_desc(value)).unwrap()));
+    let numbers: Vec<f32> = (0..1536).map(|i| i as f32).collect();
+    tensors[0].slot().row_mut::<f32>(0).copy_from_slice(&numbers);
+    let lend = |idx: usize| {
+        let value = segment.values_of(idx).next().unwrap();
+        tensors[usize::from(value == y)].lend(segment.claim_of(idx), gpu.info().id)
+    };
+    let bindings = hetero_core::Bindings { tensors: (0..2).map(lend).collect() };
+    executable.submit(bindings, StepParams { past: 0, rows: 1 }).unwrap().wait().map(drop).unwrap();
+    let expected: Vec<f32> = (0..4096).map(|row| numbers[row % 1536]).collect();
+    assert_eq!(tensors[1].view().row::<f32>(0), expected);
+    assert!(gpu.complaints().is_empty(), "{:#?}", gpu.complaints());
+}
+
+fn host_memory(desc: TensorDesc) -> Arc<dyn Tensor> {
+    Arc::new(HostTensor::new(DeviceId::next(), desc).unwrap())
 }
 
 /// Part of a tensor as bytes of a file would be.
