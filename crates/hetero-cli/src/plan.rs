@@ -11,6 +11,7 @@ use crate::error::CliError;
 use crate::json::{self, SCHEMA};
 use crate::options;
 use crate::output::write_stdout;
+use crate::progress;
 use crate::simulated::SimulatedArgs;
 
 /// Plan a model on a simulated SoC, or on this machine: which processor computes which part, and why; nothing is run
@@ -67,7 +68,13 @@ fn plan_here(args: &Args, devices: &DeviceSelection) -> Result<SimulatedPlan, Cl
         weights: Some(simulated.weights),
         context: None,
     };
-    let planned = team::plan(&simulated.config, &options, simulated.prompt, args.decode_step)?;
+    let mut bar = None;
+    let planned = team::plan(&simulated.config, &options, simulated.prompt, args.decode_step, &mut |measured| {
+        let bar = bar.get_or_insert_with(|| progress::count("measuring", measured.n_all, "measurements"));
+        bar.set_position(measured.n_done as u64);
+    });
+    bar.into_iter().for_each(|bar| bar.finish_and_clear());
+    let planned = planned?;
     let Some((solution, explanation, facts)) = planned else {
         return Err(CliError::Usage {
             message: "devices: one processor computes everything, and there is nothing to plan".into(),

@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use hetero_core::{OpSpec, WeightFormat};
-use hetero_sched::profile::ProfileFolder;
+use hetero_sched::profile::{Noise, Profile, ProfileFolder};
 
 use crate::LlamaError;
 use crate::backends::{self, Availability, DeviceOptions, DeviceStatus};
@@ -167,7 +167,7 @@ fn of_trials(name: &str, trials: &[backends::Trial]) -> Finding {
 fn of_profiles(folder: &ProfileFolder, versions: &[(String, String)]) -> Finding {
     let place = folder.path().display();
     let files = std::fs::read_dir(folder.path()).map(|files| files.flatten().collect::<Vec<_>>()).unwrap_or_default();
-    let (mut n_fresh, mut stale, mut old) = (0, Vec::new(), Vec::new());
+    let (mut n_fresh, mut stale, mut old, mut noisiest) = (0, Vec::new(), Vec::new(), Noise::default());
     for file in files.iter().filter(|file| file.path().extension().is_some_and(|extension| extension == "json")) {
         let name = file.file_name().to_string_lossy().into_owned();
         let age = file.metadata().and_then(|facts| facts.modified()).ok();
@@ -175,7 +175,11 @@ fn of_profiles(folder: &ProfileFolder, versions: &[(String, String)]) -> Finding
         match is_of(&file.path(), versions) {
             None | Some(false) => stale.push(name),
             Some(true) if age.is_some_and(|age| age.as_secs() > FRESH_DAYS * 86_400) => old.push(name),
-            Some(true) => n_fresh += 1,
+            Some(true) => {
+                n_fresh += 1;
+                let noise = noise_of(&file.path()).filter(|noise| noise.is_busy() && noise.spread >= noisiest.spread);
+                noisiest = noise.unwrap_or(noisiest);
+            }
         }
     }
     let anew = || Some("nothing: a run measures what it needs; `hetero profile --fresh` measures all of it now".into());
@@ -188,10 +192,23 @@ fn of_profiles(folder: &ProfileFolder, versions: &[(String, String)]) -> Finding
         );
         return finding("profiles", Health::Note, text, anew());
     }
+    if noisiest.is_busy() {
+        let text = format!(
+            "{n_fresh} up to date, but the machine was busy when they were made: spread {:.0} %, in {place}",
+            100.0 * noisiest.spread
+        );
+        return finding("profiles", Health::Note, text, Some("run `hetero profile` when it is idle".into()));
+    }
     match n_fresh {
         0 => finding("profiles", Health::Note, format!("nothing was measured yet, in {place}"), anew()),
         n => finding("profiles", Health::Good, format!("{n} up to date, in {place}"), None),
     }
+}
+
+/// How busy the machine was when a profile was made; `None` when it is none.
+fn noise_of(file: &std::path::Path) -> Option<Noise> {
+    let profile: Profile = serde_json::from_slice(&std::fs::read(file).ok()?).ok()?;
+    Some(profile.noise())
 }
 
 /// Whether a profile is of processors as they are; `None` when it is none.

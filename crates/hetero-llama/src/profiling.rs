@@ -187,6 +187,8 @@ pub(crate) fn failed(failure: &Failure) -> LlamaError {
 fn measuring(capacity: usize, options: &ModelOptions, thoroughness: Thoroughness) -> MeasureOptions {
     let least = MeasureOptions {
         budget_seconds: options.together.budget_seconds,
+        // Somebody waits for the start, and the next one goes on from there.
+        extra_seconds: [10.0, 2.0],
         // The ends of the range, and what prompts are cut into for processors that take fixed lengths.
         rows: vec![1, capacity.min(32), capacity.min(128), capacity],
         past: vec![512],
@@ -214,6 +216,7 @@ fn measuring(capacity: usize, options: &ModelOptions, thoroughness: Thoroughness
             least_seconds: 20e-3,
             most_seconds: 200e-3,
             again_seconds: f64::INFINITY,
+            extra_seconds: [f64::INFINITY; 2],
             measures_bus: true,
             ..least
         },

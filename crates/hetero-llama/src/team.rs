@@ -142,7 +142,8 @@ fn power(devices: &[Arc<dyn Backend>], options: &ModelOptions) -> Result<Vec<Pow
 }
 
 /// A plan for a prompt of so many tokens, or with `is_decode` for a single token behind it, on processors of this
-/// machine: they are measured as for a run, and nothing else is run. `None` where one processor does everything.
+/// machine: they are measured as for a run, and nothing else is run. `None` where one processor does everything. `watch`
+/// sees each measurement.
 ///
 /// # Errors
 /// Processors that cannot be opened or measured, an empty prompt, and one that is longer than the model allows.
@@ -151,6 +152,7 @@ pub fn plan(
     options: &ModelOptions,
     prompt: usize,
     is_decode: bool,
+    watch: &mut dyn FnMut(&Progress<'_>),
 ) -> Result<Option<(Solution, Explanation, ProfilingFacts)>, LlamaError> {
     if prompt == 0 {
         return Err(LlamaError::EmptyPrompt);
@@ -160,7 +162,7 @@ pub fn plan(
     }
     let graph_options = model::graph_options("the model", config, options, WeightFormat::Bf16)?;
     let prefill = model::prefill_graph(config, graph_options).graph;
-    let (team, facts) = team(model::open(options)?, &prefill, options, &mut |_| {})?;
+    let (team, facts) = team(model::open(options)?, &prefill, options, watch)?;
     let Some(facts) = facts else { return Ok(None) };
     // As sessions do: a step has the graph of the next longer length.
     let rows = prompt.min(prefill.capacity());

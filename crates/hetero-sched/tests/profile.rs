@@ -16,7 +16,7 @@ use hetero_sched::profile::{
     Identity, MeasureOptions, Measured, Profile, ProfileError, Progress, Sample, measure, measure_all,
 };
 use hetero_sched::sync::SystemClock;
-use hetero_sched::{SolveOptions, solve};
+use hetero_sched::{ExecutorOptions, SolveOptions, Team, TeamOptions, Wanted, solve};
 
 const ROWS: usize = 8;
 
@@ -189,6 +189,79 @@ fn what_does_not_fit_is_refused_with_the_reason() {
     check(&|text| text.replacen("\"samples\"", "\"simples\"", 1), "1", "is damaged");
     let missing = Profile::load(Path::new("no such file"), &[]).unwrap_err();
     assert!(matches!(missing, ProfileError::Io { .. }));
+}
+
+#[test]
+fn what_was_measured_on_a_busy_machine_is_measured_again() {
+    let backends = backends();
+    let mut busy = measured(&backends);
+    for sample in busy.devices[0].operators.iter_mut().flat_map(|operator| &mut operator.samples) {
+        (sample.seconds, sample.error, sample.spread) = (1.0, 1e3, 1e3);
+    }
+    assert!(busy.noise().is_busy() && busy.noise().noisy_share >= 0.5, "{:?}", busy.noise());
+    let n_busy = busy.devices[0].operators.iter().map(|operator| operator.samples.len()).sum::<usize>();
+    let again = |seconds: f64| {
+        let options = MeasureOptions { again_seconds: seconds, budget_seconds: 1e9, ..options() };
+        measure(&backends, &graph(), &SystemClock::new(), &options, Some(busy.clone()), &mut go_on)
+    };
+    let none = again(0.0);
+    assert_eq!((none.n_new, none.n_again, &none.profile), (0, 0, &busy));
+    let all = again(1e9);
+    assert!(all.n_new == 0 && all.n_again >= n_busy && all.is_complete, "{} of {n_busy}", all.n_again);
+    let samples = || all.profile.devices[0].operators.iter().flat_map(|operator| &operator.samples);
+    assert!(samples().all(|sample| sample.seconds < 1.0 && sample.error < 1e3), "the better ones are kept");
+}
+
+#[test]
+fn a_start_does_not_wait_for_what_plans_can_do_without() {
+    let backends = backends();
+    let options = MeasureOptions { extra_seconds: [0.0; 2], budget_seconds: 1e9, ..options() };
+    let clock = SystemClock::new();
+    let first = measure(&backends, &graph(), &clock, &options, None, &mut go_on);
+    assert!(!first.is_complete && first.n_new > 0);
+    assert_eq!((first.is_covered, first.profile.together.len()), (vec![true, true], 2), "plans can be made");
+    let second = measure(&backends, &graph(), &clock, &options, Some(first.profile.clone()), &mut go_on);
+    assert_eq!((second.n_new, second.is_complete, &second.profile), (0, false, &first.profile));
+    let whole = measure_within(&backends, Some(second.profile), 1e9);
+    assert!(whole.is_complete && whole.n_new > 0);
+}
+
+/// The plan for two devices, the second of which is slower by a half, when measurements may be off by so much; and why
+/// it is for one, if it is.
+fn planned(error: f64, weighs_errors: bool) -> (DeviceSet, Option<String>) {
+    let (backends, graph) = (backends(), graph());
+    let mut profile = measured(&backends);
+    (profile.together, profile.bus) = (Vec::new(), None);
+    for (device, factor) in profile.devices.iter_mut().zip([1.0, 1.5]) {
+        device.overheads = Default::default();
+        for sample in device.operators.iter_mut().flat_map(|operator| &mut operator.samples) {
+            sample.seconds = factor * 1e-6 * (sample.rows * sample.columns) as f64;
+            (sample.error, sample.spread) = (error, error);
+        }
+    }
+    let infos: Vec<_> = backends.iter().map(|backend| backend.info().clone()).collect();
+    let known = ProfiledOptions { is_polling: true, weighs_errors, ..ProfiledOptions::default() };
+    let costs = ProfiledCosts::new(&profile, &infos, &graph, &known);
+    let solve = SolveOptions::new(DeviceSet::first(2));
+    let options = TeamOptions { solve, executor: ExecutorOptions::default(), is_strict: true };
+    let team = Team::new(backends, Arc::new(costs), options);
+    let first = StepParams { past: 0, rows: ROWS };
+    let wanted = Wanted { graph: &graph, weights: &[], first, n_steps: 1.0 };
+    let (solution, explanation) = team.explain(&[wanted], 0).expect("a plan");
+    let used = solution.plan.placements().iter().flatten().map(|placed| placed.device_idx).collect();
+    (used, explanation.margin)
+}
+
+#[test]
+fn a_plan_for_several_devices_has_to_gain_more_than_measurements_may_be_off_by() {
+    // Two devices share the work three to two, which gains 40 %.
+    assert_eq!(planned(0.0, true), (DeviceSet::first(2), None));
+    assert_eq!(planned(0.02, true), (DeviceSet::first(2), None));
+    assert_eq!(planned(5.0, false), (DeviceSet::first(2), None), "where errors do not count");
+    let (used, margin) = planned(5.0, true);
+    assert_eq!(used, DeviceSet::one(0), "the faster one");
+    let margin = margin.expect("a reason");
+    assert!(margin.contains("alone at 8 positions") && margin.contains("within the profile's error of"), "{margin}");
 }
 
 /// A measurement that nothing disturbed.

@@ -90,6 +90,9 @@ pub struct ProfiledOptions {
     pub weighs_errors: bool,
 }
 
+/// No clock tells time better.
+const CLOCK_SECONDS: f64 = 1e-9;
+
 /// How far predictions are taken to be off of which none could be checked: what is usual of those that can.
 const UNCHECKED_ERROR: f64 = 0.1;
 
@@ -255,7 +258,7 @@ impl CostModel for ProfiledCosts {
     }
 
     fn submission_uncertainty(&self, device_idx: usize) -> f64 {
-        self.submission_errors.as_ref().map_or(0.0, |errors| errors[device_idx])
+        self.submission_errors.as_ref().map_or(0.0, |errors| errors[device_idx].max(CLOCK_SECONDS))
     }
 
     fn joules(&self, device_idx: usize, shape: &PartShape) -> f64 {

@@ -39,6 +39,9 @@ pub type BlankWeight = fn(&str, WeightLayout) -> Result<Arc<WeightMatrix>, Backe
 pub struct MeasureOptions {
     /// Seconds after which no further measurement is begun.
     pub budget_seconds: f64,
+    /// Seconds after which no further measurement is begun that plans can do without, where something was missing that they
+    /// cannot do without, and where nothing was.
+    pub extra_seconds: [f64; 2],
     /// Numbers of positions, of which each operator is measured with those that fit its graph.
     pub rows: Vec<usize>,
     /// Positions before a step that attention is measured with.
@@ -72,6 +75,7 @@ impl Default for MeasureOptions {
     fn default() -> MeasureOptions {
         MeasureOptions {
             budget_seconds: 60.0,
+            extra_seconds: [f64::INFINITY; 2],
             rows: vec![1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024],
             past: vec![256, 1024],
             column_shares: vec![1, 4],
@@ -162,6 +166,8 @@ pub fn measure(
         begin: clock.now(),
         n_all: points.len() + pairings.len(),
         n_done: 0,
+        extra_seconds: 0.0,
+        has_skipped: false,
         measured: Measured {
             profile,
             is_complete: true,
@@ -173,6 +179,11 @@ pub fn measure(
         watch,
     };
     run.measure_overheads(&wanted);
+    let is_missing = |point: &&Point| {
+        let device = &run.measured.profile.devices[point.device_idx];
+        point.is_essential && sample_of(device, &operator_key(&point.shape.spec), &point.shape).is_none()
+    };
+    run.extra_seconds = options.extra_seconds[usize::from(!points.iter().any(|point| is_missing(&point)))];
     for point in &points {
         run.measure_point(point);
     }
@@ -181,6 +192,7 @@ pub fn measure(
     }
     run.measure_again(&points, &wanted);
     run.measure_bus(&wanted);
+    run.measured.is_complete &= !run.has_skipped;
     run.measured
 }
 
@@ -209,6 +221,10 @@ struct Run<'r> {
     begin: f64,
     n_all: usize,
     n_done: usize,
+    /// See [`MeasureOptions::extra_seconds`].
+    extra_seconds: f64,
+    /// Whether a measurement was left out because of that.
+    has_skipped: bool,
     measured: Measured,
     watch: &'r mut dyn FnMut(&Progress<'_>) -> ControlFlow<()>,
 }
@@ -265,6 +281,10 @@ impl Run<'_> {
         let is_known = sample_of(device, &key, shape).is_some();
         if !is_known {
             let overheads = device.overheads;
+            if !is_essential && self.clock.now() - self.begin > self.extra_seconds {
+                self.has_skipped = true;
+                return;
+            }
             if !self.may_go_on(device_idx) {
                 self.measured.is_covered[device_idx] &= !is_essential;
                 return;
@@ -339,7 +359,7 @@ impl Run<'_> {
         if !is_wanted || !self.measured.is_complete {
             return;
         }
-        let Run { backends, clock, options, begin, measured, watch, n_done, n_all } = self;
+        let Run { backends, clock, options, begin, measured, watch, n_done, n_all, .. } = self;
         let before = measured.profile.clone();
         let mut may_go_on = || {
             let seconds = clock.now() - *begin;
