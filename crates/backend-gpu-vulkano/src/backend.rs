@@ -11,7 +11,7 @@ use hetero_core::{
 use hetero_shaders::checks::{Checked, Checks, Verdict};
 use hetero_shaders::disk::KeptFile;
 use hetero_shaders::quirks::Driver;
-use hetero_shaders::{Features, Knobs};
+use hetero_shaders::{Features, Knobs, Limits};
 use vulkano::Version;
 use vulkano::device::physical::{PhysicalDevice, SubgroupFeatures};
 use vulkano::device::{Device, DeviceCreateInfo, DeviceExtensions, DeviceFeatures, QueueCreateInfo, QueueFlags};
@@ -100,9 +100,12 @@ impl VulkanBackend {
             max_segment_weight_bytes: None,
             max_graphs: None,
         };
-        // A program on the CPU pays for every barrier; a GPU hides memory's latency behind many invocations.
-        let vector_lanes = if status.is_software { 64 } else { 128 };
         let properties = physical.properties();
+        let limits = Limits {
+            is_software: status.is_software,
+            workgroup_bytes: properties.max_compute_shared_memory_size,
+            workgroup_invocations: properties.max_compute_work_group_invocations,
+        };
         let driver = Driver { vendor: properties.vendor_id, device: &status.name, driver: &status.driver };
         let knobs = driver.knobs(&options.knobs);
         if !knobs.is_empty() {
@@ -119,7 +122,7 @@ impl VulkanBackend {
         let memory = DeviceMemory::from(physical.memory_properties());
         let placement = Placement::new(properties.device_type, &memory, options.weight_memory);
         let settings =
-            GpuSettings { features, knobs: knobs.clone(), max_piece_bytes, vector_lanes, queues_ahead, placement };
+            GpuSettings { features, knobs: knobs.clone(), max_piece_bytes, limits, queues_ahead, placement };
         let gpu = Gpu::new(info, (device, queue), settings, kept("pipelines"));
         let gpu = Arc::new(gpu.map_err(|error| refused(error.to_string()))?);
         Ok(VulkanBackend { checked: Checked::new(Untested(gpu), checks), complaints, is_software: status.is_software })

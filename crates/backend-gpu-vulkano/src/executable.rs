@@ -8,7 +8,7 @@ use hetero_core::{
     BackendError, Bindings, Claim, Executable, Segment, SharedTensor, StepCheck, StepParams, Ticket, Timeline, Weight,
 };
 use hetero_shaders::program::{Buffers, Choice, Dispatch, Operand as Named, choose, program};
-use hetero_shaders::{Knobs, Params, Step};
+use hetero_shaders::{Knobs, Limits, Params, Step};
 use parking_lot::Mutex;
 use vulkano::buffer::{BufferUsage, Subbuffer};
 use vulkano::descriptor_set::allocator::StandardDescriptorSetAllocator;
@@ -365,8 +365,8 @@ impl Buffers for &Gpu {
         self.buffer(bytes, BufferUsage::STORAGE_BUFFER, Purpose::Scratch)
     }
 
-    fn vector_lanes(&self) -> u32 {
-        self.vector_lanes
+    fn limits(&self) -> Limits {
+        self.limits
     }
 
     fn max_storage_buffers(&self) -> u32 {

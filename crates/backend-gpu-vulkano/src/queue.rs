@@ -15,7 +15,7 @@ use ash::vk;
 use hetero_core::{BackendError, DeviceInfo, SharedTensor, WeightMatrix};
 use hetero_shaders::checks::HeldKnobs;
 use hetero_shaders::disk::KeptFile;
-use hetero_shaders::{Features, Knobs};
+use hetero_shaders::{Features, Knobs, Limits};
 use parking_lot::Mutex;
 use vulkano::buffer::{Buffer, BufferCreateInfo, BufferUsage, Subbuffer};
 use vulkano::command_buffer::allocator::StandardCommandBufferAllocator;
@@ -49,8 +49,8 @@ pub(crate) struct Gpu {
     pub(crate) max_piece_bytes: u64,
     /// Bound pieces begin on multiples of this.
     pub(crate) piece_alignment: u64,
-    /// Invocations of a workgroup that computes a panel of a matrix times a vector.
-    pub(crate) vector_lanes: u32,
+    /// What it says about its workgroups.
+    pub(crate) limits: Limits,
     /// Whether work is queued before its inputs exist.
     pub(crate) queues_ahead: bool,
     /// Which variants of which kernels may be used.
@@ -80,7 +80,7 @@ pub(crate) struct GpuSettings {
     pub(crate) knobs: Knobs,
     /// See [`Gpu`].
     pub(crate) max_piece_bytes: u64,
-    pub(crate) vector_lanes: u32,
+    pub(crate) limits: Limits,
     pub(crate) queues_ahead: bool,
     pub(crate) placement: Placement,
 }
@@ -114,7 +114,7 @@ impl Gpu {
             placement: settings.placement,
             staging: Mutex::default(),
             piece_alignment: limits.min_storage_buffer_offset_alignment.as_devicesize(),
-            vector_lanes: settings.vector_lanes,
+            limits: settings.limits,
             max_storage_buffers: limits.max_per_stage_descriptor_storage_buffers,
             pipelines: PipelineCache::new(&device, &info.name, settings.features, pipelines)?,
             knobs: HeldKnobs::new(settings.knobs),

@@ -88,8 +88,6 @@ impl WgpuBackend {
             max_segment_weight_bytes: None,
             max_graphs: None,
         };
-        // A program on the CPU pays for every barrier; a GPU hides memory's latency behind many invocations.
-        let vector_lanes = if status.is_software { 64 } else { 128 };
         let driver = Driver { vendor: adapter_info.vendor, device: &status.name, driver: &status.driver };
         let knobs = driver.knobs(&options.knobs);
         if !knobs.is_empty() {
@@ -107,7 +105,7 @@ impl WgpuBackend {
             opened,
             (features, knobs.clone()),
             max_piece_bytes,
-            vector_lanes,
+            status.is_software,
             kept("pipelines"),
         ));
         Ok(WgpuBackend { checked: Checked::new(Untested(gpu), checks), is_software: status.is_software })

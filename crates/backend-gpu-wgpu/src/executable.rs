@@ -9,7 +9,7 @@ use hetero_core::{
     ValueKind,
 };
 use hetero_shaders::program::{Buffers, Choice, Dispatch, Operand as Named, choose, program};
-use hetero_shaders::{Knobs, Params, Step};
+use hetero_shaders::{Knobs, Limits, Params, Step};
 use parking_lot::Mutex;
 use wgpu::{
     BindGroup, BindGroupDescriptor, BindGroupEntry, BindingResource, Buffer, BufferBinding, BufferUsages,
@@ -225,8 +225,12 @@ impl Buffers for &Gpu {
         Gpu::constant(self, "scratch", &vec![0; bytes as usize], BufferUsages::STORAGE)
     }
 
-    fn vector_lanes(&self) -> u32 {
-        self.vector_lanes
+    fn limits(&self) -> Limits {
+        Limits {
+            is_software: self.is_software,
+            workgroup_bytes: self.limits.max_compute_workgroup_storage_size,
+            workgroup_invocations: self.limits.max_compute_invocations_per_workgroup,
+        }
     }
 
     fn max_storage_buffers(&self) -> u32 {

@@ -29,8 +29,8 @@ pub(crate) struct Gpu {
     pub(crate) limits: wgpu::Limits,
     /// The most bytes that a kernel can bind as one input or output.
     pub(crate) max_piece_bytes: u64,
-    /// Invocations of a workgroup that computes a panel of a matrix times a vector.
-    pub(crate) vector_lanes: u32,
+    /// Whether it is a program on the CPU.
+    pub(crate) is_software: bool,
     /// Which variants of which kernels may be used.
     pub(crate) knobs: HeldKnobs,
     pub(crate) pipelines: PipelineCache,
@@ -47,7 +47,7 @@ impl Gpu {
         (device, queue): (wgpu::Device, wgpu::Queue),
         (features, knobs): (Features, Knobs),
         max_piece_bytes: u64,
-        vector_lanes: u32,
+        is_software: bool,
         pipelines: Option<KeptFile>,
     ) -> Gpu {
         let timeline = Arc::new(GpuTimeline::new(device.clone(), info.name.clone()));
@@ -59,7 +59,7 @@ impl Gpu {
             queue,
             limits,
             max_piece_bytes,
-            vector_lanes,
+            is_software,
             knobs: HeldKnobs::new(knobs),
             pipelines,
             timeline,

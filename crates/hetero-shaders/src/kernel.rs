@@ -1,8 +1,8 @@
 //! The kernels: what each computes, on which types, and how many workgroups it takes.
 
-use std::fmt;
+use std::{fmt, iter};
 
-use crate::{Element, Form, Linear, Params, Step, source};
+use crate::{Element, Form, Linear, Params, Step, Tile, Tiles, source};
 
 /// What a device has beyond the plain core of WGSL. A kernel has a variant for each, and a plain one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -61,8 +61,8 @@ pub enum Kernel {
     /// Matrices times a few rows, each byte of a matrix read once for `rows` of them (1, 2 or 4) by workgroups of
     /// `lanes` invocations (64 to 256).
     LinearVector { linear: Linear, rows: u32, lanes: u32 },
-    /// Matrices times many rows, by tiles of `tile_rows` rows (16 or 64) in workgroup memory.
-    LinearTiled { linear: Linear, tile_rows: u32 },
+    /// Matrices times many rows, by tiles in workgroup memory.
+    LinearTiled { linear: Linear, tile: Tile },
 }
 
 /// A kernel as WGSL, with its entry point `main`.
@@ -201,8 +201,8 @@ impl Kernel {
         let end_row = params.end_row.min(step.rows.max(params.fixed_rows));
         let n_rows = end_row.saturating_sub(params.first_row);
         let units = |columns: u32| match self {
-            Kernel::LinearVector { .. } => columns.div_ceil(16),
-            _ => columns.div_ceil(64),
+            Kernel::LinearTiled { tile, .. } => columns.div_ceil(tile.columns),
+            _ => columns.div_ceil(16),
         };
         let (across, down) = match self {
             Kernel::RmsNorm { .. } | Kernel::Softmax { .. } => (1, n_rows),
@@ -220,7 +220,7 @@ impl Kernel {
                 };
                 let rows = match self {
                     Kernel::LinearVector { rows, .. } => rows,
-                    Kernel::LinearTiled { tile_rows, .. } => tile_rows,
+                    Kernel::LinearTiled { tile, .. } => tile.rows,
                     _ => 1,
                 };
                 (units(params.n_columns) + across, n_rows.div_ceil(rows))
@@ -280,9 +280,14 @@ impl Kernel {
             for (rows, lanes) in [(1, 64), (2, 64), (4, 64), (1, 128), (1, 256), (4, 256)] {
                 all.push(Kernel::LinearVector { linear, rows, lanes });
             }
-            for tile_rows in [16, 64] {
+            // What types the operands have and how a tile is shared out do not meet: one tile with all types does, and all
+            // tiles with one.
+            let is_plain = linear.bias.is_none() && [linear.input, linear.output] == [Element::F32; 2];
+            let [first, others @ ..] = Tiles::Medium.tiles();
+            let others = others.into_iter().chain(Tiles::ALL.into_iter().flat_map(Tiles::tiles));
+            for tile in iter::once(first).chain(others.filter(|tile| is_plain && *tile != first)) {
                 if !linear.is_integer {
-                    all.push(Kernel::LinearTiled { linear, tile_rows });
+                    all.push(Kernel::LinearTiled { linear, tile });
                 }
             }
         }
@@ -318,7 +323,7 @@ impl fmt::Display for Kernel {
             Kernel::LinearVector { linear, rows, lanes } => {
                 write!(f, "linear_vector {linear}, {rows} rows, {lanes} lanes")?;
             }
-            Kernel::LinearTiled { linear, tile_rows } => write!(f, "linear_tiled {linear}, {tile_rows} rows")?,
+            Kernel::LinearTiled { linear, tile } => write!(f, "linear_tiled {linear}, {tile}")?,
         }
         write!(f, " -> {}", self.output().name())
     }

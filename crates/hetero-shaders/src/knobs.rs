@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
-use crate::{Features, Kernel};
+use crate::{Features, Kernel, Tiles};
 
 /// A way to compute what a plain kernel computes too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -52,11 +52,13 @@ impl Variant {
 /// What may be used. All of it, unless something is forbidden, but for variants that must be asked for.
 ///
 /// As text, `attention=-split,linear_tiled=plain`: for each family of kernels, or `*` for all, variants with a minus
-/// before them, or `plain` for all variants; `linear_vector=+dot` asks for one that must be asked for.
+/// before them, or `plain` for all variants; `linear_vector=+dot` asks for one that must be asked for. `tiles=small`
+/// takes another row of the table of [`crate::tuning`] than the device's own.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Knobs {
     forbidden: BTreeSet<(&'static str, Variant)>,
     asked_for: BTreeSet<(&'static str, Variant)>,
+    tiles: Option<Tiles>,
 }
 
 impl Knobs {
@@ -100,11 +102,17 @@ impl Knobs {
     pub fn add(&mut self, other: &Knobs) {
         self.forbidden.extend(other.forbidden.iter().copied());
         self.asked_for.extend(other.asked_for.iter().copied());
+        self.tiles = other.tiles.or(self.tiles);
     }
 
-    /// Whether nothing is forbidden or asked for.
+    /// The shapes of work that are taken instead of the device's own.
+    pub fn tiles(&self) -> Option<Tiles> {
+        self.tiles
+    }
+
+    /// Whether nothing is said.
     pub fn is_empty(&self) -> bool {
-        self.forbidden.is_empty() && self.asked_for.is_empty()
+        self.forbidden.is_empty() && self.asked_for.is_empty() && self.tiles.is_none()
     }
 
     /// What a kernel may make use of, of what the device has.
@@ -117,6 +125,9 @@ impl Knobs {
         }
     }
 }
+
+/// What stands for [`Knobs::tiles`] in the text.
+const TILES: &str = "tiles";
 
 /// A text that is no [`Knobs`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -138,11 +149,18 @@ impl FromStr for Knobs {
             let (family, variant) = part
                 .split_once('=')
                 .ok_or_else(|| wrong("a kernel or `*`, an equals sign and `plain` or `-` with a variant".to_owned()))?;
+            if family == TILES {
+                let named = Tiles::ALL.into_iter().find(|tiles| tiles.name() == variant);
+                let names = || Tiles::ALL.map(Tiles::name).join(", ");
+                knobs.tiles = Some(named.ok_or_else(|| wrong(format!("one of {}", names())))?);
+                continue;
+            }
             let families = match family {
                 "*" => Kernel::FAMILIES,
                 family => {
                     let idx = Kernel::FAMILIES.iter().position(|known| *known == family);
-                    let idx = idx.ok_or_else(|| wrong(format!("a kernel of {}", Kernel::FAMILIES.join(", "))))?;
+                    let idx =
+                        idx.ok_or_else(|| wrong(format!("`{TILES}` or a kernel of {}", Kernel::FAMILIES.join(", "))))?;
                     &Kernel::FAMILIES[idx..=idx]
                 }
             };
@@ -182,6 +200,10 @@ impl fmt::Display for Knobs {
             let comma = if idx > 0 { "," } else { "" };
             write!(f, "{comma}{family}={sign}{}", variant.name())?;
         }
+        if let Some(tiles) = self.tiles {
+            let is_first = self.forbidden.is_empty() && self.asked_for.is_empty();
+            write!(f, "{}{TILES}={}", if is_first { "" } else { "," }, tiles.name())?;
+        }
         Ok(())
     }
 }
@@ -192,7 +214,8 @@ mod tests {
 
     #[test]
     fn what_is_written_reads_as_the_same() {
-        let knobs: Knobs = "attention=-subgroups, linear_tiled=plain,*=-f16,linear_vector=+dot".parse().expect("knobs");
+        let knobs: Knobs =
+            "attention=-subgroups, linear_tiled=plain,*=-f16,linear_vector=+dot,tiles=small".parse().expect("knobs");
         assert!(!knobs.allows("attention", Variant::Subgroups) && knobs.allows("softmax", Variant::Subgroups));
         assert!(Variant::ALL.iter().all(|variant| !knobs.allows("linear_tiled", *variant)));
         assert!(Kernel::FAMILIES.iter().all(|family| !knobs.allows(family, Variant::F16)));
@@ -200,6 +223,9 @@ mod tests {
         assert!(!Knobs::default().allows("linear_vector", Variant::IntegerDot), "it is to be asked for");
         assert_eq!(knobs.to_string().parse(), Ok(knobs));
         assert_eq!("".parse(), Ok(Knobs::default()));
+        let tiles: Knobs = "tiles=large".parse().expect("knobs");
+        assert_eq!((tiles.tiles(), tiles.to_string()), (Some(Tiles::Large), "tiles=large".to_owned()));
+        assert!(!tiles.is_empty());
     }
 
     #[test]
@@ -210,6 +236,7 @@ mod tests {
             ("attention=subgroups", "-subgroups"),
             ("attention=-warp", "-split"),
             ("attention=+f16", "+dot"),
+            ("tiles=huge", "medium"),
         ] {
             let error = text.parse::<Knobs>().expect_err(text);
             assert!(error.part == text && error.expected.contains(expected), "{error}");

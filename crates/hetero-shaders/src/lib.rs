@@ -5,8 +5,8 @@
 //! of a segment into dispatches of kernels, for whatever a backend calls a buffer. This crate knows no GPU interface.
 //!
 //! Reading order: [`element`], then [`params`] for what a dispatch is told, then [`kernel`] for the kernels and how many
-//! workgroups each takes, then [`program`] for which operator takes which, then `wgsl/` for what they compute, then
-//! `source` for how a shader is put together.
+//! workgroups each takes, then [`tuning`] for the shapes that devices get, then [`program`] for which operator takes which
+//! kernel, then `wgsl/` for what they compute, then `source` for how a shader is put together.
 //!
 //! # Bindings
 //!
@@ -47,9 +47,11 @@ pub mod quirks;
 mod source;
 #[cfg(feature = "spirv")]
 pub mod spirv;
+pub mod tuning;
 
 pub use element::{Element, Format};
 pub use kernel::{Features, Kernel, Shader};
 pub use knobs::{Knobs, Variant};
 pub use linear::{Form, Linear};
 pub use params::{Columns, Params, Step};
+pub use tuning::{Limits, Tile, Tiles};

@@ -13,7 +13,7 @@ use hetero_core::{
     Weight, WeightFormat, WeightLayout, WeightRows,
 };
 
-use crate::{Element, Format, Kernel, Knobs, Params, Step};
+use crate::{Element, Format, Kernel, Knobs, Limits, Params, Step};
 
 mod attention;
 mod fuse;
@@ -32,8 +32,8 @@ pub trait Buffers {
     /// A buffer of so many bytes for what one dispatch leaves for another.
     fn scratch(&mut self, bytes: u64) -> Result<Self::Buffer, BackendError>;
 
-    /// Invocations of a workgroup that multiplies a panel with a vector: 64, 128 or 256.
-    fn vector_lanes(&self) -> u32;
+    /// What the device says about its workgroups.
+    fn limits(&self) -> Limits;
 
     /// The most outputs and inputs that a kernel can bind.
     fn max_storage_buffers(&self) -> u32;

@@ -6,6 +6,7 @@ use crate::kernel::{Features, Kernel};
 use crate::{Element, Step};
 
 mod linear;
+mod tiled;
 
 const COMMON: &str = include_str!("wgsl/common.wgsl");
 const ELEMENTS: &str = include_str!("wgsl/elements.wgsl");
@@ -139,7 +140,7 @@ impl Source {
                 self.add(&HEADS.replace("/*subgroup arguments*/", "").replace("/*subgroup values*/", ""));
             }
             Kernel::LinearVector { linear, rows, lanes } => self.linear_vector(linear, rows, lanes),
-            Kernel::LinearTiled { linear, tile_rows } => self.linear_tiled(linear, tile_rows),
+            Kernel::LinearTiled { linear, tile } => self.linear_tiled(linear, tile),
         }
     }
 

@@ -9,7 +9,7 @@ use hetero_core::{
     TensorDesc, ValueId, Weight, WeightFormat, WeightLayout, WeightMatrix, WeightRows, quantize,
 };
 use hetero_shaders::program::{Buffers, Dispatch, Operand, Piece, Pieces, Program, choose, program};
-use hetero_shaders::{Knobs, Step, Variant};
+use hetero_shaders::{Kernel, Knobs, Limits, Step, Tiles, Variant};
 
 /// Buffers that are only names.
 struct Names {
@@ -30,8 +30,8 @@ impl Buffers for Names {
         Ok(())
     }
 
-    fn vector_lanes(&self) -> u32 {
-        128
+    fn limits(&self) -> Limits {
+        Limits { is_software: false, workgroup_bytes: 32 << 10, workgroup_invocations: 256 }
     }
 
     fn max_storage_buffers(&self) -> u32 {
@@ -235,4 +235,23 @@ fn each_family_can_be_kept_from_fusing() {
     let families = run(&build(&segment, &knobs.to_string(), 8), 10, 1);
     assert_eq!(families.iter().filter(|family| ["rope", "cache_write"].contains(*family)).count(), 4);
     assert_eq!(families.len(), 11);
+}
+
+#[test]
+fn tiles_go_by_the_rows_and_the_device_unless_somebody_says_otherwise() {
+    let segment = segment(layer(false, false), |value| value.0);
+    let tile = |knobs: &str, rows: u32| {
+        let program = build(&segment, knobs, 8);
+        let step = Step::new(0, rows);
+        program.dispatches.iter().find_map(|dispatch| {
+            let (idx, _) = choose(&dispatch.choices, &dispatch.params, &step)?;
+            match dispatch.choices[idx].kernel {
+                Kernel::LinearTiled { tile, .. } => Some(tile),
+                _ => None,
+            }
+        })
+    };
+    let [few, some, many] = Tiles::Large.tiles().map(Some);
+    assert_eq!([4, 5, 16, 17, 32, 33, 64].map(|rows| tile("", rows)), [None, few, few, some, some, many, many]);
+    assert_eq!(tile("tiles=small", 64), Some(Tiles::Small.tiles()[2]));
 }

@@ -15,6 +15,9 @@ const VARIANTS: [Features; 4] = [
 /// Bytes of workgroup memory that every device has: WebGPU's default limit.
 const WORKGROUP_BYTES: u32 = 16_384;
 
+/// Bytes of workgroup memory of the devices that get large tiles.
+const LARGE_WORKGROUP_BYTES: u32 = 24_576;
+
 /// Storage buffers that every device of today binds: WebGPU's default limit.
 const STORAGE_BUFFERS: usize = 8;
 
@@ -71,7 +74,9 @@ fn bindings_and_workgroup_memory_are_as_promised() {
             let expected: Vec<u32> = (0..2 + n_bound as u32).collect();
             assert_eq!(bindings, expected, "{kernel}");
             assert!(known.contains(&[kernel.n_outputs(), kernel.n_inputs()]), "{kernel}");
-            assert!(workgroup_bytes <= WORKGROUP_BYTES, "{kernel}: {workgroup_bytes} bytes of workgroup memory");
+            let is_large = matches!(kernel, Kernel::LinearTiled { tile, .. } if tile.columns > 64);
+            let most = if is_large { LARGE_WORKGROUP_BYTES } else { WORKGROUP_BYTES };
+            assert!(workgroup_bytes <= most, "{kernel}: {workgroup_bytes} bytes of workgroup memory");
         }
     }
 }

@@ -7,7 +7,7 @@ use super::{
     table_element,
 };
 use crate::knobs::Variant;
-use crate::{Element, Form, Format, Kernel, Linear, Params};
+use crate::{Element, Form, Format, Kernel, Linear, Params, Tile, Tiles};
 
 /// Rows up to which a product reads the weights once for all of them, instead of making tiles.
 pub(super) const VECTOR_ROWS: u32 = 4;
@@ -127,10 +127,14 @@ impl<S: Buffers> Builder<'_, S> {
             Rows::Positions => graph.capacity(),
             Rows::Fixed(rows) => rows,
         };
-        let lanes = self.buffers.vector_lanes();
-        let vector = |rows| Kernel::LinearVector { linear, rows, lanes };
-        let tiled = |tile_rows| Kernel::LinearTiled { linear, tile_rows };
-        let all = [(1, vector(1)), (2, vector(2)), (VECTOR_ROWS, vector(4)), (16, tiled(16)), (u32::MAX, tiled(64))];
+        let tiles = self.buffers.knobs().tiles().unwrap_or_else(|| Tiles::of(self.buffers.limits()));
+        let lanes = tiles.vector_lanes();
+        let vector = |rows| (rows, Kernel::LinearVector { linear, rows, lanes });
+        let tiled = |tile: Tile| (tile.rows, Kernel::LinearTiled { linear, tile });
+        let mut all: Vec<_> = [1, 2, VECTOR_ROWS].map(vector).into_iter().chain(tiles.tiles().map(tiled)).collect();
+        if let Some((rows, _)) = all.last_mut() {
+            *rows = u32::MAX;
+        }
         let mut choices = Vec::new();
         let mut first = 0;
         for (rows, kernel) in all {

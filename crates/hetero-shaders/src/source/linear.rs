@@ -34,38 +34,9 @@ impl Source {
         self.main_of_workgroups(include_str!("../wgsl/linear_vector_main.wgsl"));
     }
 
-    /// Many rows by tiles.
-    pub(super) fn linear_tiled(&mut self, linear: Linear, tile_rows: u32) {
-        self.operands(linear);
-        self.constant("TILE_ROWS", tile_rows);
-        self.add(include_str!("../wgsl/tile_memory.wgsl"));
-        for matrix in 0..linear.form.n_matrices() {
-            self.unpack(matrix, linear.format);
-            let columns = Names::of(matrix).count;
-            let text = include_str!("../wgsl/linear_tiled.wgsl").replace("N_COLUMNS", columns);
-            self.add(&text.replace("_M", &format!("_{matrix}")));
-        }
-        let writes = |columns: &Names, values: &str| {
-            format!(
-                "        let n = 64u * unit + 4u * (lane & 15u);\n\
-                 \x20       for (var r = 0u; r < TILE_ROWS / 16u; r++) {{\n\
-                 \x20           let to = row + (lane >> 4u) * (TILE_ROWS / 16u) + r;\n\
-                 \x20           for (var i = 0u; i < 4u; i++) {{\n\
-                 \x20               if (to < end && n + i < {}) {{\n\
-                 \x20                   write_{}(to, {} + n + i, {values});\n\
-                 \x20               }}\n\
-                 \x20           }}\n\
-                 \x20       }}\n",
-                columns.count, columns.matrix, columns.first
-            )
-        };
-        self.columns(linear.form, 64, "tile", &writes, ["a[r][i]", "a[r][i], b[r][i]"]);
-        self.add(include_str!("../wgsl/linear_tiled_main.wgsl"));
-    }
-
     /// `columns(group, row, end, lane)`: what a workgroup computes and writes. `product` of a matrix is what `writes` puts
     /// into its output, by `values` of one or of two matrices.
-    fn columns(
+    pub(super) fn columns(
         &mut self,
         form: Form,
         unit: u32,
@@ -108,7 +79,7 @@ impl Source {
     }
 
     /// Inputs of linear kernels: the rows, the matrices, and `write_M(row, column, sum)`.
-    fn operands(&mut self, linear: Linear) {
+    pub(super) fn operands(&mut self, linear: Linear) {
         let bindings = linear.bindings();
         if linear.is_integer {
             self.words("x", bindings.rows);
@@ -307,57 +278,18 @@ impl Source {
         };
         self.add(&text.replace("MATRIX", &matrix.to_string()));
     }
-
-    /// `unpack` of the tiled kernel: puts one word of four panel rows into workgroup memory as numbers. `to` is the
-    /// quadruple of columns.
-    fn unpack(&mut self, matrix: usize, format: Format) {
-        let _ = writeln!(
-            self.text,
-            "fn unpack_{matrix}(panel_start: u32, n_words: u32, g: u32, word: u32, quad: u32, to: u32) {{\n\
-             \x20   let words = weights_{matrix}[panel_start + 4u * (g * WORDS_PER_GROUP + word) + quad];"
-        );
-        let text = match format {
-            Format::F32 => "    numbers[16u * word + to] = bitcast<vec4<f32>>(words);\n}".to_owned(),
-            Format::F16 => "    let xy = vec4<f32>(unpack2x16float(words.x).x, unpack2x16float(words.y).x, \
-                 unpack2x16float(words.z).x, unpack2x16float(words.w).x);\n\
-                 \x20   let zw = vec4<f32>(unpack2x16float(words.x).y, unpack2x16float(words.y).y, \
-                 unpack2x16float(words.z).y, unpack2x16float(words.w).y);\n\
-                 \x20   numbers[32u * word + to] = xy;\n\
-                 \x20   numbers[32u * word + 16u + to] = zw;\n}"
-                .to_owned(),
-            Format::Bf16 => "    numbers[32u * word + to] = bitcast<vec4<f32>>(words << vec4<u32>(16u));\n\
-                 \x20   numbers[32u * word + 16u + to] = bitcast<vec4<f32>>(words & vec4<u32>(0xffff0000u));\n}"
-                .to_owned(),
-            Format::W8G32 => "    let scales = scales_MATRIX(panel_start, n_words, g, quad);\n\
-                 \x20   let signed = bitcast<vec4<i32>>(words);\n\
-                 \x20   for (var i = 0u; i < 4u; i++) {\n\
-                 \x20       let bytes = (signed << vec4<u32>(24u - 8u * i)) >> vec4<u32>(24u);\n\
-                 \x20       numbers[16u * (4u * word + i) + to] = vec4<f32>(bytes) * scales;\n\
-                 \x20   }\n}"
-                .to_owned(),
-            Format::W4G32 => "    let scales = scales_MATRIX(panel_start, n_words, g, quad);\n\
-                 \x20   for (var i = 0u; i < 4u; i++) {\n\
-                 \x20       let low = (words >> vec4<u32>(8u * i)) & vec4<u32>(15u);\n\
-                 \x20       let high = (words >> vec4<u32>(8u * i + 4u)) & vec4<u32>(15u);\n\
-                 \x20       numbers[16u * (4u * word + i) + to] = (vec4<f32>(low) - 8.0) * scales;\n\
-                 \x20       numbers[16u * (16u + 4u * word + i) + to] = (vec4<f32>(high) - 8.0) * scales;\n\
-                 \x20   }\n}"
-                .to_owned(),
-        };
-        self.add(&text.replace("MATRIX", &matrix.to_string()));
-    }
 }
 
 /// What the parameters of a matrix's columns are called.
-struct Names {
-    matrix: usize,
-    first: &'static str,
-    count: &'static str,
+pub(super) struct Names {
+    pub(super) matrix: usize,
+    pub(super) first: &'static str,
+    pub(super) count: &'static str,
     total: &'static str,
 }
 
 impl Names {
-    fn of(matrix: usize) -> Names {
+    pub(super) fn of(matrix: usize) -> Names {
         let [first, count, total] = match matrix {
             0 => ["params.first_column", "params.n_columns", "params.output_columns"],
             1 => ["params.others[0].first", "params.others[0].count", "params.others[0].total"],
