@@ -8,7 +8,7 @@ use hetero_core::{
     Access, Backend, BackendError, DeviceId, DeviceInfo, DeviceKind, Executable, OpSpec, Segment, Support, Tensor,
     TensorDesc, Weight, WeightRows,
 };
-use hetero_shaders::checks::{Checked, Checks, Verdict};
+use hetero_shaders::checks::{Checked, Checks, Died, Verdict};
 use hetero_shaders::disk::KeptFile;
 use hetero_shaders::quirks::Driver;
 use hetero_shaders::{Features, Knobs, Limits};
@@ -118,11 +118,13 @@ impl VulkanBackend {
         let kept =
             |kind| options.cache.as_deref().map(|folder| KeptFile::new(folder, kind, &identity(&physical, &knobs)));
         let checks = (!options.is_trusted).then(|| Checks::new(&info.name, kept("verdicts"), options.is_strict));
+        if let Some(Died { case, file }) = checks.as_ref().and_then(Checks::died).cloned() {
+            return Err(VulkanError::Died { adapter: status.name.clone(), case, file });
+        }
         let queues_ahead = !options.is_never_ahead;
         let memory = DeviceMemory::from(physical.memory_properties());
         let placement = Placement::new(properties.device_type, &memory, options.weight_memory);
-        let settings =
-            GpuSettings { features, knobs: knobs.clone(), max_piece_bytes, limits, queues_ahead, placement };
+        let settings = GpuSettings { features, knobs: knobs.clone(), max_piece_bytes, limits, queues_ahead, placement };
         let gpu = Gpu::new(info, (device, queue), settings, kept("pipelines"));
         let gpu = Arc::new(gpu.map_err(|error| refused(error.to_string()))?);
         Ok(VulkanBackend { checked: Checked::new(Untested(gpu), checks), complaints, is_software: status.is_software })

@@ -1,5 +1,7 @@
 //! Why a GPU cannot be opened, and how Vulkan's errors become the contract's.
 
+use std::path::PathBuf;
+
 use hetero_core::BackendError;
 use vulkano::buffer::AllocateBufferError;
 use vulkano::memory::allocator::MemoryAllocatorError;
@@ -42,6 +44,16 @@ pub enum VulkanError {
         /// What the driver said.
         reason: String,
     },
+    /// A process has not survived the trial of the driver.
+    #[error("the driver of the GPU {adapter} is not used: a process ended while it was tried at {case}")]
+    Died {
+        /// Its product name.
+        adapter: String,
+        /// What was tried.
+        case: String,
+        /// The file that says so.
+        file: PathBuf,
+    },
 }
 
 impl VulkanError {
@@ -56,6 +68,11 @@ impl VulkanError {
                 "update the GPU's driver, or use the device `wgpu`, which asks for less".into()
             }
             VulkanError::Refused { .. } => "update the GPU's driver, or choose another device".into(),
+            VulkanError::Died { file, .. } => format!(
+                "update the GPU's driver; if it was no crash, or to try again, delete {}; HETERO_GPU_KERNELS='*=plain' takes \
+                 the simplest kernels, which are tried by themselves",
+                file.display()
+            ),
         }
     }
 }

@@ -34,6 +34,6 @@ mod weight;
 pub use adapter::{AdapterStatus, adapters};
 pub use backend::{VulkanBackend, VulkanOptions};
 pub use error::VulkanError;
-pub use hetero_shaders::checks::Verdict;
+pub use hetero_shaders::checks::{Verdict, withdraw_markers};
 pub use hetero_shaders::knobs::{InvalidKnobs, Knobs};
 pub use placement::WeightMemory;

@@ -208,6 +208,27 @@ fn what_the_driver_computes_is_tried_once_and_remembered() {
     assert!(plain.verdicts().is_empty());
 }
 
+/// What another process leaves that does not survive the trial of an operator.
+#[test]
+fn a_driver_that_a_process_did_not_survive_is_not_opened() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = VulkanOptions { cache: Some(folder.path().to_path_buf()), ..VulkanOptions::default() };
+    let spec = OpSpec { op: Op::Add { features: 64 }, inputs: vec![DType::F32, DType::F32], output: DType::F32 };
+    assert_eq!(VulkanBackend::new(&options).unwrap().support(&spec), Support::Yes);
+    let names = || std::fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().path());
+    let verdicts = names().find(|path| path.to_string_lossy().contains("gpu-verdicts")).unwrap();
+    let mark = verdicts.with_extension("4711-0.trial");
+    std::fs::write(&mark, "add f32").unwrap();
+    let error = VulkanBackend::new(&options).unwrap_err();
+    assert!(matches!(&error, VulkanError::Died { case, file, .. } if case == "add f32" && *file == mark), "{error}");
+    assert!(error.fix().contains(&mark.display().to_string()), "{}", error.fix());
+    // Other kernels are another matter, and so is a driver that is trusted.
+    VulkanBackend::new(&VulkanOptions { knobs: Knobs::plain(), ..options.clone() }).unwrap();
+    VulkanBackend::new(&VulkanOptions { is_trusted: true, ..options.clone() }).unwrap();
+    std::fs::remove_file(&mark).unwrap();
+    VulkanBackend::new(&options).unwrap();
+}
+
 #[test]
 fn what_the_driver_compiles_is_kept_and_what_is_damaged_is_replaced() {
     let folder = tempfile::tempdir().unwrap();

@@ -8,7 +8,7 @@ use hetero_core::{
     Access, Backend, BackendError, DeviceId, DeviceInfo, DeviceKind, Executable, OpSpec, Segment, Support, Tensor,
     TensorDesc, Weight, WeightRows,
 };
-use hetero_shaders::checks::{Checked, Checks, Verdict};
+use hetero_shaders::checks::{Checked, Checks, Died, Verdict};
 use hetero_shaders::disk::KeptFile;
 use hetero_shaders::quirks::Driver;
 use hetero_shaders::{Features, Knobs};
@@ -100,6 +100,9 @@ impl WgpuBackend {
         );
         let kept = |kind| options.cache.as_deref().map(|folder| KeptFile::new(folder, kind, &identity));
         let checks = (!options.is_trusted).then(|| Checks::new(&info.name, kept("verdicts"), options.is_strict));
+        if let Some(Died { case, file }) = checks.as_ref().and_then(Checks::died).cloned() {
+            return Err(WgpuError::Died { adapter: status.name.clone(), case, file });
+        }
         let gpu = Arc::new(Gpu::new(
             info,
             opened,

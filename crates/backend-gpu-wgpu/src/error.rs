@@ -1,6 +1,7 @@
 //! Why a GPU cannot be opened, and how wgpu's errors become the contract's.
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
@@ -29,6 +30,16 @@ pub enum WgpuError {
         /// What the driver said.
         reason: String,
     },
+    /// A process has not survived the trial of the driver.
+    #[error("the driver of the GPU {adapter} is not used: a process ended while it was tried at {case}")]
+    Died {
+        /// Its product name.
+        adapter: String,
+        /// What was tried.
+        case: String,
+        /// The file that says so.
+        file: PathBuf,
+    },
 }
 
 impl WgpuError {
@@ -40,6 +51,11 @@ impl WgpuError {
             }
             WgpuError::NoSuchAdapter { .. } => "choose one that `hetero devices` lists".into(),
             WgpuError::Refused { .. } => "update the GPU's driver, or choose another device".into(),
+            WgpuError::Died { file, .. } => format!(
+                "update the GPU's driver; if it was no crash, or to try again, delete {}; HETERO_GPU_KERNELS='*=plain' takes \
+                 the simplest kernels, which are tried by themselves",
+                file.display()
+            ),
         }
     }
 }

@@ -27,5 +27,5 @@ mod weight;
 pub use adapter::{AdapterStatus, adapters};
 pub use backend::{WgpuBackend, WgpuOptions};
 pub use error::WgpuError;
-pub use hetero_shaders::checks::Verdict;
+pub use hetero_shaders::checks::{Verdict, withdraw_markers};
 pub use hetero_shaders::knobs::{InvalidKnobs, Knobs};

@@ -23,7 +23,10 @@ impl Interrupt {
             let running = running.lock().unwrap_or_else(PoisonError::into_inner);
             match &*running {
                 Some(cancel) if !cancel.is_cancelled() => cancel.cancel(),
-                _ => process::exit(EXIT_CODE),
+                _ => {
+                    hetero_llama::backends::ended_by_user();
+                    process::exit(EXIT_CODE)
+                }
             }
         };
         if let Err(error) = ctrlc::set_handler(handler) {

@@ -310,6 +310,15 @@ pub fn examine(name: &str, options: &DeviceOptions, specs: &[OpSpec]) -> Result<
     Ok(Examined { trials: trials.map(|trials| trials()), backend, is_software })
 }
 
+/// For a program that ends at once because its user says so: drivers that are being tried meanwhile are not to blame, and
+/// the next run does not take this one for their victim.
+pub fn ended_by_user() {
+    #[cfg(feature = "gpu-vulkano")]
+    backend_gpu_vulkano::withdraw_markers();
+    #[cfg(feature = "gpu-wgpu")]
+    backend_gpu_wgpu::withdraw_markers();
+}
+
 /// Opens processors, of which some belong together.
 struct Opener<'a> {
     options: &'a DeviceOptions,

@@ -3,9 +3,11 @@
 //! A GPU's driver compiles the kernels, and drivers have mistakes. So an operator is offered to the scheduler only when a
 //! small computation of it has given what the plain loops of `hetero-core` give. When it has not, the kernels that
 //! compute it are held to their plain form ([`crate::Knobs`]) and tried again, which the log tells once; when that is
-//! wrong too, the device does not support the operator. What was seen is kept for the driver and these kernels.
+//! wrong too, the device does not support the operator. What was seen is kept for the driver and these kernels; so is
+//! that a process has not survived a trial ([`Checks::died`]).
 
 mod held;
+mod marker;
 mod self_test;
 
 use std::collections::BTreeMap;
@@ -19,6 +21,8 @@ use hetero_core::{
 use parking_lot::Mutex;
 
 pub use self::held::HeldKnobs;
+use self::marker::Markers;
+pub use self::marker::{Died, withdraw_markers};
 use self::self_test::Trouble;
 use crate::disk::KeptFile;
 use crate::{Kernel, Knobs, Variant};
@@ -121,6 +125,8 @@ pub struct Checks {
     /// For messages.
     device: String,
     file: Option<KeptFile>,
+    markers: Option<Markers>,
+    died: Option<Died>,
     /// Whether a variant that fails is not replaced.
     is_strict: bool,
     verdicts: Mutex<BTreeMap<String, Verdict>>,
@@ -131,7 +137,15 @@ impl Checks {
     pub fn new(device: &str, file: Option<KeptFile>, is_strict: bool) -> Checks {
         let kept = file.as_ref().and_then(KeptFile::load).unwrap_or_default();
         let verdicts = Mutex::new(parsed(&String::from_utf8_lossy(&kept)));
-        Checks { device: device.to_owned(), file, is_strict, verdicts }
+        let markers = file.as_ref().map(|file| Markers::beside(file.path()));
+        let died = markers.as_ref().and_then(Markers::died);
+        Checks { device: device.to_owned(), file, markers, died, is_strict, verdicts }
+    }
+
+    /// A trial of this driver that its process has not survived, now or in an earlier run: then the driver is not to be
+    /// used. Only with a file is that known.
+    pub fn died(&self) -> Option<&Died> {
+        self.died.as_ref()
     }
 
     /// What was seen so far, by what was computed.
@@ -172,8 +186,11 @@ impl Checks {
         // Held for as long as it takes: nobody else compiles meanwhile what may be about to change.
         let mut verdicts = self.verdicts.lock();
         if !verdicts.contains_key(case) {
+            let marker = self.markers.as_ref().and_then(|markers| markers.set(case));
+            let verdict = self.see(backend, case, check);
+            drop(marker);
             // Who uses a device of which nothing can be seen is told why by what fails then.
-            let Some(verdict) = self.see(backend, case, check) else { return Support::Yes };
+            let Some(verdict) = verdict else { return Support::Yes };
             verdicts.insert(case.to_owned(), verdict);
             if let Some(file) = &self.file {
                 file.store(written(&verdicts).as_bytes());

@@ -37,6 +37,14 @@ impl Driver {
     }
 }
 
+impl Driver {
+    /// Ends the process when it is to compute.
+    fn deadly() -> Driver {
+        let device = ReferenceBackend::with_kernel(|_: &Segment, _: &mut Bindings, _| std::process::abort());
+        Driver { device, ..Driver::new(false, false) }
+    }
+}
+
 impl Backend for Driver {
     fn info(&self) -> &DeviceInfo {
         self.device.info()
@@ -141,4 +149,37 @@ fn what_is_wrong_in_every_form_is_not_supported_and_the_reason_says_where() {
     let Support::No(reason) = checks.support(&driver, &softmax()) else { panic!("it is wrong") };
     assert!(reason.contains("softmax") && reason.contains("0.25 in the place of"), "{reason}");
     assert_eq!(checks.support(&driver, &spec(Op::Add { features: 8 }, 2)), Support::Yes);
+}
+
+/// Set in a process that is to die while a driver is tried: the folder of what is kept.
+const DIE_IN: &str = "TRIAL_DIES_IN";
+
+/// A driver that takes the process with it.
+#[test]
+fn a_driver_that_a_process_did_not_survive_is_told_of() {
+    let checks =
+        |folder: &std::path::Path| Checks::new("gpu", Some(KeptFile::new(folder, "verdicts", "driver")), false);
+    if let Some(folder) = std::env::var_os(DIE_IN) {
+        let driver = Driver::deadly();
+        checks(folder.as_ref()).support(&driver, &softmax());
+        unreachable!("the driver is deadly");
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    assert_eq!(checks(folder.path()).died(), None);
+    // What is survived leaves no mark.
+    assert_eq!(
+        checks(folder.path()).support(&Driver::new(false, false), &spec(Op::Add { features: 8 }, 2)),
+        Support::Yes
+    );
+    assert_eq!(checks(folder.path()).died(), None);
+    let mut child = std::process::Command::new(std::env::current_exe().expect("this program"));
+    child.args(["--exact", "a_driver_that_a_process_did_not_survive_is_told_of"]).env(DIE_IN, folder.path());
+    let output = child.output().expect("the process ends");
+    assert!(!output.status.success());
+    let died = checks(folder.path()).died().cloned().expect("the mark of the dead");
+    assert!(died.case.contains("softmax"), "{died:?}");
+    // What was seen before is not lost, and whoever deletes the mark has it tried again.
+    assert_eq!(checks(folder.path()).verdicts().len(), 1);
+    std::fs::remove_file(&died.file).expect("the mark");
+    assert_eq!(checks(folder.path()).died(), None);
 }
