@@ -46,6 +46,8 @@ struct Measured {
     /// Bytes per second of all columns, by the logarithm of the rows.
     rates: [f64; N_RATES],
     compiling: Compiling,
+    /// Seconds for one position that looks back at nothing, which is next to nothing but starting.
+    starting_seconds: f64,
     /// Rows, past positions, columns and relative error of each measurement, and the median of these errors.
     measured: Vec<([usize; 3], f64)>,
     usual_error: f64,
@@ -212,8 +214,10 @@ impl CostModel for ProfiledCosts {
         let alone = if class.is_linear {
             of(shape.columns)
         } else {
-            // Measured whole: a part takes its share.
-            of(measured.columns) * shape.columns as f64 / class.columns as f64
+            // Measured whole: a part takes its share, but of starting, which it takes as long as the whole for.
+            let whole = of(measured.columns);
+            let starting = measured.starting_seconds.min(whole);
+            starting + (whole - starting) * shape.columns as f64 / class.columns as f64
         };
         if shape.companions.is_empty() {
             return Some(alone);
@@ -318,7 +322,9 @@ fn measured(operator: &OperatorProfile, kind: DeviceKind, traffic: &[Sample]) ->
     let measured: Vec<([usize; 3], f64)> = samples.iter().map(of_sample).collect();
     let mut errors: Vec<f64> = samples.iter().map(|sample| sample.error).collect();
     errors.sort_by(f64::total_cmp);
+    let single = samples.iter().find(|sample| (sample.rows, sample.past, sample.columns) == (1, 0, columns));
     Some(Measured {
+        starting_seconds: single.map_or(0.0, |sample| sample.seconds),
         usual_error: errors[errors.len() / 2],
         measured,
         predictor,

@@ -13,6 +13,10 @@ use crate::sync::Clock;
 const COPY_BYTES: usize = 8 << 20;
 /// And what it takes however little it is.
 const LITTLE_BYTES: usize = 64;
+/// What is under way must take so many times as long as submitting something behind it.
+const LONGER: f64 = 2.0;
+/// And is made of so many nodes at most.
+const MOST_FRONT_NODES: usize = 64;
 
 /// Submission and waiting, by the smallest operator that the device computes.
 pub(super) fn measure_overheads(
@@ -45,7 +49,7 @@ pub(super) fn measure_overheads(
     let [submit_idle, poll, blocked] = [submit_idle, poll, blocked].map(|repeated| repeated.fastest());
     drop(several);
     let [copy_seconds, copy_seconds_per_byte] = measure_copy(backend, clock, options)?;
-    let (submit, start) = measure_queued(backend, wanted, &mut one, work, clock, options)?;
+    let (submit, start) = measure_queued(backend, wanted, &mut one, [work, polled - work], clock, options)?;
     let submit = submit.min(submit_idle);
     // A polling host sees the end half a look late, on average; what remains is the start of an idle device.
     Ok(MeasuredOverheads {
@@ -60,12 +64,13 @@ pub(super) fn measure_overheads(
     })
 }
 
-/// Seconds of the host for a submission behind one that is under way, and of the device between the two.
+/// Seconds of the host for a submission behind one that is under way, and of the device between the two. Known are the
+/// seconds of the submission's own work, and what one that nothing is under way before takes besides.
 fn measure_queued(
     backend: &dyn Backend,
     wanted: &[Wanted],
     behind: &mut Probe,
-    behind_seconds: f64,
+    [behind_seconds, idle_seconds]: [f64; 2],
     clock: &dyn Clock,
     options: &MeasureOptions,
 ) -> Result<(f64, f64), BackendError> {
@@ -76,22 +81,31 @@ fn measure_queued(
     let Some(spec) = specs.filter(fits).max_by_key(size) else { return Ok((f64::INFINITY, 0.0)) };
     let columns = spec.op.output_columns();
     let shape = ProbeShape { spec: spec.clone(), rows: 1, past: 0, columns, order: OperandOrder::default() };
-    let mut front = Probe::new(backend, clock, &shape, 1, options)?;
-    let alone = fastest(&mut front, clock, options)?;
-    let [submit, both] = repeat(clock, options, |[submit, both]| {
-        let begin = clock.now();
-        let before = front.submit()?;
-        let queued = clock.now();
-        let ticket = behind.submit()?;
-        submit.add(clock.now() - queued);
-        while !ticket.is_complete() {
-            std::hint::spin_loop();
+    let mut n_nodes = 1;
+    loop {
+        let mut front = Probe::new(backend, clock, &shape, n_nodes, options)?;
+        let alone = fastest(&mut front, clock, options)?;
+        let [submit, both] = repeat(clock, options, |[submit, both]| {
+            let begin = clock.now();
+            let before = front.submit()?;
+            let queued = clock.now();
+            let ticket = behind.submit()?;
+            submit.add(clock.now() - queued);
+            while !ticket.is_complete() {
+                std::hint::spin_loop();
+            }
+            both.add(clock.now() - begin);
+            front.collect(before)?;
+            behind.collect(ticket)
+        })?;
+        let submit = submit.fastest();
+        // If the queue runs empty before the other submission gets there, an idle device is what was measured.
+        let is_long = alone - idle_seconds >= LONGER * submit;
+        if is_long || n_nodes >= MOST_FRONT_NODES {
+            return Ok((submit, (both.fastest() - alone - behind_seconds).max(0.0)));
         }
-        both.add(clock.now() - begin);
-        front.collect(before)?;
-        behind.collect(ticket)
-    })?;
-    Ok((submit.fastest(), (both.fastest() - alone - behind_seconds).max(0.0)))
+        n_nodes *= 4;
+    }
 }
 
 /// Seconds of the host to copy out of a tensor of the device or into it, and for each byte besides.

@@ -213,13 +213,16 @@ impl Current {
     /// Tells the executor how long each submission is predicted to take.
     pub(super) fn predict(&self, team: &Team, executor: &mut Executor) {
         let (Some(solution), Some(costs)) = (&self.solution, &team.costs) else { return };
-        let seconds =
-            |timed: &[TimedSubmission]| timed.iter().map(|timed| timed.end - timed.start).collect::<Vec<f64>>();
-        if executor.submissions().len() == solution.submissions.len() {
+        let list: Vec<_> = executor.submissions().cloned().collect();
+        // From when a device takes it up, which is what can be seen of it.
+        let seconds = |timed: &[TimedSubmission]| -> Vec<f64> {
+            let start = list.iter().map(|submission| costs.devices()[submission.device_idx].start_seconds);
+            timed.iter().zip(start).map(|(timed, start)| timed.end - timed.start + start).collect()
+        };
+        if list.len() == solution.submissions.len() {
             return executor.predict(&seconds(&solution.submissions));
         }
         // A device that takes no segment as large as the solver's has more of them.
-        let list: Vec<_> = executor.submissions().cloned().collect();
         let timeline = timing::timeline(&solution.plan, &list, &solution.part_seconds, costs.devices());
         executor.predict(&seconds(&timeline.submissions));
     }
