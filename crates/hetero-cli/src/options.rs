@@ -177,7 +177,7 @@ pub(crate) fn tell_profiling(facts: &ProfilingFacts) {
         (0, 0) => "none made".to_owned(),
         (n, 0) => format!("{n} made in {seconds:.1} s"),
         (0, again) => format!("none made, {again} made again in {seconds:.1} s"),
-        (n, again) => format!("{n} made and {again} made again in {seconds:.1} s"),
+        (n, again) => format!("{n} made in {seconds:.1} s, {again} of all made again"),
     };
     let missing = if *is_complete { "" } else { ", others are missing" };
     let kept = file.as_ref().map_or_else(|| ", not kept".to_owned(), |file| format!(", kept in {}", file.display()));
