@@ -27,6 +27,9 @@ pub struct Wanted<'a> {
     pub n_steps: f64,
 }
 
+/// A plan, and why it is one for a single device where errors decide that.
+type Planned = (Solution, Option<Margin>);
+
 impl Team {
     /// The order, as indices of `wanted`, in which runners of several graphs should be made, so that their plans are
     /// good together; as given where nothing is short.
@@ -96,7 +99,7 @@ impl Team {
     fn solve_in_order<'w>(
         &self,
         wanted: impl Iterator<Item = &'w Wanted<'w>>,
-    ) -> Result<(Vec<(Solution, Option<Margin>)>, Inventory), SchedError> {
+    ) -> Result<(Vec<Planned>, Inventory), SchedError> {
         let costs = self.costs.as_deref().expect("a single device needs no order");
         let mut held: Option<Inventory> = None;
         let mut solutions = Vec::new();
