@@ -33,9 +33,11 @@ pub(super) fn excluded() -> String {
 pub(super) fn tests(run: &mut Run) -> Result<()> {
     // In one command, for which everything is compiled once. One suite makes hundreds of pipelines, so it is not ended
     // after some minutes as tests of the workspace are.
-    let line = Invocation::cargo("test --no-fail-fast --test conformance --test device --test gpu")
-        .packages(BACKENDS.iter().copied().chain(["hetero-llama"]))
-        .words("--features hetero-llama/gpu-vulkano,hetero-llama/gpu-wgpu,hetero-llama/npu-sim -- --show-output");
+    let line = Invocation::cargo(
+        "test --no-fail-fast --lib --test conformance --test device --test fused --test ahead --test gpu",
+    )
+    .packages(BACKENDS.iter().copied().chain(["hetero-llama"]))
+    .words("--features hetero-llama/gpu-vulkano,hetero-llama/gpu-wgpu,hetero-llama/npu-sim -- --show-output");
     run.check_tests(on_software(line))?;
     // The other tests of the kernels need no driver and no feature.
     run.check_tests(Invocation::cargo("test -p hetero-shaders --all-features --test shaders spirv")).map(drop)
