@@ -33,13 +33,17 @@ impl fmt::Display for Margin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Margin { device, rows, seconds: [alone, several], error_seconds } = self;
         let plural = if *rows == 1 { "" } else { "s" };
+        // Beyond that nothing is known, however much more it is.
+        let error = match 100.0 * error_seconds / alone {
+            error if error > 100.0 => "more than 100 %".to_owned(),
+            error => format!("{error:.0} %"),
+        };
         write!(
             f,
             "{device} alone at {rows} position{plural}: {} a step, and the gain of {:.0} % by several processors is within \
-             the profile's error of {:.0} %",
+             the profile's error of {error}",
             Seconds(*alone),
             100.0 * (alone - several).max(0.0) / alone,
-            100.0 * error_seconds / alone,
         )
     }
 }
