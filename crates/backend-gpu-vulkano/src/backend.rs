@@ -19,6 +19,7 @@ use vulkano::shader::ShaderStages;
 
 use crate::VulkanError;
 use crate::adapter::{AdapterStatus, Complaints, choose};
+use crate::matrices::matrix_unit;
 use crate::placement::{DeviceMemory, Placement, WeightMemory};
 use crate::queue::{Gpu, GpuSettings};
 use crate::untested::Untested;
@@ -67,6 +68,8 @@ impl VulkanBackend {
         let family = families.iter().position(|family| family.queue_flags.contains(QueueFlags::COMPUTE));
         let family = family.ok_or_else(|| lacking("queue that computes"))?;
         let features = features(&physical);
+        let matrices = if features.f16 && features.subgroups { matrix_unit(&physical) } else { None };
+        let has_matrices = matrices.is_some();
         let can_import = physical.supported_extensions().ext_external_memory_host;
         let info = DeviceCreateInfo {
             queue_create_infos: vec![QueueCreateInfo { queue_family_index: family as u32, ..Default::default() }],
@@ -76,9 +79,17 @@ impl VulkanBackend {
                 storage_buffer16_bit_access: features.f16,
                 uniform_and_storage_buffer16_bit_access: features.f16,
                 shader_integer_dot_product: features.integer_dot,
+                cooperative_matrix: has_matrices,
+                // naga writes kernels with matrices for Vulkan's own memory model.
+                vulkan_memory_model: has_matrices,
+                vulkan_memory_model_device_scope: has_matrices,
                 ..DeviceFeatures::empty()
             },
-            enabled_extensions: DeviceExtensions { ext_external_memory_host: can_import, ..DeviceExtensions::empty() },
+            enabled_extensions: DeviceExtensions {
+                ext_external_memory_host: can_import,
+                khr_cooperative_matrix: has_matrices,
+                ..DeviceExtensions::empty()
+            },
             ..DeviceCreateInfo::default()
         };
         let opened = Device::new(Arc::clone(&physical), info).map_err(|error| refused(error.to_string()))?;
@@ -105,6 +116,7 @@ impl VulkanBackend {
             is_software: status.is_software,
             workgroup_bytes: properties.max_compute_shared_memory_size,
             workgroup_invocations: properties.max_compute_work_group_invocations,
+            matrices,
         };
         let driver = Driver { vendor: properties.vendor_id, device: &status.name, driver: &status.driver };
         let knobs = driver.knobs(&options.knobs);

@@ -21,6 +21,7 @@ mod error;
 mod executable;
 mod gate;
 mod import;
+mod matrices;
 mod memory;
 mod pipeline_cache;
 mod placement;

@@ -70,3 +70,13 @@ fn with_weights_in_memory_of_its_own() {
     let pieces = Expectations::new().only("in257-out257").only("in96-out257");
     check(&VulkanOptions { max_piece_bytes: Some(40_000), ..options }, &pieces);
 }
+
+/// Units for small matrices, where the device has some: software too, which only imitates them, so they are asked for.
+#[test]
+fn with_matrix_units() {
+    let mut knobs = Knobs::default();
+    knobs.ask_for("linear_tiled", Variant::Matrix);
+    let cases = ["linear/", "shared_input/", "gate_up/", "mlp/", "decoder/w4g32"];
+    let expectations = cases.iter().fold(Expectations::new(), |expectations, pattern| expectations.only(pattern));
+    check(&VulkanOptions { knobs, ..VulkanOptions::default() }, &expectations);
+}

@@ -11,7 +11,7 @@ use hetero_core::{
 use hetero_shaders::checks::{Checked, Checks, Died, Verdict};
 use hetero_shaders::disk::KeptFile;
 use hetero_shaders::quirks::Driver;
-use hetero_shaders::{Features, Knobs};
+use hetero_shaders::{Features, Knobs, Limits, MatrixUnit};
 
 use crate::WgpuError;
 use crate::adapter::choose;
@@ -55,7 +55,10 @@ impl WgpuBackend {
             // The kernels count on four invocations that stay together.
             subgroups: offered.contains(wgpu::Features::SUBGROUP) && adapter_info.subgroup_min_size >= 4,
         };
+        let matrices = features.f16 && features.subgroups && offered.contains(COOPERATIVE_MATRICES);
+        let matrices = matrices.then(|| matrix_unit(&adapter)).flatten();
         let mut required = wgpu::Features::empty();
+        required.set(COOPERATIVE_MATRICES, matrices.is_some());
         required.set(wgpu::Features::SHADER_F16, features.f16);
         required.set(wgpu::Features::SUBGROUP, features.subgroups);
         required.set(wgpu::Features::PIPELINE_CACHE, offered.contains(wgpu::Features::PIPELINE_CACHE));
@@ -65,6 +68,12 @@ impl WgpuBackend {
             required_features: required,
             // Left out, they would be the least that the web guarantees.
             required_limits: limits.clone(),
+            experimental_features: match matrices {
+                // SAFETY: of what is experimental only cooperative matrices are asked for, and their one kernel reads and
+                // writes workgroup memory, within the bounds of its arrays, from all invocations of a subgroup.
+                Some(_) => unsafe { wgpu::ExperimentalFeatures::enabled() },
+                None => wgpu::ExperimentalFeatures::disabled(),
+            },
             ..wgpu::DeviceDescriptor::default()
         };
         let refused = |reason: String| WgpuError::Refused { adapter: status.name.clone(), reason };
@@ -88,6 +97,12 @@ impl WgpuBackend {
             max_segment_weight_bytes: None,
             max_graphs: None,
         };
+        let workgroups = Limits {
+            is_software: status.is_software,
+            workgroup_bytes: limits.max_compute_workgroup_storage_size,
+            workgroup_invocations: limits.max_compute_invocations_per_workgroup,
+            matrices,
+        };
         let driver = Driver { vendor: adapter_info.vendor, device: &status.name, driver: &status.driver };
         let knobs = driver.knobs(&options.knobs);
         if !knobs.is_empty() {
@@ -103,14 +118,8 @@ impl WgpuBackend {
         if let Some(Died { case, file }) = checks.as_ref().and_then(Checks::died).cloned() {
             return Err(WgpuError::Died { adapter: status.name.clone(), case, file });
         }
-        let gpu = Arc::new(Gpu::new(
-            info,
-            opened,
-            (features, knobs.clone()),
-            max_piece_bytes,
-            status.is_software,
-            kept("pipelines"),
-        ));
+        let gpu =
+            Arc::new(Gpu::new(info, opened, (features, knobs.clone()), max_piece_bytes, workgroups, kept("pipelines")));
         Ok(WgpuBackend { checked: Checked::new(Untested(gpu), checks), is_software: status.is_software })
     }
 
@@ -134,6 +143,21 @@ impl WgpuBackend {
     pub fn n_submissions(&self) -> u64 {
         self.checked.device().0.n_submissions()
     }
+}
+
+const COOPERATIVE_MATRICES: wgpu::Features = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+
+/// The unit for small matrices of 16-bit floats that adds in f32, the largest where there are several.
+fn matrix_unit(adapter: &wgpu::Adapter) -> Option<MatrixUnit> {
+    use wgpu::CooperativeScalarType::{F16, F32};
+    let (info, units) = (adapter.get_info(), adapter.cooperative_matrix_properties());
+    let fits = units.iter().filter(|unit| {
+        let is_square = unit.m_size == unit.n_size && unit.n_size == unit.k_size;
+        is_square && (unit.ab_type, unit.cr_type) == (F16, F32)
+    });
+    let size = fits.map(|unit| unit.m_size).max()?;
+    // wgpu does not say which of several sizes a subgroup has.
+    (info.subgroup_min_size == info.subgroup_max_size).then_some(MatrixUnit { size, subgroup: info.subgroup_min_size })
 }
 
 impl Backend for WgpuBackend {

@@ -226,11 +226,7 @@ impl Buffers for &Gpu {
     }
 
     fn limits(&self) -> Limits {
-        Limits {
-            is_software: self.is_software,
-            workgroup_bytes: self.limits.max_compute_workgroup_storage_size,
-            workgroup_invocations: self.limits.max_compute_invocations_per_workgroup,
-        }
+        self.workgroups
     }
 
     fn max_storage_buffers(&self) -> u32 {

@@ -29,8 +29,8 @@ pub(crate) struct Gpu {
     pub(crate) limits: wgpu::Limits,
     /// The most bytes that a kernel can bind as one input or output.
     pub(crate) max_piece_bytes: u64,
-    /// Whether it is a program on the CPU.
-    pub(crate) is_software: bool,
+    /// What it says about its workgroups.
+    pub(crate) workgroups: hetero_shaders::Limits,
     /// Which variants of which kernels may be used.
     pub(crate) knobs: HeldKnobs,
     pub(crate) pipelines: PipelineCache,
@@ -47,7 +47,7 @@ impl Gpu {
         (device, queue): (wgpu::Device, wgpu::Queue),
         (features, knobs): (Features, Knobs),
         max_piece_bytes: u64,
-        is_software: bool,
+        workgroups: hetero_shaders::Limits,
         pipelines: Option<KeptFile>,
     ) -> Gpu {
         let timeline = Arc::new(GpuTimeline::new(device.clone(), info.name.clone()));
@@ -59,7 +59,7 @@ impl Gpu {
             queue,
             limits,
             max_piece_bytes,
-            is_software,
+            workgroups,
             knobs: HeldKnobs::new(knobs),
             pipelines,
             timeline,

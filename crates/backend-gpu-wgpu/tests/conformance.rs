@@ -71,3 +71,13 @@ fn with_products_of_integers() {
     }
     check(knobs, &expectations);
 }
+
+/// Units for small matrices, where the device has some: software too, which only imitates them, so they are asked for.
+#[test]
+fn with_matrix_units() {
+    let mut knobs = Knobs::default();
+    knobs.ask_for("linear_tiled", Variant::Matrix);
+    let cases = ["linear/", "shared_input/", "gate_up/", "mlp/", "decoder/w4g32"];
+    let expectations = cases.iter().fold(Expectations::new(), |expectations, pattern| expectations.only(pattern));
+    check(knobs, &expectations);
+}

@@ -2,7 +2,7 @@
 
 use std::{fmt, iter};
 
-use crate::{Element, Form, Linear, Params, Step, Tile, Tiles, source};
+use crate::{Element, Form, Linear, MatrixUnit, Params, Step, Tile, Tiles, source};
 
 /// What a device has beyond the plain core of WGSL. A kernel has a variant for each, and a plain one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -63,6 +63,8 @@ pub enum Kernel {
     LinearVector { linear: Linear, rows: u32, lanes: u32 },
     /// Matrices times many rows, by tiles in workgroup memory.
     LinearTiled { linear: Linear, tile: Tile },
+    /// The same by a unit for small matrices, by tiles of `rows` rows and 64 columns. Needs 16-bit floats and subgroups.
+    LinearMatrices { linear: Linear, rows: u32, unit: MatrixUnit },
 }
 
 /// A kernel as WGSL, with its entry point `main`.
@@ -126,7 +128,15 @@ impl Kernel {
             Kernel::AttentionTiled { .. } => "attention_tiled",
             Kernel::AttentionMerge { .. } => "attention_merge",
             Kernel::LinearVector { .. } => "linear_vector",
-            Kernel::LinearTiled { .. } => "linear_tiled",
+            Kernel::LinearTiled { .. } | Kernel::LinearMatrices { .. } => "linear_tiled",
+        }
+    }
+
+    /// What its shader makes use of, of what the device has. Matrices are only chosen where there is all they need.
+    pub fn features(self, features: Features) -> Features {
+        match self {
+            Kernel::LinearMatrices { .. } => Features { f16: true, subgroups: true, ..features },
+            _ => features,
         }
     }
 
@@ -139,7 +149,9 @@ impl Kernel {
     pub fn n_outputs(self) -> usize {
         match self {
             Kernel::RopeCache { .. } => 3,
-            Kernel::LinearVector { linear, .. } | Kernel::LinearTiled { linear, .. } => linear.form.n_outputs(),
+            Kernel::LinearVector { linear, .. }
+            | Kernel::LinearTiled { linear, .. }
+            | Kernel::LinearMatrices { linear, .. } => linear.form.n_outputs(),
             _ => 1,
         }
     }
@@ -165,7 +177,9 @@ impl Kernel {
             | Kernel::RmsNorm { .. } => 2,
             Kernel::Attention { .. } | Kernel::AttentionTiled { .. } => 3,
             Kernel::RopeCache { .. } => 4,
-            Kernel::LinearVector { linear, .. } | Kernel::LinearTiled { linear, .. } => linear.n_inputs(),
+            Kernel::LinearVector { linear, .. }
+            | Kernel::LinearTiled { linear, .. }
+            | Kernel::LinearMatrices { linear, .. } => linear.n_inputs(),
         }
     }
 
@@ -184,7 +198,9 @@ impl Kernel {
             | Kernel::AttentionTiled { output, .. }
             | Kernel::AttentionMerge { output } => output,
             Kernel::RopeCache { .. } | Kernel::Quantize { .. } => Element::F32,
-            Kernel::LinearVector { linear, .. } | Kernel::LinearTiled { linear, .. } => linear.output,
+            Kernel::LinearVector { linear, .. }
+            | Kernel::LinearTiled { linear, .. }
+            | Kernel::LinearMatrices { linear, .. } => linear.output,
         }
     }
 
@@ -202,6 +218,7 @@ impl Kernel {
         let n_rows = end_row.saturating_sub(params.first_row);
         let units = |columns: u32| match self {
             Kernel::LinearTiled { tile, .. } => columns.div_ceil(tile.columns),
+            Kernel::LinearMatrices { .. } => columns.div_ceil(64),
             _ => columns.div_ceil(16),
         };
         let (across, down) = match self {
@@ -212,7 +229,9 @@ impl Kernel {
                 let splits = if is_split { step.n_splits() } else { 1 };
                 (groups * splits, (n_rows * params.group_heads).div_ceil(tile))
             }
-            Kernel::LinearVector { linear, .. } | Kernel::LinearTiled { linear, .. } => {
+            Kernel::LinearVector { linear, .. }
+            | Kernel::LinearTiled { linear, .. }
+            | Kernel::LinearMatrices { linear, .. } => {
                 let others = &params.others[..linear.form.n_matrices() - 1];
                 let across = match linear.form {
                     Form::Several(_) => others.iter().map(|columns| units(columns.count)).sum(),
@@ -221,6 +240,7 @@ impl Kernel {
                 let rows = match self {
                     Kernel::LinearVector { rows, .. } => rows,
                     Kernel::LinearTiled { tile, .. } => tile.rows,
+                    Kernel::LinearMatrices { rows, .. } => rows,
                     _ => 1,
                 };
                 (units(params.n_columns) + across, n_rows.div_ceil(rows))
@@ -280,6 +300,14 @@ impl Kernel {
             for (rows, lanes) in [(1, 64), (2, 64), (4, 64), (1, 128), (1, 256), (4, 256)] {
                 all.push(Kernel::LinearVector { linear, rows, lanes });
             }
+            let units = [(8, 8), (8, 32), (16, 32), (16, 64)].map(|(size, subgroup)| MatrixUnit { size, subgroup });
+            let matrices = units.into_iter().flat_map(|unit| [32, 64].map(|rows| (rows, unit)));
+            let is_simple = linear.is_whole_groups && linear.input == Element::F32 && linear.bias.is_none();
+            for (idx, (rows, unit)) in matrices.enumerate() {
+                if !linear.is_integer && (idx == 0 || is_simple) {
+                    all.push(Kernel::LinearMatrices { linear, rows, unit });
+                }
+            }
             // What types the operands have and how a tile is shared out do not meet: one tile with all types does, and all
             // tiles with one.
             let is_plain = linear.bias.is_none() && [linear.input, linear.output] == [Element::F32; 2];
@@ -322,6 +350,9 @@ impl fmt::Display for Kernel {
             Kernel::AttentionMerge { .. } => f.write_str("attention_merge")?,
             Kernel::LinearVector { linear, rows, lanes } => {
                 write!(f, "linear_vector {linear}, {rows} rows, {lanes} lanes")?;
+            }
+            Kernel::LinearMatrices { linear, rows, unit: MatrixUnit { size, subgroup } } => {
+                write!(f, "linear_matrices {linear}, {rows} rows by {size} x {size}, subgroups of {subgroup}")?;
             }
             Kernel::LinearTiled { linear, tile } => write!(f, "linear_tiled {linear}, {tile}")?,
         }

@@ -24,16 +24,30 @@ pub enum Variant {
     Split,
     /// Products of 8-bit integers, four at a time.
     IntegerDot,
+    /// Units for small matrices.
+    Matrix,
 }
 
 impl Variant {
     /// All of them.
-    pub const ALL: [Variant; 6] =
-        [Variant::F16, Variant::Subgroups, Variant::Fused, Variant::Tiled, Variant::Split, Variant::IntegerDot];
+    pub const ALL: [Variant; 7] = [
+        Variant::F16,
+        Variant::Subgroups,
+        Variant::Fused,
+        Variant::Tiled,
+        Variant::Split,
+        Variant::IntegerDot,
+        Variant::Matrix,
+    ];
 
     /// Whether it is used only when it is asked for: it rounds numbers that others do not.
     pub fn is_opt_in(self) -> bool {
         self == Variant::IntegerDot
+    }
+
+    /// Whether asking for it changes anything: it is opt-in, or it is left alone where it does not pay.
+    pub fn can_be_asked_for(self) -> bool {
+        self.is_opt_in() || self == Variant::Matrix
     }
 
     /// Its name in the text of [`Knobs`].
@@ -45,6 +59,7 @@ impl Variant {
             Variant::Tiled => "tiled",
             Variant::Split => "split",
             Variant::IntegerDot => "dot",
+            Variant::Matrix => "matrix",
         }
     }
 }
@@ -73,6 +88,11 @@ impl Knobs {
     pub fn allows(&self, family: &'static str, variant: Variant) -> bool {
         let is_asked_for = !variant.is_opt_in() || self.asked_for.contains(&(family, variant));
         is_asked_for && !self.forbidden.contains(&(family, variant))
+    }
+
+    /// Whether a variant is to be used even where it does not pay, and is not forbidden.
+    pub fn asks_for(&self, family: &'static str, variant: Variant) -> bool {
+        self.asked_for.contains(&(family, variant)) && self.allows(family, variant)
     }
 
     /// Asks for a variant that must be asked for. What is forbidden stays so.
@@ -166,14 +186,14 @@ impl FromStr for Knobs {
             };
             let is_asked_for = variant.starts_with('+');
             let named = Variant::ALL.iter().position(|known| match is_asked_for {
-                true => known.is_opt_in() && &variant[1..] == known.name(),
+                true => known.can_be_asked_for() && &variant[1..] == known.name(),
                 false => variant.strip_prefix('-') == Some(known.name()),
             });
             let variants = match (variant, named) {
                 ("plain", _) => &Variant::ALL[..],
                 (_, Some(idx)) => &Variant::ALL[idx..=idx],
                 _ => {
-                    let opt_in = Variant::ALL.iter().filter(|known| known.is_opt_in()).map(|known| ("+", known));
+                    let opt_in = Variant::ALL.iter().filter(|known| known.can_be_asked_for()).map(|known| ("+", known));
                     let names = Variant::ALL.iter().map(|known| ("-", known)).chain(opt_in);
                     let names: Vec<String> = names.map(|(sign, known)| format!("{sign}{}", known.name())).collect();
                     return Err(wrong(format!("`plain` or one of {}", names.join(", "))));
@@ -221,6 +241,9 @@ mod tests {
         assert!(Kernel::FAMILIES.iter().all(|family| !knobs.allows(family, Variant::F16)));
         assert!(knobs.allows("linear_vector", Variant::IntegerDot));
         assert!(!Knobs::default().allows("linear_vector", Variant::IntegerDot), "it is to be asked for");
+        let asking: Knobs = "linear_tiled=+matrix".parse().expect("knobs");
+        assert!(asking.asks_for("linear_tiled", Variant::Matrix) && knobs.allows("attention", Variant::Matrix));
+        assert!(!knobs.asks_for("linear_tiled", Variant::Matrix), "it is forbidden");
         assert_eq!(knobs.to_string().parse(), Ok(knobs));
         assert_eq!("".parse(), Ok(Knobs::default()));
         let tiles: Knobs = "tiles=large".parse().expect("knobs");

@@ -54,4 +54,4 @@ pub use kernel::{Features, Kernel, Shader};
 pub use knobs::{Knobs, Variant};
 pub use linear::{Form, Linear};
 pub use params::{Columns, Params, Step};
-pub use tuning::{Limits, Tile, Tiles};
+pub use tuning::{Limits, MatrixUnit, Tile, Tiles};

@@ -17,8 +17,13 @@ const REDUCE_SUBGROUPS: &str = include_str!("wgsl/reduce_subgroups.wgsl");
 
 /// The WGSL of a kernel.
 pub(crate) fn wgsl(kernel: Kernel, features: Features) -> String {
+    let features = kernel.features(features);
     let mut source = Source { text: String::new(), features };
-    if features.f16 && kernel.outputs().contains(&Element::F16) {
+    let is_matrices = matches!(kernel, Kernel::LinearMatrices { .. });
+    if is_matrices {
+        source.add("enable wgpu_cooperative_matrix;\n");
+    }
+    if is_matrices || features.f16 && kernel.outputs().contains(&Element::F16) {
         source.add("enable f16;\n");
     }
     source.add(COMMON);
@@ -34,7 +39,8 @@ struct Source {
 impl Source {
     fn body(&mut self, kernel: Kernel) {
         match kernel {
-            Kernel::RopeCache { .. } | Kernel::LinearVector { .. } | Kernel::LinearTiled { .. } => {}
+            Kernel::RopeCache { .. } | Kernel::LinearVector { .. } => {}
+            Kernel::LinearTiled { .. } | Kernel::LinearMatrices { .. } => {}
             Kernel::Quantize { .. } => {
                 self.add("@group(0) @binding(2) var<storage, read_write> output: array<u32>;");
             }
@@ -141,6 +147,7 @@ impl Source {
             }
             Kernel::LinearVector { linear, rows, lanes } => self.linear_vector(linear, rows, lanes),
             Kernel::LinearTiled { linear, tile } => self.linear_tiled(linear, tile),
+            Kernel::LinearMatrices { linear, rows, unit } => self.linear_matrices(linear, rows, unit),
         }
     }
 

@@ -23,14 +23,21 @@ pub fn words(kernel: Kernel, features: Features) -> Result<Vec<u32>, InvalidShad
     let refused = |reason: String| InvalidShader { kernel: kernel.to_string(), reason };
     let source = kernel.shader(features).wgsl;
     let module = naga::front::wgsl::parse_str(&source).map_err(|error| refused(error.emit_to_string(&source)))?;
-    let capabilities = Capabilities::SHADER_FLOAT16 | Capabilities::SHADER_FLOAT16_IN_FLOAT32 | Capabilities::SUBGROUP;
+    let is_matrices = matches!(kernel, Kernel::LinearMatrices { .. });
+    let mut capabilities =
+        Capabilities::SHADER_FLOAT16 | Capabilities::SHADER_FLOAT16_IN_FLOAT32 | Capabilities::SUBGROUP;
+    capabilities.set(Capabilities::COOPERATIVE_MATRIX, is_matrices);
+    let mut allowed = allowed(kernel.features(features));
+    if is_matrices {
+        allowed.extend([Capability::CooperativeMatrixKHR, Capability::VulkanMemoryModel]);
+    }
     let info = Validator::new(ValidationFlags::all(), capabilities)
         .validate(&module)
         .map_err(|error| refused(error.emit_to_string(&source)))?;
     let options = spv::Options {
         lang_version: (1, 3),
         // With all of them, naga would take 8-bit integers to unpack words.
-        capabilities: Some(allowed(features)),
+        capabilities: Some(allowed),
         flags: spv::WriterFlags::empty(),
         force_loop_bounding: false,
         emit_int_div_checks: false,

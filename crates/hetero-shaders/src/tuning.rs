@@ -14,6 +14,39 @@ pub struct Limits {
     pub workgroup_bytes: u32,
     /// Invocations of a workgroup.
     pub workgroup_invocations: u32,
+    /// Units that multiply matrices of 16-bit floats and add in f32, where kernels may use them.
+    pub matrices: Option<MatrixUnit>,
+}
+
+/// A unit of a device that multiplies small matrices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct MatrixUnit {
+    /// Rows and columns of its matrices: 8 or 16.
+    pub size: u32,
+    /// Invocations of a subgroup, which multiplies two of them together.
+    pub subgroup: u32,
+}
+
+impl Limits {
+    /// How many rows the tiles have that a matrix unit computes, for a step of so many rows; `None` where tiles in
+    /// registers are better or nothing else is possible. A program on the CPU has no such units, and only imitates them.
+    pub fn matrix_rows(self, rows: u32, is_asked_for: bool) -> Option<u32> {
+        let unit = self.matrices?;
+        // The weights of a tile, and its rows, as pairs of 16-bit floats, and its results.
+        let bytes = |tile_rows: u32| 32 * 64 * 4 + tile_rows * (32 * 4 + 64 * 4);
+        let fits = |tile_rows: &u32| bytes(*tile_rows) <= self.workgroup_bytes;
+        let lanes = 4 * unit.subgroup;
+        let is_possible = matches!(unit.size, 8 | 16)
+            && unit.subgroup.is_power_of_two()
+            && (8..=64).contains(&unit.subgroup)
+            && lanes <= self.workgroup_invocations;
+        let is_worth_it = (!self.is_software || is_asked_for) && rows > Self::FEW_ROWS;
+        let tile_rows = [64, 32].into_iter().filter(|tile_rows| *tile_rows == 32 || rows > 32).find(fits);
+        tile_rows.filter(|_| is_possible && is_worth_it)
+    }
+
+    /// Up to so many rows a matrix unit would compute more rows that nobody needs than others.
+    const FEW_ROWS: u32 = 16;
 }
 
 /// The rectangle of a product that a workgroup computes at once, and how its invocations share it.
@@ -74,7 +107,7 @@ impl Tiles {
             Tile { rows, columns, rows_each, columns_each }
         }
         match self {
-            Tiles::Software => [tile(16, 64, 16, 8), tile(32, 64, 16, 8), tile(64, 64, 16, 8)],
+            Tiles::Software => [tile(16, 64, 8, 8), tile(32, 64, 16, 8), tile(64, 64, 16, 8)],
             Tiles::Small => [tile(16, 64, 2, 4), tile(32, 64, 4, 4), tile(64, 64, 8, 4)],
             Tiles::Medium => [tile(16, 64, 1, 4), tile(32, 64, 2, 4), tile(64, 64, 4, 4)],
             Tiles::Large => [tile(16, 64, 1, 4), tile(32, 128, 2, 8), tile(64, 128, 4, 8)],
@@ -117,6 +150,7 @@ mod tests {
             is_software,
             workgroup_bytes: kibibytes << 10,
             workgroup_invocations,
+            matrices: None,
         };
         for (device, limits, expected) in [
             ("what every device has", limits(false, 16, 128), Tiles::Small),
@@ -133,6 +167,30 @@ mod tests {
                 assert!(tile.lanes() <= limits.workgroup_invocations, "{device}: {tile}");
             }
         }
+    }
+
+    #[test]
+    fn matrix_units_compute_prompts_where_there_is_room_for_them() {
+        let device = |kibibytes: u32, size, subgroup| Limits {
+            is_software: false,
+            workgroup_bytes: kibibytes << 10,
+            workgroup_invocations: 256,
+            matrices: Some(MatrixUnit { size, subgroup }),
+        };
+        for (limits, rows, expected) in [
+            (device(48, 16, 32), 16, None),
+            (device(48, 16, 32), 17, Some(32)),
+            (device(48, 16, 32), 33, Some(64)),
+            (device(24, 16, 64), 500, Some(32)),
+            (device(16, 16, 32), 500, None),
+            (device(48, 16, 128), 500, None),
+            (device(48, 4, 32), 500, None),
+            (Limits { matrices: None, ..device(48, 16, 32) }, 500, None),
+        ] {
+            assert_eq!(limits.matrix_rows(rows, false), expected, "{limits:?}, {rows} rows");
+        }
+        let software = Limits { is_software: true, ..device(32, 8, 8) };
+        assert_eq!([false, true].map(|asked| software.matrix_rows(64, asked)), [None, Some(64)]);
     }
 
     #[test]

@@ -31,7 +31,7 @@ impl Buffers for Names {
     }
 
     fn limits(&self) -> Limits {
-        Limits { is_software: false, workgroup_bytes: 32 << 10, workgroup_invocations: 256 }
+        Limits { is_software: false, workgroup_bytes: 32 << 10, workgroup_invocations: 256, matrices: None }
     }
 
     fn max_storage_buffers(&self) -> u32 {

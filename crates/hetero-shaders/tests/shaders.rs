@@ -27,6 +27,9 @@ fn checked(kernel: Kernel, features: Features) -> (Module, ModuleInfo) {
         .unwrap_or_else(|error| panic!("{kernel} {features:?}: {}\n{source}", error.emit_to_string(&source)));
     // Packed halves are read by every device that matters; it is a matter of instructions and not of storage.
     let mut capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+    let is_matrices = matches!(kernel, Kernel::LinearMatrices { .. });
+    let features = kernel.features(features);
+    capabilities.set(Capabilities::COOPERATIVE_MATRIX, is_matrices);
     capabilities.set(Capabilities::SHADER_FLOAT16, features.f16);
     capabilities.set(Capabilities::SUBGROUP, features.subgroups);
     let info = Validator::new(ValidationFlags::all(), capabilities).validate(&module);
@@ -75,7 +78,12 @@ fn bindings_and_workgroup_memory_are_as_promised() {
             assert_eq!(bindings, expected, "{kernel}");
             assert!(known.contains(&[kernel.n_outputs(), kernel.n_inputs()]), "{kernel}");
             let is_large = matches!(kernel, Kernel::LinearTiled { tile, .. } if tile.columns > 64);
-            let most = if is_large { LARGE_WORKGROUP_BYTES } else { WORKGROUP_BYTES };
+            let most = match kernel {
+                // `Limits::matrix_rows` looks for them.
+                Kernel::LinearMatrices { rows, .. } => 8_192 + rows * 384,
+                _ if is_large => LARGE_WORKGROUP_BYTES,
+                _ => WORKGROUP_BYTES,
+            };
             assert!(workgroup_bytes <= most, "{kernel}: {workgroup_bytes} bytes of workgroup memory");
         }
     }

@@ -82,7 +82,7 @@ type Steps = &'static [(usize, usize)];
 /// A graph of one operator, and steps that take all its kernels.
 fn single(spec: &OpSpec, table: WeightFormat) -> (Graph, Steps) {
     let (capacity, steps): (usize, Steps) = match spec.op {
-        Op::Linear { .. } => (70, &[(0, 1), (0, 2), (0, 4), (0, 16), (0, 70)]),
+        Op::Linear { .. } => (70, &[(0, 1), (0, 2), (0, 4), (0, 16), (0, 30), (0, 70)]),
         Op::Attention { .. } => (20, &[(0, 1), (270, 1), (3, 20)]),
         Op::Convert { rows: RowSelection::Last, .. } => (5, &[(0, 1), (0, 5)]),
         _ => (5, &[(0, 1), (7, 5)]),

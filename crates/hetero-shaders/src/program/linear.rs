@@ -127,10 +127,21 @@ impl<S: Buffers> Builder<'_, S> {
             Rows::Positions => graph.capacity(),
             Rows::Fixed(rows) => rows,
         };
-        let tiles = self.buffers.knobs().tiles().unwrap_or_else(|| Tiles::of(self.buffers.limits()));
+        let (knobs, limits) = (self.buffers.knobs(), self.buffers.limits());
+        let tiles = knobs.tiles().unwrap_or_else(|| Tiles::of(limits));
         let lanes = tiles.vector_lanes();
+        let needed = [Variant::Matrix, Variant::F16, Variant::Subgroups];
+        let may_use_matrices = needed.iter().all(|variant| knobs.allows("linear_tiled", *variant));
+        let is_asked_for = knobs.asks_for("linear_tiled", Variant::Matrix);
         let vector = |rows| (rows, Kernel::LinearVector { linear, rows, lanes });
-        let tiled = |tile: Tile| (tile.rows, Kernel::LinearTiled { linear, tile });
+        let tiled = |tile: Tile| {
+            let matrix_rows = limits.matrix_rows(tile.rows, is_asked_for).filter(|_| may_use_matrices);
+            let kernel = match (matrix_rows, limits.matrices) {
+                (Some(rows), Some(unit)) => Kernel::LinearMatrices { linear, rows, unit },
+                _ => Kernel::LinearTiled { linear, tile },
+            };
+            (tile.rows, kernel)
+        };
         let mut all: Vec<_> = [1, 2, VECTOR_ROWS].map(vector).into_iter().chain(tiles.tiles().map(tiled)).collect();
         if let Some((rows, _)) = all.last_mut() {
             *rows = u32::MAX;

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::Source;
 use super::linear::Names;
-use crate::{Format, Linear, Tile};
+use crate::{Format, Linear, MatrixUnit, Tile};
 
 impl Source {
     /// Many rows by tiles.
@@ -41,6 +41,41 @@ impl Source {
         };
         self.columns(linear.form, tile.columns, "tile", &writes, ["a[i][c]", "a[i][c], b[i][c]"]);
         self.add(include_str!("../wgsl/linear_tiled_main.wgsl"));
+    }
+
+    /// Many rows by cooperative matrices.
+    pub(super) fn linear_matrices(&mut self, linear: Linear, rows: u32, unit: MatrixUnit) {
+        self.operands(linear);
+        self.constant("TILE_ROWS", rows);
+        self.constant("LANES", 4 * unit.subgroup);
+        self.constant("SIZE", unit.size);
+        self.constant("QUADS_EACH", rows * 16 / (4 * unit.subgroup));
+        self.add(include_str!("../wgsl/matrix_memory.wgsl"));
+        for matrix in 0..linear.form.n_matrices() {
+            self.unpack(matrix, linear.format);
+            let [sums, products, stores] = matrices(rows, unit.size);
+            let text = include_str!("../wgsl/linear_matrices.wgsl").replace("N_COLUMNS", Names::of(matrix).count);
+            let text =
+                text.replace("/*sums*/", &sums).replace("/*products*/", &products).replace("/*stores*/", &stores);
+            self.add(&text.replace("_M", &format!("_{matrix}")));
+        }
+        let writes = |columns: &Names, values: &str| {
+            format!(
+                "        for (var i = 0u; i < QUADS_EACH; i++) {{\n\
+                 \x20           let quad = lane + i * LANES;\n\
+                 \x20           let to = row + (quad >> 4u);\n\
+                 \x20           let n = 64u * unit + 4u * (quad & 15u);\n\
+                 \x20           for (var c = 0u; c < 4u; c++) {{\n\
+                 \x20               if (to < end && n + c < {}) {{\n\
+                 \x20                   write_{}(to, {} + n + c, {values});\n\
+                 \x20               }}\n\
+                 \x20           }}\n\
+                 \x20       }}\n",
+                columns.count, columns.matrix, columns.first
+            )
+        };
+        self.columns(linear.form, 64, "product", &writes, ["a[i][c]", "a[i][c], b[i][c]"]);
+        self.main_of_workgroups(include_str!("../wgsl/linear_matrices_main.wgsl"));
     }
 
     /// `unpack` of the kernels with tiles: puts one word of four panel rows into workgroup memory as numbers, by
@@ -106,4 +141,43 @@ fn products(tile: Tile) -> String {
         }
     }
     text
+}
+
+/// What a subgroup does with its 16 columns of a tile: its sums, a step of `size` inputs, and where the sums go.
+fn matrices(rows: u32, size: u32) -> [String; 3] {
+    let [mut sums, mut products, mut stores] = [const { String::new() }; 3];
+    let matrix = |element: &str, role: &str| format!("coop_mat{size}x{size}<{element}, {role}>");
+    for column in 0..16 / size {
+        for name in ["numbers", "rest_of_numbers"] {
+            let at = format!("64u * k + first + {}u", size * column);
+            let ty = matrix("f16", "B");
+            let _ = writeln!(products, "            let {name}_{column} = coopLoadT<{ty}>(&{name}[{at}], 64u);");
+        }
+    }
+    for row in 0..rows / size {
+        for name in ["inputs", "rest_of_inputs"] {
+            let (at, ty) = (format!("{}u + k", 32 * size * row), matrix("f16", "A"));
+            let _ = writeln!(products, "            let {name}_{row} = coopLoadT<{ty}>(&{name}[{at}], 32u);");
+        }
+        for column in 0..16 / size {
+            for name in ["sum", "rest_of_sum"] {
+                let _ = writeln!(sums, "    var {name}_{row}_{column}: {};", matrix("f32", "C"));
+            }
+            for (sum, a, b) in [
+                ("rest_of_sum", "rest_of_inputs", "numbers"),
+                ("rest_of_sum", "inputs", "rest_of_numbers"),
+                ("sum", "inputs", "numbers"),
+            ] {
+                let sum = format!("{sum}_{row}_{column}");
+                let _ = writeln!(products, "            {sum} = coopMultiplyAdd({a}_{row}, {b}_{column}, {sum});");
+            }
+            let sum = format!("sum_{row}_{column} + rest_of_sum_{row}_{column} * (1.0 / REST)");
+            let at = format!("{}u + first", 64 * size * row + size * column);
+            let _ = writeln!(
+                stores,
+                "    let total_{row}_{column} = {sum};\n    coopStoreT(total_{row}_{column}, &results[{at}], 64u);"
+            );
+        }
+    }
+    [sums, products, stores]
 }
