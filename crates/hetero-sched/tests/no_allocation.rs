@@ -169,7 +169,9 @@ fn a_step_allocates_nothing() {
             let (devices, timelines) = idle(3, seed % 2 == 1);
             let plan = common::any_plan(&model.graph, 3, seed);
             let wait = WaitOptions { policy, ..WaitOptions::default() };
-            let options = ExecutorOptions { synchronisation, wait, n_traced: 64, ..ExecutorOptions::default() };
+            let is_queued_ahead = true;
+            let options =
+                ExecutorOptions { synchronisation, wait, is_queued_ahead, n_traced: 64, ..ExecutorOptions::default() };
             let state = model.state();
             let mut executor =
                 Executor::with_options(plan, &devices, &model.weights, &state, &mut Residency::new(), options)

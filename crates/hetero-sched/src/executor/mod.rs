@@ -79,7 +79,8 @@ pub struct ExecutorOptions {
     /// so the driver waits where a plan has no other device that could be late for it.
     pub host_device_idx: Option<usize>,
     /// Whether devices that can are given work before its inputs exist, so that the host only signals when these are
-    /// there. Only where devices meet fast.
+    /// there. Only where devices meet fast. Off unless it is asked for: Mesa's software driver was seen not to come back from
+    /// a submission with it, and no other driver has been tried.
     pub is_queued_ahead: bool,
     /// The most submissions whose times are kept for [`Executor::trace`].
     pub n_traced: usize,
@@ -111,7 +112,7 @@ impl Default for ExecutorOptions {
             clock: Arc::new(SystemClock::new()),
             allocator_idx: 0,
             host_device_idx: None,
-            is_queued_ahead: true,
+            is_queued_ahead: false,
             n_traced: 0,
         }
     }
