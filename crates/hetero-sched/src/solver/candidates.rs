@@ -1,16 +1,18 @@
 //! The ways to compute a node, and what each costs.
 
+use arrayvec::ArrayVec;
 use hetero_core::{Graph, NodeId, OperandOrder};
 
 use crate::cost::{CostModel, DeviceSet, MAX_DEVICES, PartShape};
 use crate::plan::{PlacedPart, Plan};
 use crate::timing::Load;
 
+use super::balance::Balance;
 use super::cuts::ROW_STEP;
 use super::holdings::nodes_of;
-use super::problem::{Problem, Template, least_common_multiple};
+use super::problem::{Problem, Template};
 use super::state::{Candidate, Cut, MAX_PARTS, Piece};
-use super::{DynamicLength, Inventory, SolveOptions};
+use super::{DynamicLength, Inventory, Objective, SolveOptions};
 
 /// All candidates that were asked for so far.
 #[derive(Debug)]
@@ -27,12 +29,17 @@ pub(crate) struct Pool<'a> {
     pub(crate) devices: Vec<usize>,
     /// See [`CostModel::bus`].
     bus: f64,
+    /// For each template the first one of which each part costs the same.
+    kinds: Vec<usize>,
+    /// By kind.
     lists: Vec<List>,
+    /// By template.
+    pub(super) balances: Vec<Vec<Balance>>,
     /// For each template, see [`Pool::siblings_left`].
     siblings_left: Vec<Option<[f64; MAX_DEVICES]>>,
 }
 
-/// The candidates of one template.
+/// The candidates of one kind of template.
 #[derive(Debug, Default)]
 struct List {
     /// What was asked for, and the candidate if there is one.
@@ -40,19 +47,6 @@ struct List {
     candidates: Vec<Candidate>,
     /// Cuts that are tried whatever the state is, with their candidates.
     fixed: Option<Vec<(Cut, usize)>>,
-    balances: Vec<Balance>,
-}
-
-/// How the work of a chain of nodes grows with its columns, on two devices.
-#[derive(Debug)]
-struct Balance {
-    devices: [usize; 2],
-    is_chain: bool,
-    /// Columns may be cut at multiples of this.
-    step: usize,
-    /// Columns of the first device, ascending, and seconds of both devices for them and for the rest; empty when one
-    /// of them cannot compute the node.
-    points: Vec<(f64, [f64; 2])>,
 }
 
 impl<'a> Pool<'a> {
@@ -63,16 +57,19 @@ impl<'a> Pool<'a> {
         options: &'a SolveOptions,
         inventory: &'a Inventory,
     ) -> Pool<'a> {
+        let nodes_of = nodes_of(problem, inventory, options.preparation);
         let mut pool = Pool {
             problem,
             graph,
             costs,
             options,
             inventory,
-            nodes_of: nodes_of(problem, inventory, options.preparation),
+            kinds: kinds(problem, nodes_of.is_empty()),
+            nodes_of,
             devices: (0..costs.devices().len()).filter(|&device| options.devices.contains(device)).collect(),
             bus: costs.bus(),
             lists: problem.templates.iter().map(|_| List::default()).collect(),
+            balances: problem.templates.iter().map(|_| Vec::new()).collect(),
             siblings_left: Vec::new(),
         };
         pool.siblings_left = problem.templates.iter().map(|template| pool.time_siblings(template)).collect();
@@ -93,8 +90,8 @@ impl<'a> Pool<'a> {
         for &device in &self.devices {
             let siblings = template.siblings.iter().map(|&sibling| &self.problem.templates[sibling]);
             let alone = siblings.map(|other| {
-                let piece = self.piece(other, device, [0, other.rows], [0, other.columns], DeviceSet::EMPTY);
-                piece.map_or(f64::INFINITY, |piece| piece.0.seconds)
+                let seconds = self.seconds(other, device, [0, other.rows], [0, other.columns], DeviceSet::EMPTY);
+                seconds.unwrap_or(f64::INFINITY)
             });
             seconds[device] = alone.sum::<f64>().max(f64::MIN_POSITIVE);
         }
@@ -102,21 +99,22 @@ impl<'a> Pool<'a> {
     }
 
     pub(crate) fn candidate(&self, template: usize, idx: usize) -> &Candidate {
-        &self.lists[template].candidates[idx]
+        &self.lists[self.kinds[template]].candidates[idx]
     }
 
     /// How many candidates of a template there are so far.
     pub(crate) fn n_candidates(&self, template: usize) -> usize {
-        self.lists[template].candidates.len()
+        self.lists[self.kinds[template]].candidates.len()
     }
 
     /// The candidate for a cut, or `None` when the operator or a device does not allow it.
     pub(crate) fn find(&mut self, template: usize, cut: Cut) -> Option<usize> {
-        if let Some((_, idx)) = self.lists[template].known.iter().find(|(known, _)| *known == cut) {
+        let kind = self.kinds[template];
+        if let Some((_, idx)) = self.lists[kind].known.iter().find(|(known, _)| *known == cut) {
             return *idx;
         }
         let candidate = self.make(template, cut);
-        let list = &mut self.lists[template];
+        let list = &mut self.lists[kind];
         let idx = candidate.map(|candidate| {
             list.candidates.push(candidate);
             list.candidates.len() - 1
@@ -127,7 +125,8 @@ impl<'a> Pool<'a> {
 
     /// The cuts that are tried for a template whatever the state is, with their candidates.
     pub(crate) fn fixed_cuts(&mut self, template: usize) -> &[(Cut, usize)] {
-        if self.lists[template].fixed.is_none() {
+        let kind = self.kinds[template];
+        if self.lists[kind].fixed.is_none() {
             let mut cuts = self.list_fixed_cuts(template);
             for cut in self.held_cuts(template) {
                 cuts.extend((!cuts.contains(&cut)).then_some(cut));
@@ -146,105 +145,9 @@ impl<'a> Pool<'a> {
                 kept.retain(|&(cut, candidate)| is_whole(cut) || longest(candidate) < 2.0 * best);
                 fixed = kept;
             }
-            self.lists[template].fixed = Some(fixed);
+            self.lists[kind].fixed = Some(fixed);
         }
-        self.lists[template].fixed.as_deref().expect("it was just made")
-    }
-
-    /// The columns of the first of two devices with which both finish a node together, or the whole chain that it
-    /// begins, when the first can start so many seconds after the second (negative: before it); rounded down and up to
-    /// the alignment.
-    pub(crate) fn balanced_columns(
-        &mut self,
-        template: usize,
-        devices: [usize; 2],
-        is_chain: bool,
-        head_start: f64,
-    ) -> Option<[usize; 2]> {
-        let known = self.lists[template].balances.iter().position(|b| b.devices == devices && b.is_chain == is_chain);
-        let idx = known.unwrap_or_else(|| {
-            let balance = self.balance(template, devices, is_chain);
-            self.lists[template].balances.push(balance);
-            self.lists[template].balances.len() - 1
-        });
-        let balance = &self.lists[template].balances[idx];
-        let gap = |seconds: [f64; 2]| seconds[0] + head_start - seconds[1];
-        let points = &balance.points;
-        let after = points.iter().position(|&(_, seconds)| gap(seconds) >= 0.0).unwrap_or(points.len());
-        if after == 0 || after == points.len() {
-            // One device alone is faster than any cut.
-            return None;
-        }
-        let ((x0, s0), (x1, s1)) = (points[after - 1], points[after]);
-        let (g0, g1) = (gap(s0), gap(s1));
-        let at = x0 + (x1 - x0) * -g0 / (g1 - g0).max(f64::MIN_POSITIVE);
-        let columns = self.problem.templates[template].columns;
-        let last = (columns - 1) / balance.step * balance.step;
-        let down = ((at / balance.step as f64) as usize * balance.step).min(last);
-        Some([down.max(balance.step).min(last), (down + balance.step).min(last)])
-    }
-
-    /// Cuts of columns between three devices that finish together when each starts at its time, from the rate that
-    /// each has for a third of the columns; rounded to the alignment both ways.
-    pub(crate) fn balanced_three(&self, template: usize, starts: &[f64]) -> Vec<Cut> {
-        let template = &self.problem.templates[template];
-        let step = template.column_step;
-        let third = (template.columns / 3).next_multiple_of(step);
-        let mut cuts = Vec::new();
-        for (position, &a) in self.devices.iter().enumerate() {
-            for (b, c) in pairs(&self.devices[position + 1..]) {
-                let devices = [a, b, c];
-                let all = devices.into_iter().collect();
-                let rate = |device| {
-                    let piece = self.piece(template, device, [0, template.rows], [0, third], all)?;
-                    Some(third as f64 / piece.0.seconds.max(f64::MIN_POSITIVE))
-                };
-                let [Some(ra), Some(rb), Some(rc)] = devices.map(rate) else { continue };
-                let rates = [ra, rb, rc];
-                let begun: f64 = devices.iter().zip(rates).map(|(&device, rate)| starts[device] * rate).sum();
-                let end = (template.columns as f64 + begun) / rates.iter().sum::<f64>();
-                let columns = [0, 1].map(|i| ((end - starts[devices[i]]) * rates[i] / step as f64).max(0.0) as usize);
-                for (more_a, more_b) in [(0, 0), (1, 0), (0, 1), (1, 1)] {
-                    let first = (columns[0] + more_a) * step;
-                    let second = first + (columns[1] + more_b) * step;
-                    if first > 0 && second > first && second < template.columns {
-                        cuts.push(Cut::Columns(devices.map(|device| device as u8), [first as u32, second as u32]));
-                    }
-                }
-            }
-        }
-        cuts
-    }
-
-    fn balance(&self, template: usize, [a, b]: [usize; 2], is_chain: bool) -> Balance {
-        let head = &self.problem.templates[template];
-        let both = DeviceSet::one(a).with(b);
-        let whole = |member: &Template, device| self.piece(member, device, [0, member.rows], [0, member.columns], both);
-        let chain = head.chain.iter().map(|&member| &self.problem.templates[member]);
-        let mut members: Vec<&Template> =
-            chain.take_while(|member| whole(member, a).is_some() && whole(member, b).is_some()).collect();
-        members.truncate(if is_chain { members.len() } else { 1 });
-        let step = members.iter().map(|member| member.column_step).fold(1, least_common_multiple);
-        let mut balance = Balance { devices: [a, b], is_chain, step, points: Vec::new() };
-        if members.is_empty() || head.column_step == 0 || step >= head.columns || (is_chain && members.len() == 1) {
-            return balance;
-        }
-        let n_points = self.options.effort.balance_points.min(head.columns / step).max(2);
-        for point in 0..=n_points {
-            let at = (head.columns * point / n_points).next_multiple_of(step).min(head.columns);
-            let sum = |device: usize, columns: [usize; 2]| -> f64 {
-                let seconds = members.iter().map(|member| {
-                    self.piece(member, device, [0, member.rows], columns, both)
-                        .map_or(f64::INFINITY, |piece| piece.0.seconds)
-                });
-                seconds.sum()
-            };
-            let seconds = [sum(a, [0, at]), sum(b, [at, head.columns])];
-            if balance.points.last().is_none_or(|(last, _)| *last < at as f64) {
-                balance.points.push((at as f64, seconds));
-            }
-        }
-        balance
+        self.lists[kind].fixed.as_deref().expect("it was just made")
     }
 
     fn make(&self, template_idx: usize, cut: Cut) -> Option<Candidate> {
@@ -264,12 +167,12 @@ impl<'a> Pool<'a> {
             return None;
         }
         let (rows, columns) = (template.rows, template.columns);
-        let mut rectangles: Vec<(usize, [usize; 2], [usize; 2])> = Vec::with_capacity(MAX_PARTS);
+        let mut rectangles: ArrayVec<(usize, [usize; 2], [usize; 2]), MAX_PARTS> = ArrayVec::new();
         let all_columns = [0, columns];
         match cut {
             Cut::Whole(device) => rectangles.push((device.into(), [0, rows], all_columns)),
             Cut::Chunks(device) => {
-                let chunks = self.chunks(device.into(), rows);
+                let chunks = self.chunks(device.into(), rows)?;
                 if !template.cuts_rows || !(2..=MAX_PARTS).contains(&chunks.len()) {
                     return None;
                 }
@@ -291,7 +194,7 @@ impl<'a> Pool<'a> {
             }
             Cut::Rows([a, b], at) => {
                 let at = at as usize;
-                let chunks = self.chunks(a.into(), at);
+                let chunks = self.chunks(a.into(), at)?;
                 if !template.cuts_rows || at == 0 || at >= rows || chunks.len() >= MAX_PARTS {
                     return None;
                 }
@@ -300,7 +203,7 @@ impl<'a> Pool<'a> {
             }
             Cut::Corner([a, b], at_row, at_column) => {
                 let (at_row, at_column) = (at_row as usize, at_column as usize);
-                let chunks = self.chunks(a.into(), at_row);
+                let chunks = self.chunks(a.into(), at_row)?;
                 let fits =
                     template.cuts_rows && template.column_step > 0 && at_column.is_multiple_of(template.column_step);
                 if !fits
@@ -319,13 +222,15 @@ impl<'a> Pool<'a> {
         }
         let mut candidate = Candidate { pieces: Vec::with_capacity(rectangles.len()), ..Candidate::nothing(cut) };
         for &(device, rows, columns) in &rectangles {
-            let (mut piece, joules) = self.piece(template, device, rows, columns, devices)?;
+            let mut piece = self.piece(template, device, rows, columns, devices)?;
             // The last rows of the step stand for all further rows of the tensor, which are not in use.
             if rows[1] == template.rows {
                 piece.rows[1] = template.tensor_rows as u32;
             }
-            candidate.outlay.joules += joules;
             candidate.pieces.push(piece);
+        }
+        if self.options.objective != Objective::Time {
+            candidate.outlay.joules = self.joules(template, &candidate.pieces);
         }
         self.add_holdings(template_idx, &mut candidate, devices);
         if self.options.memory_budget == Some(0) && candidate.outlay.bytes > 0.0 {
@@ -336,9 +241,10 @@ impl<'a> Pool<'a> {
 
     /// How a device computes so many rows: in standard numbers, if it wants them, largest first; the last one may be
     /// padded.
-    fn chunks(&self, device: usize, rows: usize) -> Vec<[usize; 2]> {
+    /// `None` when these would be more parts than a cut has.
+    fn chunks(&self, device: usize, rows: usize) -> Option<ArrayVec<[usize; 2], MAX_PARTS>> {
         let costs = &self.costs.devices()[device];
-        let mut chunks = Vec::new();
+        let mut chunks = ArrayVec::new();
         let mut start = 0;
         while start < rows {
             let rest = rows - start;
@@ -347,13 +253,13 @@ impl<'a> Pool<'a> {
             let is_tight = rest * 4 > costs.padded_rows(rest) * 3;
             let taken = if is_tight { rest } else { fitting.map_or(rest, |&size| size) };
             let largest = costs.standard_rows.last().map_or(rest, |&largest| largest);
-            chunks.push([start, start + taken.min(largest)]);
+            chunks.try_push([start, start + taken.min(largest)]).ok()?;
             start += taken.min(largest);
         }
-        chunks
+        Some(chunks)
     }
 
-    /// A rectangle on a device in its better operand order, and its joules.
+    /// A rectangle on a device in its better operand order.
     pub(super) fn piece(
         &self,
         template: &Template,
@@ -361,35 +267,69 @@ impl<'a> Pool<'a> {
         rows: [usize; 2],
         columns: [usize; 2],
         devices: DeviceSet,
-    ) -> Option<(Piece, f64)> {
-        let order_counts = self.costs.devices()[device].order_sensitive && template.is_linear;
-        let order = self.options.operand_order.filter(|_| order_counts);
-        let (mut shape, seconds) = {
-            let shape = self.shape(template, device, rows, columns, devices, order.unwrap_or_default());
-            let is_empty = columns[0] == columns[1] || rows[0] == rows[1];
-            let seconds = if is_empty { 0.0 } else { self.costs.seconds(device, &shape)? };
-            (shape, seconds)
-        };
-        let mut piece = Piece {
+    ) -> Option<Piece> {
+        let (shape, seconds) = self.shape_and_seconds(template, device, rows, columns, devices)?;
+        debug_assert!(seconds >= 0.0, "a part that takes {seconds} seconds");
+        let is_empty = columns[0] == columns[1] || rows[0] == rows[1];
+        Some(Piece {
             device,
             rows: rows.map(|row| row as u32),
             columns: columns.map(|column| column as u32),
             order: shape.order,
             seconds,
-            load: Load::default(),
-        };
+            load: if is_empty { Load::default() } else { self.load(device, &shape, seconds)? },
+        })
+    }
+
+    /// Seconds of a rectangle on a device in its better operand order.
+    pub(super) fn seconds(
+        &self,
+        template: &Template,
+        device: usize,
+        rows: [usize; 2],
+        columns: [usize; 2],
+        devices: DeviceSet,
+    ) -> Option<f64> {
+        self.shape_and_seconds(template, device, rows, columns, devices).map(|(_, seconds)| seconds)
+    }
+
+    fn shape_and_seconds(
+        &self,
+        template: &Template,
+        device: usize,
+        rows: [usize; 2],
+        columns: [usize; 2],
+        devices: DeviceSet,
+    ) -> Option<(PartShape, f64)> {
+        let order_counts = self.costs.devices()[device].order_sensitive && template.is_linear;
+        let order = self.options.operand_order.filter(|_| order_counts);
+        let shape = self.shape(template, device, rows, columns, devices, order.unwrap_or_default());
         if columns[0] == columns[1] || rows[0] == rows[1] {
-            return Some((piece, 0.0));
+            return Some((shape, 0.0));
         }
+        let seconds = self.costs.seconds(device, &shape)?;
         if order_counts && order.is_none() {
             let other = PartShape { order: OperandOrder::WeightStationary, ..shape };
-            if let Some(seconds) = self.costs.seconds(device, &other).filter(|&seconds| seconds < piece.seconds) {
-                (piece.order, piece.seconds, shape) = (other.order, seconds, other);
+            if let Some(less) = self.costs.seconds(device, &other).filter(|&less| less < seconds) {
+                return Some((other, less));
             }
         }
-        debug_assert!(piece.seconds >= 0.0, "a part that takes {} seconds", piece.seconds);
-        piece.load = self.load(device, &shape, piece.seconds)?;
-        Some((piece, self.costs.joules(device, &shape)))
+        Some((shape, seconds))
+    }
+
+    /// Joules of pieces that belong together.
+    pub(super) fn joules(&self, template: &Template, pieces: &[Piece]) -> f64 {
+        let devices: DeviceSet = pieces.iter().map(|piece| piece.device).collect();
+        let joules = pieces.iter().map(|piece| {
+            let [rows, columns] = [piece.rows, piece.columns].map(|range| range.map(|at| at as usize));
+            let rows = rows.map(|row| row.min(template.rows));
+            if rows[0] >= rows[1] || columns[0] >= columns[1] {
+                return 0.0;
+            }
+            let shape = self.shape(template, piece.device, rows, columns, devices, piece.order);
+            self.costs.joules(piece.device, &shape)
+        });
+        joules.sum()
     }
 
     /// What a device is asked for with a rectangle.
@@ -442,7 +382,6 @@ impl<'a> Pool<'a> {
             let shape = self.shape(template, *device, rows, columns, devices, *operand_order);
             let is_used = rows[0] < rows[1];
             let seconds = if is_used { self.costs.seconds(*device, &shape)? } else { 0.0 };
-            candidate.outlay.joules += if is_used { self.costs.joules(*device, &shape) } else { 0.0 };
             candidate.pieces.push(Piece {
                 device: *device,
                 rows: all_rows.map(|row| row as u32),
@@ -465,6 +404,16 @@ impl<'a> Pool<'a> {
         let seconds = if shape.companions.is_empty() { seconds } else { self.costs.seconds(device, &alone)? };
         Some(Load { seconds, bytes: self.costs.bus_bytes(device, &alone) })
     }
+}
+
+/// For each template the first one of which each part costs the same: the operator is the same and so are the numbers of
+/// rows. Where it counts which of them devices hold something for, each template is its own kind.
+fn kinds(problem: &Problem, are_alike: bool) -> Vec<usize> {
+    let templates = &problem.templates;
+    let sizes = |it: &Template| [it.rows, it.tensor_rows, it.last_row, it.columns, it.column_step];
+    let is_same = |a: &Template, b: &Template| (a.class, sizes(a), a.cuts_rows) == (b.class, sizes(b), b.cuts_rows);
+    let kind = |idx: usize| (0..idx).find(|&other| are_alike && is_same(&templates[other], &templates[idx]));
+    (0..templates.len()).map(|idx| kind(idx).unwrap_or(idx)).collect()
 }
 
 /// Pairs of devices, the lower index first.

@@ -110,11 +110,11 @@ impl Pool<'_> {
             if end >= template.rows || sums.len() >= MAX_PARTS - 2 {
                 continue;
             }
-            let first = self.piece(template, a, [sum, end], columns, both);
-            let rest = self.piece(template, b, [end, template.rows], columns, both);
+            let first = self.seconds(template, a, [sum, end], columns, both);
+            let rest = self.seconds(template, b, [end, template.rows], columns, both);
             let (Some(first), Some(rest)) = (first, rest) else { return sums };
-            if spent + first.0.seconds <= rest.0.seconds {
-                (sum, spent) = (end, spent + first.0.seconds);
+            if spent + first <= rest {
+                (sum, spent) = (end, spent + first);
                 sums.push(sum);
             } else if sums.len() + 1 >= self.options.effort.balanced_row_cuts || size == standard[0].max(ROW_STEP) {
                 // One step too far may still be the best, beside other work.
@@ -144,9 +144,9 @@ impl Pool<'_> {
         }
         let gap = |n: usize| -> Option<f64> {
             let columns = n * step;
-            let first = self.piece(template, a, [0, at], [0, columns], both)?.0.seconds;
-            let beside = self.piece(template, b, [0, at], [columns, template.columns], both)?.0.seconds;
-            let below = self.piece(template, b, [at, template.rows], [0, template.columns], both)?.0.seconds;
+            let first = self.seconds(template, a, [0, at], [0, columns], both)?;
+            let beside = self.seconds(template, b, [0, at], [columns, template.columns], both)?;
+            let below = self.seconds(template, b, [at, template.rows], [0, template.columns], both)?;
             Some(first - beside - below)
         };
         // The gap grows with the first device's columns; the cut is where it changes its sign.
@@ -172,8 +172,8 @@ impl Pool<'_> {
         while low < high {
             let middle = (low + high).div_ceil(2);
             let at = middle * ROW_STEP;
-            let first = self.piece(template, a, [0, at], columns, both)?.0.seconds;
-            let second = self.piece(template, b, [at, template.rows], columns, both)?.0.seconds;
+            let first = self.seconds(template, a, [0, at], columns, both)?;
+            let second = self.seconds(template, b, [at, template.rows], columns, both)?;
             if first <= second { low = middle } else { high = middle - 1 }
         }
         Some(low * ROW_STEP)

@@ -8,6 +8,7 @@
 //! The same question has the same answer: ties are broken by position.
 
 mod alternatives;
+mod balance;
 mod cache;
 mod candidates;
 mod clock;
@@ -289,10 +290,16 @@ fn assemble(plan: Plan, pool: &Pool<'_>, chosen: &[&Candidate], timeline: Timeli
     let mut compiled = BTreeSet::new();
     let mut compile_seconds = 0.0;
     let mut outlay = Outlay::default();
-    let mut own_bytes = 0;
+    let (mut own_bytes, mut total_joules) = (0, 0.0);
+    // Layers have their candidates in common.
+    let mut joules: Vec<Option<(&Candidate, f64)>> = vec![None; pool.problem.templates.len()];
     for (work, candidate) in pool.problem.works.iter().zip(chosen) {
         let template = &pool.problem.templates[work.template];
         outlay += candidate.outlay;
+        let known = joules[work.template].filter(|(known, _)| std::ptr::eq(*known, *candidate));
+        let (_, its_joules) = known.unwrap_or_else(|| (candidate, pool.joules(template, &candidate.pieces)));
+        joules[work.template] = Some((candidate, its_joules));
+        total_joules += its_joules;
         own_bytes += candidate.own_bytes;
         for piece in &candidate.pieces {
             busy_seconds[piece.device] += part_seconds.next().expect("seconds of each part");
@@ -314,7 +321,7 @@ fn assemble(plan: Plan, pool: &Pool<'_>, chosen: &[&Candidate], timeline: Timeli
     let n_graphs = n_graphs(&plan, costs);
     let prediction = Prediction {
         seconds,
-        joules: outlay.joules + costs.idle_watts() * seconds,
+        joules: total_joules + costs.idle_watts() * seconds,
         busy_seconds,
         copy_seconds,
         n_submissions: submissions.len(),

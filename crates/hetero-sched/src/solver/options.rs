@@ -96,7 +96,7 @@ impl Preparation {
 }
 
 /// How hard the search tries. The default takes less than a millisecond for an 8-billion-parameter model on two devices,
-/// and less than two on three.
+/// and up to 1.3 on three.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Effort {
     /// States that are kept after each node.

@@ -97,7 +97,7 @@ impl Search<'_> {
             let formula = self.formula(gpu, npu);
             let is_gpu_shorter = |n: usize, lead: f64| {
                 let seconds = |device: usize, columns: [usize; 2]| {
-                    self.pool.piece(known, device, [0, known.rows], columns, both).map(|(piece, _)| piece.seconds)
+                    self.pool.seconds(known, device, [0, known.rows], columns, both)
                 };
                 match (seconds(gpu, [0, n * step]), seconds(npu, [n * step, columns])) {
                     (Some(gpu), Some(npu)) => gpu < formula.launch + npu + lead,

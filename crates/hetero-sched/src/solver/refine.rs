@@ -12,7 +12,7 @@ use super::steady::Choices;
 use super::weighting::Outlay;
 
 /// A change that makes an operator this many times as long is not tried.
-const LONGER: f64 = 1.5;
+const LONGER: f64 = 1.25;
 
 /// One copy of the layers that is worth so many times as much says that several are.
 const CLEARLY: f64 = 1.002;

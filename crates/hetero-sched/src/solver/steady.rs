@@ -214,13 +214,13 @@ impl Search<'_> {
         best
     }
 
-    /// What else is searched: whole operators, and of more than two devices every two.
+    /// What else is searched: whole operators and, where there is time for it, of more than two devices every two.
     fn narrower(&self) -> Vec<Limits> {
         let mut all = Vec::new();
         if self.pool.options.granularity != Granularity::Layer && self.pool.devices.len() > 1 {
             all.push(Limits { width: NARROW, is_whole: true, ..Limits::default() });
         }
-        if self.pool.devices.len() > 2 {
+        if self.pool.devices.len() > 2 && self.pool.options.effort.replaces_all {
             let two = pairs(&self.pool.devices).map(|(a, b)| DeviceSet::one(a).with(b));
             let width = self.pool.options.effort.width / 2;
             all.extend(two.map(|devices| Limits { width, devices, is_whole: false }));

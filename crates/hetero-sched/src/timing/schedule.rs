@@ -58,7 +58,17 @@ pub(crate) struct ScheduleMark {
     first: [u32; MAX_DEVICES],
     last: [u32; MAX_DEVICES],
     most: [f64; MAX_DEVICES],
-    lasts: [Option<Job>; MAX_DEVICES],
+    /// Of the last job of each device what changes when work is added to it.
+    grown: [Grown; MAX_DEVICES],
+}
+
+/// What adding work to a job changes.
+#[derive(Clone, Copy, Debug, Default)]
+struct Grown {
+    seconds: f64,
+    last_seconds: f64,
+    first_load: u32,
+    last_load: u32,
 }
 
 /// What is told of a run.
@@ -144,8 +154,13 @@ impl Schedule {
     /// What has been added so far, to return to.
     pub(crate) fn mark(&self) -> ScheduleMark {
         let Schedule { first, last, most, .. } = *self;
-        let lasts = last.map(|last| self.jobs.get(last as usize).copied());
-        ScheduleMark { n_jobs: self.jobs.len(), n_loads: self.loads.len(), first, last, most, lasts }
+        let grown = last.map(|last| {
+            let Some(&Job { seconds, last_seconds, first_load, last_load, .. }) = self.jobs.get(last as usize) else {
+                return Grown::default();
+            };
+            Grown { seconds, last_seconds, first_load, last_load }
+        });
+        ScheduleMark { n_jobs: self.jobs.len(), n_loads: self.loads.len(), first, last, most, grown }
     }
 
     /// Forgets what was added since a mark was made.
@@ -154,12 +169,13 @@ impl Schedule {
         self.loads.truncate(mark.n_loads);
         (self.first, self.last, self.most) = (mark.first, mark.last, mark.most);
         // Only the last job of a device can have changed since.
-        for (&last, job) in mark.last.iter().zip(&mark.lasts) {
-            if let Some(job) = job {
-                self.jobs[last as usize] = *job;
-                if job.last_load != NONE {
-                    self.loads[job.last_load as usize].next = NONE;
-                }
+        for (&last, grown) in mark.last.iter().zip(&mark.grown).filter(|(last, _)| **last != NONE) {
+            let job = &mut self.jobs[last as usize];
+            let Grown { seconds, last_seconds, first_load, last_load } = *grown;
+            (job.seconds, job.last_seconds, job.next) = (seconds, last_seconds, NONE);
+            (job.first_load, job.last_load) = (first_load, last_load);
+            if last_load != NONE {
+                self.loads[last_load as usize].next = NONE;
             }
         }
     }
