@@ -79,8 +79,8 @@ pub struct ExecutorOptions {
     /// so the driver waits where a plan has no other device that could be late for it.
     pub host_device_idx: Option<usize>,
     /// Whether devices that can are given work before its inputs exist, so that the host only signals when these are
-    /// there. Only where devices meet fast. Off unless it is asked for: Mesa's software driver was seen not to come back from
-    /// a submission with it, and no other driver has been tried.
+    /// there. Only where devices meet fast. Off unless it is asked for: no GPU but Mesa's
+    /// software has been tried with it, and `docs/gpu.md` says what was seen there.
     pub is_queued_ahead: bool,
     /// The most submissions whose times are kept for [`Executor::trace`].
     pub n_traced: usize,
