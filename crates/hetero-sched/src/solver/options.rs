@@ -147,7 +147,7 @@ impl Default for Effort {
 impl Effort {
     /// Tens of milliseconds, for a plan that is compiled for seconds or used often.
     pub fn careful() -> Effort {
-        Effort { width: 8, refined: 2, rounds: 2, replaces_all: true, kicks: 20, ..Effort::default() }
+        Effort { width: 8, refined: 2, rounds: 2, replaces_all: true, kicks: 30, ..Effort::default() }
     }
 
     /// Some tenths of a second on three devices, for the plan that all replies run. Steps of one position have many plans
@@ -160,7 +160,7 @@ impl Effort {
             balance_points: 16,
             refined: 12,
             rounds: 3,
-            kicks: 60,
+            kicks: 120,
             ..Effort::careful()
         }
     }

@@ -61,8 +61,11 @@ struct Shared {
     n_ahead: AtomicUsize,
     n_started: AtomicUsize,
     /// Where those that wait get their bindings, by submission.
-    waiting: Mutex<HashMap<u64, (Sender<Bindings>, Arc<HandBack>)>>,
+    waiting: Mutex<HashMap<u64, Waiting>>,
 }
+
+/// What a submission that waits is given its bindings by, and gives them back by.
+type Waiting = (Sender<Bindings>, Arc<HandBack>);
 
 struct Job {
     segment: Arc<Segment>,

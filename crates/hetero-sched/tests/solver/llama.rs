@@ -71,7 +71,6 @@ fn losses(n_devices: usize, reference: Effort, is_best: bool) -> [Losses; 2] {
 fn check_losses(n_devices: usize, reference: Effort, is_best: bool, bounds: [(usize, f64, f64); 2]) {
     for (losses, (at_least, mean, worst)) in losses(n_devices, reference, is_best).iter().zip(bounds) {
         let (n, is_mean, is_worst) = (losses.within_a_percent(), losses.mean(), losses.worst());
-        println!("{n_devices} devices: {n} of {}, {is_mean:.4} on average, worst {is_worst:?}", losses.0.len());
         assert!(n >= at_least, "{n_devices} devices: only {n} of {} lengths are within a percent", losses.0.len());
         assert!(is_mean <= mean, "{n_devices} devices: {is_mean} is lost on average");
         assert!(is_worst.0 <= worst, "{n_devices} devices: {} is lost with {} rows", is_worst.0, is_worst.1);
