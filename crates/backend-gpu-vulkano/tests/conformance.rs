@@ -76,7 +76,7 @@ fn with_weights_in_memory_of_its_own() {
 fn with_matrix_units() {
     let mut knobs = Knobs::default();
     knobs.ask_for("linear_tiled", Variant::Matrix);
-    let cases = ["linear/", "shared_input/", "gate_up/", "mlp/", "decoder/w4g32"];
+    let cases = ["linear/w4g32/f32-f32", "linear/f32/f32-f32", "linear/bf16/f32-f32", "gate_up/w8g32"];
     let expectations = cases.iter().fold(Expectations::new(), |expectations, pattern| expectations.only(pattern));
     check(&VulkanOptions { knobs, ..VulkanOptions::default() }, &expectations);
 }

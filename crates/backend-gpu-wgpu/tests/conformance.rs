@@ -77,7 +77,7 @@ fn with_products_of_integers() {
 fn with_matrix_units() {
     let mut knobs = Knobs::default();
     knobs.ask_for("linear_tiled", Variant::Matrix);
-    let cases = ["linear/", "shared_input/", "gate_up/", "mlp/", "decoder/w4g32"];
+    let cases = ["linear/w4g32/f32-f32", "linear/f32/f32-f32", "linear/bf16/f32-f32", "gate_up/w8g32"];
     let expectations = cases.iter().fold(Expectations::new(), |expectations, pattern| expectations.only(pattern));
     check(knobs, &expectations);
 }
