@@ -1,5 +1,6 @@
 //! Drivers that compute wrong are found out, held to what they compute right, and remembered.
 
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -154,6 +155,20 @@ fn what_is_wrong_in_every_form_is_not_supported_and_the_reason_says_where() {
 /// Set in a process that is to die while a driver is tried: the folder of what is kept.
 const DIE_IN: &str = "TRIAL_DIES_IN";
 
+/// This program, to be started once more: by an emulator where one runs it, since the system would not know how.
+fn this_program() -> Command {
+    let path = std::env::current_exe().expect("this program");
+    let runner = match cfg!(all(target_arch = "aarch64", target_os = "linux", target_env = "gnu")) {
+        true => std::env::var("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER").unwrap_or_default(),
+        false => String::new(),
+    };
+    let mut words = runner.split_whitespace();
+    let Some(emulator) = words.next() else { return Command::new(path) };
+    let mut command = Command::new(emulator);
+    command.args(words).arg(path);
+    command
+}
+
 /// A driver that takes the process with it.
 #[test]
 fn a_driver_that_a_process_did_not_survive_is_told_of() {
@@ -172,7 +187,7 @@ fn a_driver_that_a_process_did_not_survive_is_told_of() {
         Support::Yes
     );
     assert_eq!(checks(folder.path()).died(), None);
-    let mut child = std::process::Command::new(std::env::current_exe().expect("this program"));
+    let mut child = this_program();
     child.args(["--exact", "a_driver_that_a_process_did_not_survive_is_told_of"]).env(DIE_IN, folder.path());
     let output = child.output().expect("the process ends");
     assert!(!output.status.success());
