@@ -54,7 +54,11 @@ impl Backend for Untested {
 }
 
 impl Restrict for Untested {
-    fn restrict(&self, knobs: &Knobs) {
-        self.0.knobs.restrict(knobs);
+    fn knobs(&self) -> Knobs {
+        Knobs::clone(&self.0.knobs)
+    }
+
+    fn hold(&self, knobs: Knobs) {
+        self.0.knobs.hold(knobs);
     }
 }

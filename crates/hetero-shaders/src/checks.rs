@@ -2,16 +2,17 @@
 //!
 //! A GPU's driver compiles the kernels, and drivers have mistakes. So an operator is offered to the scheduler only when a
 //! small computation of it has given what the plain loops of `hetero-core` give. When it has not, the kernels that
-//! compute it are held to their plain form ([`crate::Knobs`]) and tried again, which the log tells once; when that is
-//! wrong too, the device does not support the operator. What was seen is kept for the driver and these kernels; so is
-//! that a process has not survived a trial ([`Checks::died`]).
+//! compute it are tried without each of their variants by itself, what is newest in drivers first, and then in their
+//! plain form ([`crate::Knobs`]); the log tells once what is left out. When all of that is wrong too, the device does not
+//! support the operator. What was seen is kept for the driver and these kernels; so is that a process has not survived a
+//! trial ([`Checks::died`]).
 
 mod held;
 mod marker;
 mod self_test;
+mod verdict;
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 use hetero_core::{
@@ -24,13 +25,18 @@ pub use self::held::HeldKnobs;
 use self::marker::Markers;
 pub use self::marker::{Died, withdraw_markers};
 use self::self_test::Trouble;
+pub use self::verdict::Verdict;
+use self::verdict::{parsed, written};
 use crate::disk::KeptFile;
 use crate::{Kernel, Knobs, Variant};
 
 /// A GPU backend whose kernels can be held to certain variants.
 pub trait Restrict: Backend {
-    /// Takes variants away from what is compiled from now on.
-    fn restrict(&self, knobs: &Knobs);
+    /// What may be used at present.
+    fn knobs(&self) -> Knobs;
+
+    /// What may be used by what is compiled from now on.
+    fn hold(&self, knobs: Knobs);
 }
 
 /// A GPU backend of which only what its driver computes right is offered.
@@ -102,23 +108,6 @@ impl<B: Restrict> Backend for Checked<B> {
     }
 }
 
-/// What was seen of an operator on a driver.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// It is right.
-    Right,
-    /// Its kernels are right in their plain form only.
-    Plain {
-        /// What went wrong otherwise.
-        reason: String,
-    },
-    /// It is wrong.
-    Wrong {
-        /// What went wrong.
-        reason: String,
-    },
-}
-
 /// The checks of one device.
 #[derive(Debug)]
 pub struct Checks {
@@ -155,11 +144,15 @@ impl Checks {
 
     /// Holds kernels to what is remembered of them.
     pub fn restrict(&self, backend: &dyn Restrict) {
+        let mut knobs = backend.knobs();
         for (case, verdict) in &*self.verdicts.lock() {
-            if let Verdict::Plain { .. } = verdict {
-                backend.restrict(&plain_for(case));
+            match verdict {
+                Verdict::Without { variant, .. } => knobs.add(&without(case, &[*variant])),
+                Verdict::Plain { .. } => knobs.add(&plain_for(case)),
+                Verdict::Right | Verdict::Wrong { .. } => {}
             }
         }
+        backend.hold(knobs);
     }
 
     /// Whether the device computes an operator right; seen now if it is not known.
@@ -197,8 +190,10 @@ impl Checks {
             }
         }
         match &verdicts[case] {
-            Verdict::Plain { reason } if self.is_strict => Support::No(wrong(case, reason)),
-            Verdict::Right | Verdict::Plain { .. } => Support::Yes,
+            Verdict::Without { reason, .. } | Verdict::Plain { reason } if self.is_strict => {
+                Support::No(wrong(case, reason))
+            }
+            Verdict::Right | Verdict::Without { .. } | Verdict::Plain { .. } => Support::Yes,
             Verdict::Wrong { reason } => Support::No(wrong(case, reason)),
         }
     }
@@ -210,13 +205,38 @@ impl Checks {
             Err(Trouble::Unseen) => return None,
             Err(Trouble::Wrong(reason)) => reason,
         };
-        backend.restrict(&plain_for(case));
+        // A variant that is not to blame is given back: only what goes wrong is left out.
+        let allowed = backend.knobs();
+        let hold = |more: &Knobs| {
+            let mut knobs = allowed.clone();
+            knobs.add(more);
+            backend.hold(knobs);
+        };
+        for variant in variants_of(case, &allowed) {
+            hold(&without(case, &[variant]));
+            match check() {
+                Ok(()) => {
+                    let left_out = variant.name();
+                    tracing::warn!(device, case, reason, left_out, "the driver computes a variant of a kernel wrong");
+                    return Some(Verdict::Without { variant, reason });
+                }
+                Err(Trouble::Unseen) => {
+                    backend.hold(allowed);
+                    return None;
+                }
+                Err(Trouble::Wrong(_)) => {}
+            }
+        }
+        hold(&plain_for(case));
         match check() {
             Ok(()) => {
                 tracing::warn!(device, case, reason, "the driver computes a kernel wrong, and its plain form is taken");
                 Some(Verdict::Plain { reason })
             }
-            Err(Trouble::Unseen) => None,
+            Err(Trouble::Unseen) => {
+                backend.hold(allowed);
+                None
+            }
             Err(Trouble::Wrong(reason)) => {
                 tracing::warn!(device, case, reason, "the driver computes a kernel wrong in every form");
                 Some(Verdict::Wrong { reason })
@@ -246,46 +266,42 @@ fn layer_case(format: WeightFormat, dtype: DType) -> String {
     format!("{LAYER} {format} {dtype}")
 }
 
-/// The knobs that hold the kernels of a case to their plain form: for a layer, every operator by itself.
-fn plain_for(case: &str) -> Knobs {
-    let mut knobs = Knobs::default();
+/// The families of kernels that compute a case.
+fn families_of(case: &str) -> impl Iterator<Item = &'static str> {
     let op = case.split(' ').next().unwrap_or_default();
-    if op == LAYER {
-        knobs.forbid_everywhere(Variant::Fused);
-        return knobs;
-    }
-    for family in Kernel::FAMILIES.iter().filter(|family| family.contains(op)) {
-        Variant::ALL.iter().for_each(|variant| knobs.forbid(family, *variant));
+    Kernel::FAMILIES.iter().copied().filter(move |family| op == LAYER || family.contains(op))
+}
+
+/// Variants that may be to blame when a case is wrong, in the order in which they are suspected: first what few programs
+/// use of a driver.
+fn variants_of(case: &str, allowed: &Knobs) -> Vec<Variant> {
+    let mut all = Variant::ALL;
+    all.sort_by_key(|variant| match variant {
+        Variant::Matrix => 0,
+        Variant::IntegerDot => 1,
+        Variant::Subgroups => 2,
+        Variant::F16 => 3,
+        _ => 4,
+    });
+    let is_used =
+        |variant: &Variant| families_of(case).any(|family| variant.is_of(family) && allowed.allows(family, *variant));
+    // Of a layer, to be the operators by themselves is the plain form.
+    all.into_iter().filter(|variant| is_used(variant) && *variant != Variant::Fused).collect()
+}
+
+/// The knobs that leave variants of the kernels of a case out.
+fn without(case: &str, variants: &[Variant]) -> Knobs {
+    let mut knobs = Knobs::default();
+    for family in families_of(case) {
+        variants.iter().for_each(|variant| knobs.forbid(family, *variant));
     }
     knobs
 }
 
-/// A line for each, its parts with tabs between them.
-fn written(verdicts: &BTreeMap<String, Verdict>) -> String {
-    let mut text = String::new();
-    for (case, verdict) in verdicts {
-        let (word, reason) = match verdict {
-            Verdict::Right => ("right", ""),
-            Verdict::Plain { reason } => ("plain", &**reason),
-            Verdict::Wrong { reason } => ("wrong", &**reason),
-        };
-        let reason = reason.replace(['\t', '\n', '\r'], " ");
-        let _ = writeln!(text, "{case}\t{word}\t{reason}");
+/// The knobs that hold the kernels of a case to their plain form: for a layer, every operator by itself.
+fn plain_for(case: &str) -> Knobs {
+    match case.split(' ').next() {
+        Some(LAYER) => without(case, &[Variant::Fused]),
+        _ => without(case, &Variant::ALL),
     }
-    text
-}
-
-fn parsed(text: &str) -> BTreeMap<String, Verdict> {
-    let verdict = |line: &str| {
-        let mut parts = line.split('\t');
-        let (case, word, reason) = (parts.next()?, parts.next()?, parts.next()?.to_owned());
-        let verdict = match word {
-            "right" => Verdict::Right,
-            "plain" => Verdict::Plain { reason },
-            "wrong" => Verdict::Wrong { reason },
-            _ => return None,
-        };
-        Some((case.to_owned(), verdict))
-    };
-    text.lines().filter_map(verdict).collect()
 }

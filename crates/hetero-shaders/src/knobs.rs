@@ -50,6 +50,17 @@ impl Variant {
         self.is_opt_in() || self == Variant::Matrix
     }
 
+    /// Whether kernels of a family have it.
+    pub fn is_of(self, family: &str) -> bool {
+        match self {
+            Variant::F16 | Variant::Subgroups => true,
+            Variant::Fused => matches!(family, "linear_vector" | "linear_tiled" | "rope_cache"),
+            Variant::Tiled | Variant::Split => family == "attention_tiled",
+            Variant::IntegerDot => family == "linear_vector",
+            Variant::Matrix => family == "linear_tiled",
+        }
+    }
+
     /// Its name in the text of [`Knobs`].
     pub fn name(self) -> &'static str {
         match self {

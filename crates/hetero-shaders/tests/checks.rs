@@ -1,8 +1,8 @@
 //! Drivers that compute wrong are found out, held to what they compute right, and remembered.
 
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use hetero_conformance::ReferenceBackend;
 use hetero_core::{
@@ -13,36 +13,43 @@ use hetero_shaders::checks::{Checks, Restrict, Verdict};
 use hetero_shaders::disk::KeptFile;
 use hetero_shaders::{Knobs, Variant};
 
-/// A device that computes softmax wrong: always, or unless its kernels are held to their plain form.
+/// A device that computes an operator wrong.
 #[derive(Debug)]
 struct Driver {
     device: ReferenceBackend,
-    is_plain: Arc<AtomicBool>,
+    knobs: Arc<Mutex<Knobs>>,
     n_compiled: AtomicUsize,
 }
 
 impl Driver {
-    fn new(is_wrong: bool, is_plain_right: bool) -> Driver {
-        let is_plain = Arc::new(AtomicBool::new(false));
-        let plain = Arc::clone(&is_plain);
+    /// One that computes operators of a name wrong where it may use what `is_wrong` says.
+    fn new(op: &'static str, is_wrong: impl Fn(&Knobs) -> bool + Send + Sync + 'static) -> Driver {
+        let knobs = Arc::new(Mutex::new(Knobs::default()));
+        let held = Arc::clone(&knobs);
         let device = ReferenceBackend::with_kernel(move |segment: &Segment, bindings: &mut Bindings, step| {
             reference::run_segment(segment, bindings, step);
-            let is_softmax = segment.graph.nodes().iter().any(|node| matches!(node.op, Op::Softmax { .. }));
-            if is_softmax && is_wrong && !(is_plain_right && plain.load(Ordering::Relaxed)) {
+            if segment.graph.nodes()[0].op.name() == op && is_wrong(&held.lock().expect("knobs")) {
                 let output = segment.binding_idx(segment.graph.nodes()[0].output);
                 let output: &mut Binding = &mut bindings.tensors[output];
                 output.write_f32(0, 17, &[0.25]);
             }
         });
-        Driver { device, is_plain, n_compiled: AtomicUsize::new(0) }
+        Driver { device, knobs, n_compiled: AtomicUsize::new(0) }
     }
-}
 
-impl Driver {
+    /// One that computes everything right.
+    fn right() -> Driver {
+        Driver::new("", |_| false)
+    }
+
     /// Ends the process when it is to compute.
     fn deadly() -> Driver {
         let device = ReferenceBackend::with_kernel(|_: &Segment, _: &mut Bindings, _| std::process::abort());
-        Driver { device, ..Driver::new(false, false) }
+        Driver { device, ..Driver::right() }
+    }
+
+    fn allows(&self, family: &'static str, variant: Variant) -> bool {
+        self.knobs.lock().expect("knobs").allows(family, variant)
     }
 }
 
@@ -74,9 +81,12 @@ impl Backend for Driver {
 }
 
 impl Restrict for Driver {
-    fn restrict(&self, knobs: &Knobs) {
-        assert!(!knobs.allows("softmax", Variant::Subgroups) && knobs.allows("attention", Variant::Subgroups));
-        self.is_plain.store(true, Ordering::Relaxed);
+    fn knobs(&self) -> Knobs {
+        self.knobs.lock().expect("knobs").clone()
+    }
+
+    fn hold(&self, knobs: Knobs) {
+        *self.knobs.lock().expect("knobs") = knobs;
     }
 }
 
@@ -90,7 +100,7 @@ fn softmax() -> OpSpec {
 
 #[test]
 fn an_operator_that_is_right_is_tried_once() {
-    let (driver, checks) = (Driver::new(false, false), Checks::new("gpu", None, false));
+    let (driver, checks) = (Driver::right(), Checks::new("gpu", None, false));
     for features in [64, 4096] {
         assert_eq!(checks.support(&driver, &spec(Op::Softmax { features }, 1)), Support::Yes);
     }
@@ -100,7 +110,7 @@ fn an_operator_that_is_right_is_tried_once() {
 
 #[test]
 fn every_operator_and_format_has_a_test_that_the_loops_pass() {
-    let (driver, checks) = (Driver::new(false, false), Checks::new("gpu", None, false));
+    let (driver, checks) = (Driver::right(), Checks::new("gpu", None, false));
     let (heads, kv_heads, head_dim, context) = (32, 8, 64, 4096);
     let frequencies: Arc<[f32]> = (0..32).map(|pair| 0.8f32.powi(pair)).collect();
     let mut specs = vec![
@@ -124,17 +134,28 @@ fn every_operator_and_format_has_a_test_that_the_loops_pass() {
     assert_eq!(checks.verdicts().len(), specs.len());
 }
 
+/// A driver whose softmax is right without subgroups and 16-bit floats only.
+fn softmax_with_anything_is_wrong() -> Driver {
+    let variants = [Variant::Subgroups, Variant::F16];
+    Driver::new("softmax", move |knobs| variants.iter().any(|variant| knobs.allows("softmax", *variant)))
+}
+
 #[test]
 fn what_only_plain_kernels_compute_is_left_to_them_and_the_driver_is_remembered() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = || Some(KeptFile::new(folder.path(), "verdicts", "driver 1"));
-    let driver = Driver::new(true, true);
+    let is_plain = |driver: &Driver| {
+        let softmax = [Variant::Subgroups, Variant::F16].map(|variant| driver.allows("softmax", variant));
+        assert!(driver.allows("attention", Variant::Subgroups), "it is right");
+        softmax == [false; 2]
+    };
+    let driver = softmax_with_anything_is_wrong();
     assert_eq!(Checks::new("gpu", file(), false).support(&driver, &softmax()), Support::Yes);
-    assert!(driver.is_plain.load(Ordering::Relaxed));
+    assert!(is_plain(&driver));
     // The next run takes the plain form at once, and tries nothing.
-    let (driver, checks) = (Driver::new(true, true), Checks::new("gpu", file(), false));
+    let (driver, checks) = (softmax_with_anything_is_wrong(), Checks::new("gpu", file(), false));
     checks.restrict(&driver);
-    assert!(driver.is_plain.load(Ordering::Relaxed));
+    assert!(is_plain(&driver));
     assert_eq!(checks.support(&driver, &softmax()), Support::Yes);
     assert_eq!(driver.n_compiled.load(Ordering::Relaxed), 0);
     assert!(matches!(checks.verdicts().into_values().next(), Some(Verdict::Plain { reason }) if reason.contains("17")));
@@ -145,8 +166,38 @@ fn what_only_plain_kernels_compute_is_left_to_them_and_the_driver_is_remembered(
 }
 
 #[test]
+fn a_variant_that_is_wrong_is_left_out_alone() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = || Some(KeptFile::new(folder.path(), "verdicts", "driver"));
+    let linear = Op::Linear { in_features: 64, out_features: 64, format: WeightFormat::F16, bias: false };
+    for wrong in [Variant::Matrix, Variant::Subgroups, Variant::F16] {
+        let driver = || Driver::new("linear", move |knobs| knobs.allows("linear_tiled", wrong));
+        let (tried, checks) = (driver(), Checks::new("gpu", file(), false));
+        assert_eq!(checks.support(&tried, &spec(linear.clone(), 1)), Support::Yes);
+        // Then the next run, which does not try it again.
+        let (remembering, remembered) = (driver(), Checks::new("gpu", file(), false));
+        remembered.restrict(&remembering);
+        assert_eq!(remembered.support(&remembering, &spec(linear.clone(), 1)), Support::Yes);
+        assert_eq!(remembering.n_compiled.load(Ordering::Relaxed), 0);
+        for driver in [tried, remembering] {
+            for variant in [Variant::Matrix, Variant::Subgroups, Variant::F16, Variant::Fused] {
+                assert_eq!(driver.allows("linear_tiled", variant), variant != wrong, "{variant:?} when {wrong:?} is");
+            }
+            assert!(driver.allows("attention", wrong), "it is right there");
+        }
+        let verdict = remembered.verdicts().into_values().next();
+        assert!(matches!(verdict, Some(Verdict::Without { variant, .. }) if variant == wrong), "{verdict:?}");
+        assert!(matches!(
+            Checks::new("gpu", file(), true).support(&driver(), &spec(linear.clone(), 1)),
+            Support::No(_)
+        ));
+        std::fs::remove_file(file().expect("a file").path()).expect("the file");
+    }
+}
+
+#[test]
 fn what_is_wrong_in_every_form_is_not_supported_and_the_reason_says_where() {
-    let (driver, checks) = (Driver::new(true, false), Checks::new("gpu", None, false));
+    let (driver, checks) = (Driver::new("softmax", |_| true), Checks::new("gpu", None, false));
     let Support::No(reason) = checks.support(&driver, &softmax()) else { panic!("it is wrong") };
     assert!(reason.contains("softmax") && reason.contains("0.25 in the place of"), "{reason}");
     assert_eq!(checks.support(&driver, &spec(Op::Add { features: 8 }, 2)), Support::Yes);
@@ -182,10 +233,7 @@ fn a_driver_that_a_process_did_not_survive_is_told_of() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     assert_eq!(checks(folder.path()).died(), None);
     // What is survived leaves no mark.
-    assert_eq!(
-        checks(folder.path()).support(&Driver::new(false, false), &spec(Op::Add { features: 8 }, 2)),
-        Support::Yes
-    );
+    assert_eq!(checks(folder.path()).support(&Driver::right(), &spec(Op::Add { features: 8 }, 2)), Support::Yes);
     assert_eq!(checks(folder.path()).died(), None);
     let mut child = this_program();
     child.args(["--exact", "a_driver_that_a_process_did_not_survive_is_told_of"]).env(DIE_IN, folder.path());

@@ -14,6 +14,10 @@ macro_rules! trials {
         use $backend::Verdict;
         let trial = |(what, verdict)| match verdict {
             Verdict::Right => Trial { what, trouble: None, is_usable: true },
+            Verdict::Without { variant, reason } => {
+                let trouble = format!("{reason}, but right without `{}`", variant.name());
+                Trial { what, trouble: Some(trouble), is_usable: true }
+            }
             Verdict::Plain { reason } => Trial { what, trouble: Some(reason), is_usable: true },
             Verdict::Wrong { reason } => Trial { what, trouble: Some(reason), is_usable: false },
         };

@@ -5,11 +5,11 @@ use std::sync::OnceLock;
 
 use crate::Knobs;
 
-/// What may be used at present. It only ever becomes less, so whoever still looks at what it was loses nothing but speed.
+/// What may be used at present. Whoever still looks at what it was before compiles what was right to compile then.
 #[derive(Debug)]
 pub struct HeldKnobs {
     knobs: Knobs,
-    /// What takes its place. The chain is as long as kernels have failed, which is short.
+    /// What takes its place. The chain is as long as kernels were tried otherwise after they had failed, which is short.
     next: OnceLock<Box<HeldKnobs>>,
 }
 
@@ -19,17 +19,17 @@ impl HeldKnobs {
         HeldKnobs { knobs, next: OnceLock::new() }
     }
 
-    /// Forbids what `more` forbids too.
-    pub fn restrict(&self, more: &Knobs) {
+    /// Takes others in their place.
+    pub fn hold(&self, knobs: Knobs) {
         let mut held = self.last();
-        loop {
-            let mut knobs = held.knobs.clone();
-            knobs.add(more);
-            match held.next.set(Box::new(HeldKnobs::new(knobs))) {
-                Ok(()) => return,
-                // Somebody else was faster, and this comes behind it.
-                Err(_) => held = held.last(),
-            }
+        if held.knobs == knobs {
+            return;
+        }
+        let mut next = Box::new(HeldKnobs::new(knobs));
+        // Whoever is faster comes before it.
+        while let Err(refused) = held.next.set(next) {
+            next = refused;
+            held = held.last();
         }
     }
 
@@ -56,11 +56,13 @@ mod tests {
     use crate::Variant;
 
     #[test]
-    fn what_is_forbidden_stays_forbidden() {
+    fn what_is_held_last_counts_and_what_was_borrowed_stays_as_it_was() {
         let held = HeldKnobs::new("attention=-f16".parse().expect("knobs"));
-        held.restrict(&"softmax=plain".parse().expect("knobs"));
-        held.restrict(&"rope=-fused".parse().expect("knobs"));
-        assert!(!held.allows("attention", Variant::F16) && !held.allows("softmax", Variant::Subgroups));
-        assert!(!held.allows("rope", Variant::Fused) && held.allows("attention", Variant::Subgroups));
+        let before: &Knobs = &held;
+        held.hold("softmax=plain".parse().expect("knobs"));
+        assert!(!held.allows("softmax", Variant::Subgroups) && held.allows("attention", Variant::F16));
+        held.hold(before.clone());
+        assert!(held.allows("softmax", Variant::Subgroups) && !held.allows("attention", Variant::F16));
+        assert!(!before.allows("attention", Variant::F16));
     }
 }
