@@ -157,7 +157,8 @@ fn a_stuck_device_is_named() {
         } else {
             threads(&[Habits::default(), Habits { hangs_at: Some(2), ..Habits::default() }])
         };
-        let wait = WaitOptions { policy, stuck_multiple: 1.0, stuck_floor_seconds: 50e-3, ..WaitOptions::default() };
+        // Twelve times as long where a submission runs for the first time.
+        let wait = WaitOptions { policy, stuck_multiple: 1.0, stuck_floor_seconds: 5e-3, ..WaitOptions::default() };
         let mut executor = executor(&model, cut_feed_forward(&model), &devices, wait);
         let predicted: Vec<f64> = executor.submissions().map(|_| 1e-3).collect();
         executor.predict(&predicted);

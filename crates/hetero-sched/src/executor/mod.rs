@@ -140,6 +140,8 @@ struct Run {
     /// Seconds that it takes, as predicted before the first step, if it was.
     predicted: Option<f64>,
     /// Seconds that it takes, as far as is known.
+    /// Whether it has ended once, with as many rows as in the last step.
+    has_run: bool,
     seconds: Estimate,
     /// When the host began to submit it in this step.
     submitting: f64,

@@ -46,6 +46,7 @@ impl Executor {
                 ticket: None,
                 predicted: None,
                 seconds: Estimate::new(),
+                has_run: false,
                 submitting: 0.0,
                 submitted: 0.0,
                 start: 0.0,

@@ -86,6 +86,7 @@ impl<'e> StepGuard<'e> {
             executor.rows = step.rows;
             for run in &mut executor.runs {
                 run.seconds = run.predicted.map_or_else(Estimate::new, Estimate::seeded);
+                run.has_run = false;
             }
         }
         executor.devices.iter_mut().for_each(Device::reset);
@@ -346,6 +347,7 @@ impl<'e> StepGuard<'e> {
             let ticket = run.ticket.take().expect("a run under way has a ticket");
             run.bindings = ticket.wait().map_err(|error| SchedError::Device { device_idx, error })?;
             run.bindings.tensors.clear();
+            run.has_run = true;
             // What had ended before it was looked for did so when it was expected, or what runs behind it seems to have
             // just begun.
             let is_seen = is_sharp && device.n_finished > position;
@@ -399,7 +401,7 @@ impl Run {
     fn awaited(&self, waiter: &Waiter) -> Option<Awaited> {
         let ticket = self.ticket.as_ref()?;
         let give_up = match (self.end, self.seconds.seconds()) {
-            (Some(end), Some(seconds)) => waiter.give_up(end, seconds),
+            (Some(end), Some(seconds)) => waiter.give_up(end, seconds, !self.has_run),
             _ => f64::INFINITY,
         };
         let timeline = Arc::clone(ticket.timeline());

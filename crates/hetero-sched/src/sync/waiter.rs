@@ -28,7 +28,8 @@ pub struct WaitOptions {
     pub poll_seconds: f64,
     /// A processor is stuck when a submission takes this many times as long as predicted...
     pub stuck_multiple: f64,
-    /// ...and at least so many seconds longer.
+    /// ...and at least so many seconds longer, which the waiter has seen pass: time in which this process could not run
+    /// does not count, because the processor's driver may not have run either.
     pub stuck_floor_seconds: f64,
 }
 
@@ -67,6 +68,20 @@ pub struct Awaited {
     pub expected: Option<f64>,
     /// When it has taken so long that its processor must be stuck.
     pub give_up: f64,
+}
+
+/// How much of a wait the waiter has seen.
+///
+/// A process may be stopped for longer than any submission takes: by Ctrl+Z, a debugger, a virtual machine that is paused,
+/// or a machine with far more to do than it has cores. The clock goes on, and so does a GPU, but the threads of its
+/// driver may have been stopped too, and a look right after says nothing about the processor. So a step from one look to
+/// the next counts as no longer than it was meant to be.
+#[derive(Clone, Copy, Debug)]
+struct Watch {
+    start: f64,
+    last: f64,
+    /// Seconds in which nobody could look.
+    unseen: f64,
 }
 
 /// What a wait has seen.
@@ -159,6 +174,17 @@ const LEAD_SHARE: f64 = 0.02;
 /// With several submissions to wait for, blocking is for one of them, and the others are looked at so often.
 const BLOCK_SLICE: f64 = 500e-6;
 
+/// Blocking for one alone is interrupted so often, to see whether this process runs.
+const ALONE_SLICE: f64 = 1.0;
+
+/// How many times as long as others a submission may take that has not run before: Mesa's software GPUs compile a kernel
+/// when it first runs (for 72 s, large tiles on a busy machine), and weights may still have to be read from a disk.
+const FIRST_TIME: f64 = 12.0;
+
+/// Looks are believed to have been possible when they come so many seconds later than they were meant to: some turns of
+/// the other threads on a core.
+const LATE_LOOK: f64 = 50e-3;
+
 impl Waiter {
     /// Waits by a clock, which must be that of the processors.
     pub fn new(clock: Arc<dyn Clock>, options: WaitOptions) -> Waiter {
@@ -192,9 +218,11 @@ impl Waiter {
         self.stats = WaitStats::default();
     }
 
-    /// When a submission that is predicted to end at `expected` after `seconds` of work has taken too long.
-    pub fn give_up(&self, expected: f64, seconds: f64) -> f64 {
-        expected + (self.options.stuck_multiple * seconds).max(self.options.stuck_floor_seconds)
+    /// When a submission that is predicted to end at `expected` after `seconds` of work has taken too long. The first
+    /// time of a submission may hold what no other does, and no prediction knows.
+    pub fn give_up(&self, expected: f64, seconds: f64, is_first: bool) -> f64 {
+        let floor = self.options.stuck_floor_seconds * if is_first { FIRST_TIME } else { 1.0 };
+        expected + (self.options.stuck_multiple * seconds).max(floor)
     }
 
     /// Waits until the first of them has finished or failed.
@@ -205,6 +233,7 @@ impl Waiter {
         assert!(!awaited.is_empty(), "nothing to wait for");
         self.stats.n_waits += 1;
         let start = self.clock.now();
+        let mut watch = Watch::new(start);
         if let Some(idx) = finished(awaited) {
             self.stats.n_ready += 1;
             return Ok(Seen { idx, at: start, is_sharp: false, not_before: None });
@@ -225,15 +254,16 @@ impl Waiter {
                     self.stats.n_overslept += 1;
                     return Ok(Seen { idx, at: now, is_sharp: false, not_before: None });
                 }
+                watch.look(now, expected.map_or(0.0, |expected| expected - start));
                 expected.map_or(now, |expected| expected.max(now)) + self.options.poll_seconds
             }
         };
         if polled_until > start
-            && let Some(result) = self.poll(awaited, start, polled_until)
+            && let Some(result) = self.poll(awaited, &mut watch, polled_until)
         {
             return result;
         }
-        self.block(awaited, start, policy == WaitPolicy::Predicted)
+        self.block(awaited, watch, policy == WaitPolicy::Predicted)
     }
 
     /// Lets the driver of a processor wait until it has finished, whether it has already or not: a driver's `finish`,
@@ -241,7 +271,7 @@ impl Waiter {
     pub fn finish(&mut self, awaited: &Awaited) -> Result<Seen, Stuck> {
         self.stats.n_waits += 1;
         let start = self.clock.now();
-        self.block(std::slice::from_ref(awaited), start, false)
+        self.block(std::slice::from_ref(awaited), Watch::new(start), false)
     }
 
     /// Sleeps, if it is worth while, and returns the time afterwards.
@@ -271,7 +301,7 @@ impl Waiter {
     }
 
     /// Looks again and again; `None` when it is time to block.
-    fn poll(&mut self, awaited: &[Awaited], start: f64, until: f64) -> Option<Result<Seen, Stuck>> {
+    fn poll(&mut self, awaited: &[Awaited], watch: &mut Watch, until: f64) -> Option<Result<Seen, Stuck>> {
         self.stats.n_polled += 1;
         let polled_from = self.clock.now();
         let mut last = polled_from;
@@ -279,7 +309,8 @@ impl Waiter {
         loop {
             let found = finished(awaited);
             let now = self.clock.now();
-            let result = match (found, stuck(awaited, start, now)) {
+            watch.look(now, 0.0);
+            let result = match (found, self.stuck(awaited, watch)) {
                 (Some(idx), _) => Some(Ok(Seen { idx, at: now, is_sharp: true, not_before: None })),
                 (None, Some(stuck)) => Some(Err(stuck)),
                 (None, None) => None,
@@ -302,7 +333,7 @@ impl Waiter {
     }
 
     /// Lets the backend of the first to end wait.
-    fn block(&mut self, awaited: &[Awaited], start: f64, has_looked: bool) -> Result<Seen, Stuck> {
+    fn block(&mut self, awaited: &[Awaited], mut watch: Watch, has_looked: bool) -> Result<Seen, Stuck> {
         self.stats.n_blocked += 1;
         let blocked_from = self.clock.now();
         // Where drivers always wait, what they cost is part of how long everything takes.
@@ -312,10 +343,16 @@ impl Waiter {
         let first = first.expect("there is something to wait for");
         let Awaited { timeline, value, .. } = &awaited[first];
         let give_up = awaited.iter().map(|awaited| awaited.give_up).fold(f64::INFINITY, f64::min);
-        let slice = if awaited.len() == 1 { f64::INFINITY } else { BLOCK_SLICE };
+        let longest = match awaited.len() {
+            1 if give_up.is_infinite() => f64::INFINITY,
+            1 => ALONE_SLICE,
+            _ => BLOCK_SLICE,
+        };
         let mut now = blocked_from;
+        watch.look(now, 0.0);
         let result = loop {
-            let has_ended = match Duration::try_from_secs_f64((give_up - now).min(slice).max(0.0)) {
+            let slice = (self.patience(give_up, &watch) - watch.seen()).clamp(0.0, longest);
+            let has_ended = match Duration::try_from_secs_f64(slice) {
                 Ok(timeout) => timeline.block_for(*value, timeout),
                 // There is no limit that a clock could hold.
                 Err(_) => timeline.block_until(*value).map(|()| true),
@@ -326,12 +363,43 @@ impl Waiter {
             if let Some(idx) = found {
                 break Ok(Seen { idx, at: now, is_sharp: true, not_before });
             }
-            if let Some(stuck) = stuck(awaited, start, now) {
+            watch.look(now, slice);
+            if let Some(stuck) = self.stuck(awaited, &watch) {
                 break Err(stuck);
             }
         };
         self.stats.blocked_seconds += now - blocked_from;
         result
+    }
+
+    /// When whoever is to be given up at `give_up` has been waited for long enough, by what was seen of the time. The
+    /// wait may have begun after that, where this process could not run before it.
+    fn patience(&self, give_up: f64, watch: &Watch) -> f64 {
+        give_up.max(watch.start + self.options.stuck_floor_seconds)
+    }
+
+    fn stuck(&self, awaited: &[Awaited], watch: &Watch) -> Option<Stuck> {
+        let seen = watch.seen();
+        let idx = awaited.iter().position(|awaited| seen >= self.patience(awaited.give_up, watch))?;
+        Some(Stuck { idx, waited_seconds: watch.last - watch.start })
+    }
+}
+
+impl Watch {
+    fn new(start: f64) -> Watch {
+        Watch { start, last: start, unseen: 0.0 }
+    }
+
+    /// Notes a look that was meant to come so many seconds after the last one.
+    fn look(&mut self, now: f64, meant_seconds: f64) {
+        let longest = meant_seconds.max(0.0) + LATE_LOOK;
+        self.unseen += (now - self.last - longest).max(0.0);
+        self.last = now;
+    }
+
+    /// The time, if none but what was seen had passed since the wait began.
+    fn seen(&self) -> f64 {
+        self.last - self.unseen
     }
 }
 
@@ -366,11 +434,6 @@ impl ShortestSleep {
 
 fn finished(awaited: &[Awaited]) -> Option<usize> {
     awaited.iter().position(|awaited| awaited.timeline.completed() >= awaited.value)
-}
-
-fn stuck(awaited: &[Awaited], start: f64, now: f64) -> Option<Stuck> {
-    let idx = awaited.iter().position(|awaited| now >= awaited.give_up)?;
-    Some(Stuck { idx, waited_seconds: now - start })
 }
 
 #[cfg(all(test, not(loom)))]

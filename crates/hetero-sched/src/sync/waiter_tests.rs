@@ -89,7 +89,7 @@ impl Setup {
             error: None,
         });
         let expected = predicted.map(|seconds| now + seconds);
-        let give_up = predicted.map_or(f64::INFINITY, |seconds| self.waiter.give_up(now + seconds, seconds));
+        let give_up = predicted.map_or(f64::INFINITY, |seconds| self.waiter.give_up(now + seconds, seconds, false));
         Awaited { timeline, value: 1, expected, give_up }
     }
 
@@ -229,6 +229,71 @@ fn a_processor_that_does_not_come_back_is_stuck() {
         let seconds = stuck_after(1e-3);
         assert!((50.9e-3..52e-3).contains(&seconds), "{policy:?}: {seconds}");
     }
+}
+
+/// Nobody could look while the process was stopped, and right after that the processor has not come back yet either.
+#[test]
+fn a_process_that_was_stopped_blames_no_processor() {
+    for policy in [WaitPolicy::Predicted, WaitPolicy::Spin, WaitPolicy::Block] {
+        for stopped_at in [0.0, 0.5e-3, 3e-3, 1.5] {
+            let mut setup = Setup::new(policy);
+            let predicted = if stopped_at == 0.5e-3 { 2e-3 } else { 0.1e-3 };
+            let mut awaited = setup.awaited(100.0 + 2.0, Some(predicted));
+            let stopping = Stopping {
+                ends: Arc::clone(&awaited.timeline),
+                clock: Arc::clone(&setup.clock),
+                at: setup.clock.now() + stopped_at,
+                seconds: Mutex::new(100.0),
+            };
+            awaited.timeline = Arc::new(stopping);
+            let seen = setup.waiter.wait_any(&[awaited.clone()]);
+            assert_eq!(seen.map(|seen| seen.idx), Ok(0), "{policy:?}, stopped after {stopped_at} s");
+        }
+    }
+}
+
+/// A processor's timeline in a process that is stopped once, at some time and for some time.
+#[derive(Debug)]
+struct Stopping {
+    ends: Arc<dyn Timeline>,
+    clock: Arc<Virtual>,
+    at: f64,
+    seconds: Mutex<f64>,
+}
+
+impl Stopping {
+    fn stop(&self) {
+        if self.clock.now() >= self.at {
+            let seconds = std::mem::take(&mut *self.seconds.lock().unwrap());
+            self.clock.advance_to(self.clock.now() + seconds);
+        }
+    }
+}
+
+impl Timeline for Stopping {
+    fn completed(&self) -> u64 {
+        let completed = self.ends.completed();
+        self.stop();
+        completed
+    }
+
+    fn block_until(&self, value: u64) -> Result<(), BackendError> {
+        self.ends.block_until(value)
+    }
+
+    fn block_for(&self, value: u64, timeout: Duration) -> Result<bool, BackendError> {
+        let has_ended = self.ends.block_for(value, timeout);
+        self.stop();
+        has_ended
+    }
+}
+
+#[test]
+fn what_runs_for_the_first_time_is_waited_for_longer() {
+    let waiter = Setup::new(WaitPolicy::Predicted).waiter;
+    assert_eq!(waiter.give_up(1.0, 0.1e-3, false), 6.0);
+    assert_eq!(waiter.give_up(1.0, 0.1e-3, true), 61.0);
+    assert_eq!(waiter.give_up(1.0, 2.0, true), 101.0);
 }
 
 #[test]
