@@ -185,11 +185,13 @@ fn features(device: &PhysicalDevice) -> Features {
     let needed = SubgroupFeatures::BASIC | SubgroupFeatures::ARITHMETIC | SubgroupFeatures::SHUFFLE;
     let computes = properties.subgroup_supported_stages.is_some_and(|stages| stages.contains(ShaderStages::COMPUTE));
     let operations = properties.subgroup_supported_operations.is_some_and(|found| found.contains(needed));
+    // naga declares all three for any 16-bit float.
+    let f16 = features.shader_float16
+        && features.storage_buffer16_bit_access
+        && features.uniform_and_storage_buffer16_bit_access;
     Features {
-        // naga declares all three for any 16-bit float.
-        f16: features.shader_float16
-            && features.storage_buffer16_bit_access
-            && features.uniform_and_storage_buffer16_bit_access,
+        f16,
+        half: f16,
         // The kernels count on four invocations that stay together.
         subgroups: computes && operations && properties.subgroup_size.is_some_and(|size| size >= 4),
         // Before that version it is an extension.

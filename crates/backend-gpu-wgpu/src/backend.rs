@@ -50,6 +50,7 @@ impl WgpuBackend {
         let (offered, adapter_info) = (adapter.features(), adapter.get_info());
         let features = Features {
             f16: offered.contains(wgpu::Features::SHADER_F16),
+            half: offered.contains(wgpu::Features::SHADER_F16),
             // wgpu finds out by itself what the driver has for them.
             integer_dot: true,
             // The kernels count on four invocations that stay together.

@@ -27,10 +27,14 @@ impl log::Log for Listener {
 }
 
 fn check(knobs: Knobs, expectations: &Expectations) {
+    check_with(&WgpuOptions { knobs, ..WgpuOptions::default() }, expectations);
+}
+
+fn check_with(options: &WgpuOptions, expectations: &Expectations) {
     // The tests of a process share the listener.
     let _ = log::set_logger(&Listener);
     log::set_max_level(log::LevelFilter::Warn);
-    let backend = WgpuBackend::new(&WgpuOptions { knobs, ..WgpuOptions::default() });
+    let backend = WgpuBackend::new(options);
     let backend = backend.unwrap_or_else(|error| panic!("{error}; {}", error.fix()));
     run(&backend, expectations).assert_passed();
     let complaints = COMPLAINTS.lock().unwrap();
@@ -54,22 +58,44 @@ fn with_plain_kernels() {
     check(Knobs::plain(), &expectations);
 }
 
-/// Rows as 8-bit integers, which are used when they are asked for.
+/// Rows as 8-bit integers, which are used when they are asked for. The self-test has compared them with the plain loops
+/// on the same integers: where they had failed it, strict backends would not support them.
 #[test]
 fn with_products_of_integers() {
     let mut knobs = Knobs::default();
     knobs.ask_for("linear_vector", Variant::IntegerDot);
+    knobs.ask_for("linear_tiled", Variant::IntegerDot);
     // Rounding to 1/127 of a group's largest value is an error of about 0.5 % of a value, in a sum as in one term; a
     // segment of several operators adds some of them up.
     let mut expectations = Expectations::new();
     for format in [WeightFormat::W8G32, WeightFormat::W4G32] {
+        expectations = expectations.requires(&format!("linear/{format}"));
         for (op, factor) in [("linear", 1.0), ("shared_input", 1.0), ("gate_up", 2.0), ("mlp", 3.0), ("decoder", 6.0)] {
             let tolerance = Tolerance::normalised(1.5e-2 * factor);
             let reason = "activations are 8-bit integers per group of 32";
             expectations = expectations.only(&format!("{op}/{format}")).tolerance(op, Some(format), tolerance, reason);
         }
     }
-    check(knobs, &expectations);
+    check_with(&WgpuOptions { knobs, is_strict: true, ..WgpuOptions::default() }, &expectations);
+}
+
+/// Products in 16-bit floats, which are used when they are asked for and the device has such floats.
+#[test]
+fn with_products_in_half_precision() {
+    let mut knobs = Knobs::default();
+    knobs.ask_for("linear_tiled", Variant::Half);
+    let mut expectations = Expectations::new();
+    for format in [WeightFormat::F32, WeightFormat::F16, WeightFormat::W8G32, WeightFormat::W4G32] {
+        let cases = format!("linear/{format}/f32-f32");
+        let reason = "prompts are multiplied in 16-bit floats";
+        expectations = expectations.only(&cases).requires(&cases).tolerance(
+            "linear",
+            Some(format),
+            Tolerance::normalised(1e-3),
+            reason,
+        );
+    }
+    check_with(&WgpuOptions { knobs, is_strict: true, ..WgpuOptions::default() }, &expectations);
 }
 
 /// Units for small matrices, where the device has some: software too, which only imitates them, so they are asked for.

@@ -279,9 +279,10 @@ fn variants_of(case: &str, allowed: &Knobs) -> Vec<Variant> {
     all.sort_by_key(|variant| match variant {
         Variant::Matrix => 0,
         Variant::IntegerDot => 1,
-        Variant::Subgroups => 2,
-        Variant::F16 => 3,
-        _ => 4,
+        Variant::Half => 2,
+        Variant::Subgroups => 3,
+        Variant::F16 => 4,
+        _ => 5,
     });
     let is_used =
         |variant: &Variant| families_of(case).any(|family| variant.is_of(family) && allowed.allows(family, *variant));

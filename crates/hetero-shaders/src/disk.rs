@@ -91,7 +91,7 @@ fn kernel_version() -> u64 {
             }
             // A prime, so that all types and formats get their turn.
             if is_first || idx % 101 == 0 {
-                let features = Features { f16: true, subgroups: true, integer_dot: true };
+                let features = Features { f16: true, subgroups: true, integer_dot: true, half: true };
                 for features in [Features::default(), features] {
                     hash = fnv(hash, kernel.shader(features).wgsl.as_bytes());
                 }

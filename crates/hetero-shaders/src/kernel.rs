@@ -13,6 +13,9 @@ pub struct Features {
     pub subgroups: bool,
     /// Products of four 8-bit integers at once. Without it they are computed one by one.
     pub integer_dot: bool,
+    /// 16-bit floats are multiplied and added as such, in products of many rows: less exact, and twice as many at once.
+    /// Where it is so, `f16` is.
+    pub half: bool,
 }
 
 /// A kernel on certain types. Inputs are bound in the order of the fields, the weights or table of an operator after its
@@ -135,14 +138,23 @@ impl Kernel {
     /// What its shader makes use of, of what the device has. Matrices are only chosen where there is all they need.
     pub fn features(self, features: Features) -> Features {
         match self {
-            Kernel::LinearMatrices { .. } => Features { f16: true, subgroups: true, ..features },
-            _ => features,
+            Kernel::LinearMatrices { .. } => Features { f16: true, subgroups: true, half: false, ..features },
+            Kernel::LinearTiled { linear, .. } => Features { half: features.half && !linear.is_integer, ..features },
+            _ => Features { half: false, ..features },
         }
     }
 
     /// The source for a device with some features.
     pub fn shader(self, features: Features) -> Shader {
         Shader { wgsl: source::wgsl(self, features), n_outputs: self.n_outputs(), n_inputs: self.n_inputs() }
+    }
+
+    /// Whether its rows are those that [`Kernel::Quantize`] has made.
+    pub(crate) fn is_integer(self) -> bool {
+        match self {
+            Kernel::LinearVector { linear, .. } | Kernel::LinearTiled { linear, .. } => linear.is_integer,
+            _ => false,
+        }
     }
 
     /// How many outputs it binds.
@@ -314,9 +326,7 @@ impl Kernel {
             let [first, others @ ..] = Tiles::Medium.tiles();
             let others = others.into_iter().chain(Tiles::ALL.into_iter().flat_map(Tiles::tiles));
             for tile in iter::once(first).chain(others.filter(|tile| is_plain && *tile != first)) {
-                if !linear.is_integer {
-                    all.push(Kernel::LinearTiled { linear, tile });
-                }
+                all.push(Kernel::LinearTiled { linear, tile });
             }
         }
         all

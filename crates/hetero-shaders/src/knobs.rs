@@ -26,11 +26,13 @@ pub enum Variant {
     IntegerDot,
     /// Units for small matrices.
     Matrix,
+    /// Products and sums in 16-bit floats.
+    Half,
 }
 
 impl Variant {
     /// All of them.
-    pub const ALL: [Variant; 7] = [
+    pub const ALL: [Variant; 8] = [
         Variant::F16,
         Variant::Subgroups,
         Variant::Fused,
@@ -38,11 +40,12 @@ impl Variant {
         Variant::Split,
         Variant::IntegerDot,
         Variant::Matrix,
+        Variant::Half,
     ];
 
     /// Whether it is used only when it is asked for: it rounds numbers that others do not.
     pub fn is_opt_in(self) -> bool {
-        self == Variant::IntegerDot
+        matches!(self, Variant::IntegerDot | Variant::Half)
     }
 
     /// Whether asking for it changes anything: it is opt-in, or it is left alone where it does not pay.
@@ -56,8 +59,8 @@ impl Variant {
             Variant::F16 | Variant::Subgroups => true,
             Variant::Fused => matches!(family, "linear_vector" | "linear_tiled" | "rope_cache"),
             Variant::Tiled | Variant::Split => family == "attention_tiled",
-            Variant::IntegerDot => family == "linear_vector",
-            Variant::Matrix => family == "linear_tiled",
+            Variant::IntegerDot => matches!(family, "linear_vector" | "linear_tiled"),
+            Variant::Matrix | Variant::Half => family == "linear_tiled",
         }
     }
 
@@ -71,6 +74,7 @@ impl Variant {
             Variant::Split => "split",
             Variant::IntegerDot => "dot",
             Variant::Matrix => "matrix",
+            Variant::Half => "half",
         }
     }
 }
@@ -149,11 +153,15 @@ impl Knobs {
     /// What a kernel may make use of, of what the device has.
     pub fn features(&self, kernel: Kernel, features: Features) -> Features {
         let family = kernel.family();
-        Features {
-            f16: features.f16 && self.allows(family, Variant::F16),
+        let f16 = features.f16 && self.allows(family, Variant::F16);
+        let allowed = Features {
+            f16,
+            half: features.half && f16 && self.allows(family, Variant::Half),
             subgroups: features.subgroups && self.allows(family, Variant::Subgroups),
             integer_dot: features.integer_dot,
-        }
+        };
+        // What a kernel does not look at makes no other pipeline of it.
+        Features { half: kernel.features(allowed).half, ..allowed }
     }
 }
 

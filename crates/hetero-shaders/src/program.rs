@@ -19,6 +19,8 @@ mod attention;
 mod fuse;
 mod linear;
 
+pub(crate) use self::linear::VECTOR_ROWS;
+
 /// Where the buffers of a backend come from.
 pub trait Buffers {
     /// A buffer, or a part of one, as a kernel binds it. Clones are of the same memory.
@@ -230,8 +232,8 @@ struct Builder<'a, S: Buffers> {
     constants: HashMap<Vec<u32>, S::Buffer>,
     /// Bytes of what dispatches leave for each other.
     scratch: Vec<(Scratch, u64)>,
-    /// The value and rows that have been rounded to integers last.
-    quantised: Option<(ValueId, Range<usize>)>,
+    /// The value and rows that have been rounded to integers last, and in steps of how many rows.
+    quantised: Option<(ValueId, Range<usize>, [u32; 2])>,
     dispatches: Vec<Dispatch<S::Buffer>>,
     /// For each value of the graph, how many nodes read it.
     readers: Vec<usize>,

@@ -23,7 +23,7 @@ pub(crate) fn wgsl(kernel: Kernel, features: Features) -> String {
     if is_matrices {
         source.add("enable wgpu_cooperative_matrix;\n");
     }
-    if is_matrices || features.f16 && kernel.outputs().contains(&Element::F16) {
+    if is_matrices || features.half || features.f16 && kernel.outputs().contains(&Element::F16) {
         source.add("enable f16;\n");
     }
     source.add(COMMON);
@@ -143,7 +143,7 @@ impl Source {
                 self.constant("LANES", Kernel::MERGE_LANES);
                 self.splits();
                 self.add(include_str!("wgsl/attention_merge.wgsl"));
-                self.add(&HEADS.replace("/*subgroup arguments*/", "").replace("/*subgroup values*/", ""));
+                self.main_of_lanes(HEADS, false);
             }
             Kernel::LinearVector { linear, rows, lanes } => self.linear_vector(linear, rows, lanes),
             Kernel::LinearTiled { linear, tile } => self.linear_tiled(linear, tile),
@@ -288,9 +288,14 @@ impl Source {
         self.add(if self.features.subgroups { REDUCE_SUBGROUPS } else { REDUCE });
     }
 
-    /// The entry point of kernels that compute something by a workgroup.
+    /// The entry point of kernels that compute something by a workgroup, by subgroups where the device has them.
     fn main_of_workgroups(&mut self, text: &str) {
-        let (arguments, values) = match self.features.subgroups {
+        self.main_of_lanes(text, self.features.subgroups);
+    }
+
+    /// The entry point of kernels that compute something by a workgroup, whose invocations may know their subgroups.
+    fn main_of_lanes(&mut self, text: &str, has_subgroups: bool) {
+        let (arguments, values) = match has_subgroups {
             true => (
                 "@builtin(subgroup_id) subgroup_idx: u32,\n    @builtin(num_subgroups) n_subgroups: u32,\n    \
                  @builtin(subgroup_invocation_id) subgroup_lane: u32,\n    @builtin(subgroup_size) subgroup_size: u32,",

@@ -5,11 +5,12 @@ use naga::proc::Layouter;
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{AddressSpace, Module, TypeInner};
 
-const VARIANTS: [Features; 4] = [
-    Features { f16: false, subgroups: false, integer_dot: false },
-    Features { f16: false, subgroups: true, integer_dot: true },
-    Features { f16: true, subgroups: false, integer_dot: false },
-    Features { f16: true, subgroups: true, integer_dot: true },
+const VARIANTS: [Features; 5] = [
+    Features { f16: false, subgroups: false, integer_dot: false, half: false },
+    Features { f16: false, subgroups: true, integer_dot: true, half: false },
+    Features { f16: true, subgroups: false, integer_dot: false, half: false },
+    Features { f16: true, subgroups: true, integer_dot: true, half: false },
+    Features { f16: true, subgroups: true, integer_dot: true, half: true },
 ];
 
 /// Bytes of workgroup memory that every device has: WebGPU's default limit.
@@ -20,6 +21,11 @@ const LARGE_WORKGROUP_BYTES: u32 = 24_576;
 
 /// Storage buffers that every device of today binds: WebGPU's default limit.
 const STORAGE_BUFFERS: usize = 8;
+
+/// The variants that a kernel has.
+fn variants(kernel: Kernel) -> impl Iterator<Item = Features> {
+    VARIANTS.into_iter().filter(move |features| !features.half || kernel.features(*features).half)
+}
 
 fn checked(kernel: Kernel, features: Features) -> (Module, ModuleInfo) {
     let source = kernel.shader(features).wgsl;
@@ -40,7 +46,7 @@ fn checked(kernel: Kernel, features: Features) -> (Module, ModuleInfo) {
 #[test]
 fn every_variant_is_valid_with_no_more_than_its_features() {
     for kernel in Kernel::all() {
-        for features in VARIANTS {
+        for features in variants(kernel) {
             let (module, _) = checked(kernel, features);
             let entry = &module.entry_points[0];
             assert_eq!((module.entry_points.len(), entry.name.as_str()), (1, "main"), "{kernel}");
@@ -54,7 +60,7 @@ fn every_variant_is_valid_with_no_more_than_its_features() {
 fn bindings_and_workgroup_memory_are_as_promised() {
     let known = Kernel::bindings(STORAGE_BUFFERS as u32);
     for kernel in Kernel::all() {
-        for features in VARIANTS {
+        for features in variants(kernel) {
             let (module, _) = checked(kernel, features);
             let mut layouter = Layouter::default();
             layouter.update(module.to_ctx()).expect("a valid module has sizes");
@@ -148,7 +154,7 @@ fn workgroups_cover_the_rows_in_use_and_no_more() {
 #[cfg(feature = "spirv")]
 fn every_variant_becomes_spirv() {
     for kernel in Kernel::all() {
-        for features in VARIANTS {
+        for features in variants(kernel) {
             let words = hetero_shaders::spirv::words(kernel, features).unwrap_or_else(|error| panic!("{error}"));
             assert_eq!(words[0], 0x0723_0203, "{kernel}: the magic number of SPIR-V");
         }

@@ -10,7 +10,7 @@ use crate::knobs::Variant;
 use crate::{Element, Form, Format, Kernel, Linear, Params, Tile, Tiles};
 
 /// Rows up to which a product reads the weights once for all of them, instead of making tiles.
-pub(super) const VECTOR_ROWS: u32 = 4;
+pub(crate) const VECTOR_ROWS: u32 = 4;
 
 impl<S: Buffers> Builder<'_, S> {
     /// A dispatch for each piece of the matrix.
@@ -50,7 +50,7 @@ impl<S: Buffers> Builder<'_, S> {
         }
     }
 
-    /// Adds a dispatch of a linear kernel; `node` has its rows. Where products of integers are asked for, few rows are
+    /// Adds the dispatches of a linear kernel; `node` has its rows. Where products of integers are asked for, rows are
     /// rounded to integers first.
     pub(super) fn push_linear(
         &mut self,
@@ -60,40 +60,37 @@ impl<S: Buffers> Builder<'_, S> {
         outputs: Vec<Operand<S::Buffer>>,
         inputs: Vec<Operand<S::Buffer>>,
     ) {
-        let mut choices = self.linear_choices(linear, node);
-        let is_quantised = matches!(linear.format, Format::W8G32 | Format::W4G32);
-        if is_quantised && self.buffers.knobs().allows("linear_vector", Variant::IntegerDot) {
-            let rows = self.quantised_rows(node, linear, params);
-            // To integers it is the same whether groups were whole.
-            let integer = Linear { is_integer: true, is_whole_groups: true, input: Element::F32, ..linear };
-            let tiled = choices.iter().position(|choice| choice.rows[0] > VECTOR_ROWS).unwrap_or(choices.len());
-            let float = choices.split_off(tiled);
-            for choice in &mut choices {
-                if let Kernel::LinearVector { linear, .. } = &mut choice.kernel {
-                    *linear = integer;
-                }
-            }
-            let mut rounded = inputs.clone();
-            rounded[0] = rows;
-            self.dispatches.push(Dispatch { choices, params, outputs: outputs.clone(), inputs: rounded });
-            choices = float;
+        let choices = self.linear_choices(linear, node);
+        let (integer, float): (Vec<_>, Vec<_>) = choices.into_iter().partition(|choice| choice.kernel.is_integer());
+        if let [first, ..] = integer[..] {
+            let last = integer.last().map_or(first.rows[1], |choice| choice.rows[1]);
+            let mut inputs = inputs.clone();
+            inputs[0] = self.quantised_rows(node, linear, params, [first.rows[0], last]);
+            self.dispatches.push(Dispatch { choices: integer, params, outputs: outputs.clone(), inputs });
         }
-        if !choices.is_empty() {
-            self.dispatches.push(Dispatch { choices, params, outputs, inputs });
+        if !float.is_empty() {
+            self.dispatches.push(Dispatch { choices: float, params, outputs, inputs });
         }
     }
 
-    /// The rows of a linear operator as integers, which others that read the same rows share.
-    fn quantised_rows(&mut self, node: &SegmentNode, linear: Linear, params: Params) -> Operand<S::Buffer> {
+    /// The rows of a linear operator as integers, in steps of the fewest to the most rows; others that read the same rows
+    /// share them.
+    fn quantised_rows(
+        &mut self,
+        node: &SegmentNode,
+        linear: Linear,
+        params: Params,
+        steps: [u32; 2],
+    ) -> Operand<S::Buffer> {
         let value = self.segment.graph.node(node.node).inputs[0];
         let n_groups = params.input_columns.div_ceil(32);
-        let bytes = u64::from(VECTOR_ROWS) * u64::from(n_groups) * 36;
-        let idx = self.scratch_for(Scratch::Integers, bytes);
-        let key = (value, node.part.rows.clone());
+        let most_rows = self.most_rows(node).min(steps[1]);
+        let idx = self.scratch_for(Scratch::Integers, u64::from(most_rows) * u64::from(n_groups) * 36);
+        let key = (value, node.part.rows.clone(), steps);
         if self.quantised.as_ref() != Some(&key) {
             let kernel = Kernel::Quantize { input: linear.input, is_whole_groups: linear.is_whole_groups };
             self.dispatches.push(Dispatch {
-                choices: vec![Choice { rows: [0, VECTOR_ROWS], ..Choice::always(kernel) }],
+                choices: vec![Choice { rows: steps, ..Choice::always(kernel) }],
                 params: Params { n_columns: n_groups, first_column: 0, ..params },
                 outputs: vec![Operand::Scratch(idx)],
                 inputs: vec![Operand::Value(value)],
@@ -101,6 +98,15 @@ impl<S: Buffers> Builder<'_, S> {
             self.quantised = Some(key);
         }
         Operand::Scratch(idx)
+    }
+
+    /// The most rows that a step of a node has.
+    fn most_rows(&self, node: &SegmentNode) -> u32 {
+        let graph = &self.segment.graph;
+        match graph.value(graph.node(node.node).output).rows {
+            Rows::Positions => graph.capacity() as u32,
+            Rows::Fixed(rows) => rows as u32,
+        }
     }
 
     /// On which types a linear operator works, by itself and without a bias.
@@ -122,23 +128,30 @@ impl<S: Buffers> Builder<'_, S> {
     /// The kernels for up to as many rows as the node has. The choice goes by the rows of the step, which are the same for
     /// all parts of an output.
     pub(super) fn linear_choices(&self, linear: Linear, segment_node: &SegmentNode) -> Vec<Choice> {
-        let graph = &self.segment.graph;
-        let most_rows = match graph.value(graph.node(segment_node.node).output).rows {
-            Rows::Positions => graph.capacity(),
-            Rows::Fixed(rows) => rows,
-        };
+        let most_rows = self.most_rows(segment_node);
         let (knobs, limits) = (self.buffers.knobs(), self.buffers.limits());
         let tiles = knobs.tiles().unwrap_or_else(|| Tiles::of(limits));
         let lanes = tiles.vector_lanes();
-        let needed = [Variant::Matrix, Variant::F16, Variant::Subgroups];
-        let may_use_matrices = needed.iter().all(|variant| knobs.allows("linear_tiled", *variant));
         let is_asked_for = knobs.asks_for("linear_tiled", Variant::Matrix);
-        let vector = |rows| (rows, Kernel::LinearVector { linear, rows, lanes });
+        // Who asks for other arithmetic gets it, unless the units are asked for too.
+        let is_half = knobs.allows("linear_tiled", Variant::Half);
+        let needed = [Variant::Matrix, Variant::F16, Variant::Subgroups];
+        let may_use_matrices =
+            (is_asked_for || !is_half) && needed.iter().all(|variant| knobs.allows("linear_tiled", *variant));
+        let is_quantised = matches!(linear.format, Format::W8G32 | Format::W4G32);
+        let types = |family| match is_quantised && knobs.allows(family, Variant::IntegerDot) {
+            // To integers it is the same whether groups were whole.
+            true => Linear { is_integer: true, is_whole_groups: true, input: Element::F32, ..linear },
+            false => linear,
+        };
+        let (few, many) = (types("linear_vector"), types("linear_tiled"));
+        let vector = |rows| (rows, Kernel::LinearVector { linear: few, rows, lanes });
         let tiled = |tile: Tile| {
+            let may_use_matrices = may_use_matrices && !many.is_integer;
             let matrix_rows = limits.matrix_rows(tile.rows, is_asked_for).filter(|_| may_use_matrices);
             let kernel = match (matrix_rows, limits.matrices) {
-                (Some(rows), Some(unit)) => Kernel::LinearMatrices { linear, rows, unit },
-                _ => Kernel::LinearTiled { linear, tile },
+                (Some(rows), Some(unit)) => Kernel::LinearMatrices { linear: many, rows, unit },
+                _ => Kernel::LinearTiled { linear: many, tile },
             };
             (tile.rows, kernel)
         };
@@ -149,7 +162,7 @@ impl<S: Buffers> Builder<'_, S> {
         let mut choices = Vec::new();
         let mut first = 0;
         for (rows, kernel) in all {
-            if first <= most_rows as u32 {
+            if first <= most_rows {
                 choices.push(Choice { rows: [first, rows], ..Choice::always(kernel) });
             }
             first = rows.saturating_add(1);

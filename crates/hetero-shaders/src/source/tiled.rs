@@ -9,6 +9,11 @@ use crate::{Format, Linear, MatrixUnit, Tile};
 impl Source {
     /// Many rows by tiles.
     pub(super) fn linear_tiled(&mut self, linear: Linear, tile: Tile) {
+        let numbers = match (linear.is_integer, self.features.half) {
+            (true, _) => Numbers::Integers,
+            (false, true) => Numbers::Halves,
+            (false, false) => Numbers::Floats,
+        };
         self.operands(linear);
         self.constant("TILE_ROWS", tile.rows);
         self.constant("TILE_COLUMNS", tile.columns);
@@ -17,30 +22,31 @@ impl Source {
         // Invocations side by side, and all of them.
         self.constant("ACROSS", tile.columns / tile.columns_each);
         self.constant("LANES", tile.lanes());
-        self.add(include_str!("../wgsl/tile_memory.wgsl"));
+        self.add(match numbers {
+            Numbers::Floats => include_str!("../wgsl/tile_memory.wgsl"),
+            Numbers::Halves => include_str!("../wgsl/tile_memory_half.wgsl"),
+            Numbers::Integers => include_str!("../wgsl/tile_memory_integer.wgsl"),
+        });
+        let [partial, before, after] = partial_sums(tile, numbers);
         for matrix in 0..linear.form.n_matrices() {
-            self.unpack(matrix, linear.format);
+            match numbers {
+                Numbers::Integers => self.unpack_integers(matrix, linear.format),
+                _ => self.unpack(matrix, linear.format),
+            }
             let columns = Names::of(matrix).count;
             let text = include_str!("../wgsl/linear_tiled.wgsl").replace("N_COLUMNS", columns);
-            let text = text.replace("/*products*/", &products(tile));
+            let text = text.replace("/*partial sums*/", &partial).replace("/*before*/", &before);
+            let text = text.replace("/*products*/", &products(tile, numbers)).replace("/*after*/", &after);
             self.add(&text.replace("_M", &format!("_{matrix}")));
         }
-        let writes = |columns: &Names, values: &str| {
-            format!(
-                "        for (var i = 0u; i < ROWS_EACH * QUADS_EACH; i++) {{\n\
-                 \x20           let to = row + lane / ACROSS * ROWS_EACH + i / QUADS_EACH;\n\
-                 \x20           let n = TILE_COLUMNS * unit + 4u * (i % QUADS_EACH * ACROSS + lane % ACROSS);\n\
-                 \x20           for (var c = 0u; c < 4u; c++) {{\n\
-                 \x20               if (to < end && n + c < {}) {{\n\
-                 \x20                   write_{}(to, {} + n + c, {values});\n\
-                 \x20               }}\n\
-                 \x20           }}\n\
-                 \x20       }}\n",
-                columns.count, columns.matrix, columns.first
-            )
+        let quads = Quads {
+            count: "ROWS_EACH * QUADS_EACH",
+            row: "lane / ACROSS * ROWS_EACH + i / QUADS_EACH",
+            column: "TILE_COLUMNS * unit + 4u * (i % QUADS_EACH * ACROSS + lane % ACROSS)",
         };
+        let writes = |columns: &Names, values: &str| quads.writes(columns, values);
         self.columns(linear.form, tile.columns, "tile", &writes, ["a[i][c]", "a[i][c], b[i][c]"]);
-        self.add(include_str!("../wgsl/linear_tiled_main.wgsl"));
+        self.main_of_lanes(include_str!("../wgsl/linear_tiled_main.wgsl"), false);
     }
 
     /// Many rows by cooperative matrices.
@@ -59,23 +65,37 @@ impl Source {
                 text.replace("/*sums*/", &sums).replace("/*products*/", &products).replace("/*stores*/", &stores);
             self.add(&text.replace("_M", &format!("_{matrix}")));
         }
-        let writes = |columns: &Names, values: &str| {
-            format!(
-                "        for (var i = 0u; i < QUADS_EACH; i++) {{\n\
-                 \x20           let quad = lane + i * LANES;\n\
-                 \x20           let to = row + (quad >> 4u);\n\
-                 \x20           let n = 64u * unit + 4u * (quad & 15u);\n\
-                 \x20           for (var c = 0u; c < 4u; c++) {{\n\
-                 \x20               if (to < end && n + c < {}) {{\n\
-                 \x20                   write_{}(to, {} + n + c, {values});\n\
-                 \x20               }}\n\
-                 \x20           }}\n\
-                 \x20       }}\n",
-                columns.count, columns.matrix, columns.first
-            )
+        let quads = Quads {
+            count: "QUADS_EACH",
+            row: "((lane + i * LANES) >> 4u)",
+            column: "64u * unit + 4u * ((lane + i * LANES) & 15u)",
         };
+        let writes = |columns: &Names, values: &str| quads.writes(columns, values);
         self.columns(linear.form, 64, "product", &writes, ["a[i][c]", "a[i][c], b[i][c]"]);
-        self.main_of_workgroups(include_str!("../wgsl/linear_matrices_main.wgsl"));
+        self.main_of_lanes(include_str!("../wgsl/linear_tiled_main.wgsl"), true);
+    }
+
+    /// `unpack` of the kernel with tiles of integers: puts one word of four panel rows into workgroup memory as signed
+    /// bytes, and the scales of the group once.
+    fn unpack_integers(&mut self, matrix: usize, format: Format) {
+        let puts = match format {
+            Format::W4G32 => {
+                "    let mask = vec4<u32>(0x0f0f0f0fu);\n\
+                 \x20   put_words(word, to, bytes_of_nibbles(words & mask));\n\
+                 \x20   put_words(4u + word, to, bytes_of_nibbles((words >> vec4<u32>(4u)) & mask));\n"
+            }
+            // No other format has integers.
+            _ => "    put_words(word, to, words);\n",
+        };
+        let _ = writeln!(
+            self.text,
+            "fn unpack_{matrix}(panel_start: u32, n_words: u32, g: u32, word: u32, quad: u32, to: u32) {{\n\
+             \x20   let words = weights_{matrix}[panel_start + 4u * (g * WORDS_PER_GROUP + word) + quad];\n\
+             {puts}\
+             \x20   if (word == 0u) {{\n\
+             \x20       scales[to] = scales_{matrix}(panel_start, n_words, g, quad);\n\
+             \x20   }}\n}}"
+        );
     }
 
     /// `unpack` of the kernels with tiles: puts one word of four panel rows into workgroup memory as numbers, by
@@ -118,11 +138,95 @@ impl Source {
     }
 }
 
+/// What a tile in registers multiplies and adds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Numbers {
+    /// In single precision.
+    Floats,
+    /// In half precision, the sums of groups in single precision.
+    Halves,
+    /// Integers of 8 bits, the sums of groups in single precision.
+    Integers,
+}
+
+/// The quadruples of results that an invocation has, of a tile.
+struct Quads {
+    /// How many.
+    count: &'static str,
+    /// The row of number `i` in the tile.
+    row: &'static str,
+    /// Its first column among those of the matrix.
+    column: &'static str,
+}
+
+impl Quads {
+    /// Writes those that are in use into the output of a matrix.
+    fn writes(&self, columns: &Names, values: &str) -> String {
+        let Quads { count, row, column } = self;
+        format!(
+            "        for (var i = 0u; i < {count}; i++) {{\n\
+             \x20           let to = row + {row};\n\
+             \x20           let n = {column};\n\
+             \x20           for (var c = 0u; c < 4u; c++) {{\n\
+             \x20               if (to < end && n + c < {}) {{\n\
+             \x20                   write_{}(to, {} + n + c, {values});\n\
+             \x20               }}\n\
+             \x20           }}\n\
+             \x20       }}\n",
+            columns.count, columns.matrix, columns.first
+        )
+    }
+}
+
+/// The sums of a group where they are not those of all groups: their declaration, what is done before the products of a
+/// group, and how they are added up.
+fn partial_sums(tile: Tile, numbers: Numbers) -> [String; 3] {
+    let quads_each = tile.columns_each / 4;
+    let element = match numbers {
+        Numbers::Floats => return [const { String::new() }; 3],
+        Numbers::Halves => "vec4<f16>",
+        Numbers::Integers => "vec4<i32>",
+    };
+    let ty = format!("array<{element}, ROWS_EACH * QUADS_EACH>");
+    let mut after = String::new();
+    for row in 0..tile.rows_each {
+        for quad in 0..quads_each {
+            let sum = row * quads_each + quad;
+            let scale = match numbers {
+                Numbers::Integers => {
+                    format!("input_scales[down * ROWS_EACH + {row}u] * scales[{quad}u * ACROSS + across]")
+                }
+                _ => format!("largest[down * ROWS_EACH + {row}u]"),
+            };
+            let _ = writeln!(after, "        sums[{sum}u] += {scale} * vec4<f32>(partial[{sum}u]);");
+        }
+    }
+    [format!("    var partial: {ty};"), format!("        partial = {ty}();"), after]
+}
+
 /// The products of an invocation with four columns of the input, written out, so that its sums are registers whatever a
 /// driver makes of arrays: `inputs` and `numbers` are read once for all of them.
-fn products(tile: Tile) -> String {
+fn products(tile: Tile, numbers: Numbers) -> String {
     let quads_each = tile.columns_each / 4;
     let mut text = String::new();
+    if numbers == Numbers::Integers {
+        for quad in 0..quads_each {
+            let _ = writeln!(
+                text,
+                "            let w{quad} = numbers[k * (TILE_COLUMNS / 4u) + {quad}u * ACROSS + across];"
+            );
+        }
+        for row in 0..tile.rows_each {
+            let _ = writeln!(text, "            let x{row} = inputs[(down * ROWS_EACH + {row}u) * 8u + k];");
+            for quad in 0..quads_each {
+                let dots = "xyzw".chars().map(|c| format!("dot4I8Packed(w{quad}.{c}, x{row})"));
+                let dots = dots.collect::<Vec<_>>().join(", ");
+                let _ = writeln!(text, "            partial[{}u] += vec4<i32>({dots});", row * quads_each + quad);
+            }
+        }
+        return text;
+    }
+    let sums = if numbers == Numbers::Halves { "partial" } else { "sums" };
     for input in 0..4 {
         for quad in 0..quads_each {
             let _ = writeln!(
@@ -136,7 +240,7 @@ fn products(tile: Tile) -> String {
         for (input, component) in "xyzw".chars().enumerate() {
             for quad in 0..quads_each {
                 let sum = row * quads_each + quad;
-                let _ = writeln!(text, "            sums[{sum}u] += x{row}.{component} * w{input}_{quad};");
+                let _ = writeln!(text, "            {sums}[{sum}u] += x{row}.{component} * w{input}_{quad};");
             }
         }
     }

@@ -9,10 +9,7 @@ fn product_M(unit: u32, row: u32, end: u32, lane: u32) -> array<vec4<f32>, QUADS
     let first = subgroup.idx * 16u;
 /*sums*/
     for (var g = 0u; g < n_groups; g++) {
-        for (var i = lane; i < TILE_ROWS * 8u; i += LANES) {
-            // Rows behind the last are computed like it, and not written.
-            put_inputs(i, four_inputs(min(row + (i >> 3u), end - 1u), g * 8u + (i & 7u)));
-        }
+        put_inputs(row, end, g, lane);
         for (var i = lane; i < 16u * WORDS_PER_GROUP; i += LANES) {
             let quad = i & 3u;
             let word = (i >> 2u) % WORDS_PER_GROUP;

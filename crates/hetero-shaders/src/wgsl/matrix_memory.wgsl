@@ -27,13 +27,16 @@ fn halves(values: vec4<f32>) -> vec4<f32> {
     return vec4<f32>(unpack2x16float(low), unpack2x16float(high));
 }
 
-// A quadruple of inputs.
-fn put_inputs(quad: u32, values: vec4<f32>) {
-    let nearest = halves(values);
-    let rest = halves((values - nearest) * REST);
-    for (var i = 0u; i < 4u; i++) {
-        inputs[4u * quad + i] = f16(nearest[i]);
-        rest_of_inputs[4u * quad + i] = f16(rest[i]);
+// Group `g` of the inputs of a tile's rows. Rows behind the last are computed like it, and not written.
+fn put_inputs(row: u32, end: u32, g: u32, lane: u32) {
+    for (var quad = lane; quad < TILE_ROWS * 8u; quad += LANES) {
+        let values = four_inputs(min(row + (quad >> 3u), end - 1u), g * 8u + (quad & 7u));
+        let nearest = halves(values);
+        let rest = halves((values - nearest) * REST);
+        for (var i = 0u; i < 4u; i++) {
+            inputs[4u * quad + i] = f16(nearest[i]);
+            rest_of_inputs[4u * quad + i] = f16(rest[i]);
+        }
     }
 }
 
