@@ -8,13 +8,12 @@ use std::hint::{black_box, spin_loop};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use backend_gpu_vulkano::{Ahead, VulkanBackend, VulkanOptions};
 use criterion::{BenchmarkId, Criterion};
 use hetero_core::{
-    Bindings, Claim, DeviceId, Executable, NodeId, OperandOrder, Part, QueuedAhead, Segment, SegmentNode, SharedTensor,
-    StepParams, Ticket,
+    Backend, Bindings, Claim, DeviceId, Executable, NodeId, OperandOrder, Part, QueuedAhead, Segment, SegmentNode,
+    SharedTensor, StepParams, Ticket,
 };
-use hetero_llama::backends::open;
-use hetero_llama::{DeviceOptions, DeviceSelection};
 
 use super::gpu::{STEPS, additions};
 use crate::Spread;
@@ -57,9 +56,9 @@ struct Begun {
 
 impl Begun {
     fn open(n_nodes: usize, rows: usize) -> Option<Begun> {
-        let devices = DeviceSelection::Named(vec!["vulkan".to_owned()]);
-        let backend = match open(&DeviceOptions { devices, ..DeviceOptions::default() }) {
-            Ok(mut devices) => devices.remove(0),
+        let options = VulkanOptions { ahead: Ahead::Always, ..VulkanOptions::default() };
+        let backend = match VulkanBackend::new(&options) {
+            Ok(backend) => backend,
             Err(error) => {
                 eprintln!("SKIPPED vulkan: {error}; {}", error.fix());
                 return None;

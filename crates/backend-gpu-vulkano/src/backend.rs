@@ -19,6 +19,7 @@ use vulkano::shader::ShaderStages;
 
 use crate::VulkanError;
 use crate::adapter::{AdapterStatus, Complaints, choose};
+use crate::gate::Ahead;
 use crate::matrices::matrix_unit;
 use crate::placement::{DeviceMemory, Placement, WeightMemory};
 use crate::queue::{Gpu, GpuSettings};
@@ -39,8 +40,8 @@ pub struct VulkanOptions {
     pub is_strict: bool,
     /// Whether the driver is taken at its word: no operator is tried before it is offered.
     pub is_trusted: bool,
-    /// Whether nothing is queued before its inputs exist, which is for comparison and for drivers that cannot.
-    pub is_never_ahead: bool,
+    /// Whether work is queued before its inputs exist.
+    pub ahead: Ahead,
     /// Whether weights are copied into memory of the GPU's own.
     pub weight_memory: WeightMemory,
 }
@@ -133,7 +134,11 @@ impl VulkanBackend {
         if let Some(Died { case, file }) = checks.as_ref().and_then(Checks::died).cloned() {
             return Err(VulkanError::Died { adapter: status.name.clone(), case, file });
         }
-        let queues_ahead = !options.is_never_ahead;
+        let queues_ahead = match options.ahead {
+            Ahead::Detected => !status.is_software,
+            Ahead::Always => true,
+            Ahead::Never => false,
+        };
         let memory = DeviceMemory::from(physical.memory_properties());
         let placement = Placement::new(properties.device_type, &memory, options.weight_memory);
         let settings = GpuSettings { features, knobs: knobs.clone(), max_piece_bytes, limits, queues_ahead, placement };

@@ -268,13 +268,18 @@ impl GpuExecutable {
 
 impl Lane {
     fn is_for<'a>(&self, tensors: impl Iterator<Item = &'a Arc<SharedTensor>>) -> bool {
-        self.tensors.iter().zip(tensors).all(|(bound, tensor)| Arc::ptr_eq(&bound.tensor, tensor))
+        are_bound(&self.tensors, tensors)
     }
 
-    /// The step that a submission was queued for, while its gate holds it back.
-    fn waiting(&self, value: u64) -> Option<StepParams> {
-        self.gate.as_ref().filter(|_| self.last_value == value).and_then(Gate::waiting)
+    /// What a submission was queued for, while its gate holds it back: its step, its tensors and the gate.
+    fn waiting(&mut self, value: u64) -> Option<(StepParams, &[Bound], &mut Gate)> {
+        let gate = self.gate.as_mut().filter(|_| self.last_value == value)?;
+        Some((gate.waiting()?, &self.tensors, gate))
     }
+}
+
+fn are_bound<'a>(bound: &[Bound], tensors: impl Iterator<Item = &'a Arc<SharedTensor>>) -> bool {
+    bound.iter().zip(tensors).all(|(bound, tensor)| Arc::ptr_eq(&bound.tensor, tensor))
 }
 
 impl Executable for GpuExecutable {
@@ -316,15 +321,14 @@ impl Executable for GpuExecutable {
             return Err(error);
         }
         let mut lanes = self.lanes.lock();
-        let lane = lanes.iter_mut().find(|lane| lane.waiting(value).is_some());
-        let lane = lane.unwrap_or_else(|| panic!("nothing is waiting as submission {value}"));
-        self.check.check(&bindings, lane.waiting(value).expect("looked for above"));
-        let is_for = lane.is_for(bindings.tensors.iter().map(|binding| binding.shared()));
+        let waiting = lanes.iter_mut().find_map(|lane| lane.waiting(value));
+        let (step, tensors, gate) = waiting.unwrap_or_else(|| panic!("nothing is waiting as submission {value}"));
+        self.check.check(&bindings, step);
+        let is_for = are_bound(tensors, bindings.tensors.iter().map(|binding| binding.shared()));
         assert!(is_for, "submission {value} was queued for other tensors");
         // Its place in the queue it has had for long: what is in this processor's hands runs before it or behind it, and
         // never beside it.
         bindings.hand_over(gpu.info.id);
-        let gate = lane.gate.as_mut().expect("it has a submission that waits");
         gate.open(gpu).map_err(|error| gpu.timeline.fail(error))?;
         drop(lanes);
         let timeline: Arc<dyn Timeline> = gpu.timeline.clone();
@@ -333,8 +337,7 @@ impl Executable for GpuExecutable {
 
     fn take_back(&self, value: u64) {
         let mut lanes = self.lanes.lock();
-        let lane = lanes.iter_mut().find(|lane| lane.waiting(value).is_some());
-        if let Some(gate) = lane.and_then(|lane| lane.gate.as_mut())
+        if let Some((_, _, gate)) = lanes.iter_mut().find_map(|lane| lane.waiting(value))
             && let Err(error) = gate.take_back(&self.gpu)
         {
             // The device has stopped, or will be waited for in vain: told to whoever waits.

@@ -22,6 +22,19 @@ use crate::placement::Purpose;
 use crate::queue::Gpu;
 use crate::recording::Recorded;
 
+/// Whether work is queued before its inputs exist.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Ahead {
+    /// Where that may gain something: on all but software, which has no host to save calls for. It computes on the cores
+    /// that the caller's threads need, and takes as long to begin either way.
+    #[default]
+    Detected,
+    /// On every device, as tests do.
+    Always,
+    /// Never: for comparison, and for drivers that cannot.
+    Never,
+}
+
 /// What holds back the submissions of a lane.
 #[derive(Debug)]
 pub(crate) struct Gate {

@@ -35,6 +35,7 @@ mod weight;
 pub use adapter::{AdapterStatus, adapters};
 pub use backend::{VulkanBackend, VulkanOptions};
 pub use error::VulkanError;
+pub use gate::Ahead;
 pub use hetero_shaders::checks::{Verdict, withdraw_markers};
 pub use hetero_shaders::knobs::{InvalidKnobs, Knobs};
 pub use placement::WeightMemory;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use backend_gpu_vulkano::{VulkanBackend, VulkanOptions};
+use backend_gpu_vulkano::{Ahead, VulkanBackend, VulkanOptions};
 use hetero_core::{
     Backend, BackendError, Bindings, Claim, DType, Executable, Graph, GraphBuilder, NodeId, Op, OperandOrder, Part,
     QueuedAhead, Segment, SegmentNode, SharedTensor, StepParams, Ticket, ValueId,
@@ -10,8 +10,10 @@ use hetero_core::{
 
 const STEP: StepParams = StepParams { past: 0, rows: 2 };
 
-fn open(options: &VulkanOptions) -> VulkanBackend {
-    VulkanBackend::new(options).unwrap_or_else(|error| panic!("{error}; {}", error.fix()))
+/// Whatever the GPU is.
+fn open(ahead: Ahead) -> Arc<VulkanBackend> {
+    let options = VulkanOptions { ahead, ..VulkanOptions::default() };
+    Arc::new(VulkanBackend::new(&options).unwrap_or_else(|error| panic!("{error}; {}", error.fix())))
 }
 
 /// Twice the input, and twice that, on tensors of its own.
@@ -87,7 +89,7 @@ fn finish(ticket: Ticket) {
 
 #[test]
 fn inputs_are_written_after_the_work_was_queued() {
-    let gpu = Arc::new(open(&VulkanOptions::default()));
+    let gpu = open(Ahead::Always);
     let work = Doubling::new(&gpu);
     // Nobody has used the queue yet, which says nothing about who will.
     work.write_input(0.5);
@@ -109,7 +111,7 @@ fn inputs_are_written_after_the_work_was_queued() {
 
 #[test]
 fn what_is_dropped_computes_nothing_and_holds_up_nobody() {
-    let gpu = Arc::new(open(&VulkanOptions::default()));
+    let gpu = open(Ahead::Always);
     let [dropped, behind] = [(); 2].map(|()| Doubling::new(&gpu));
     [&dropped, &behind].iter().for_each(|work| work.write_input(1.0));
     finish(dropped.submit());
@@ -132,7 +134,7 @@ fn what_is_dropped_computes_nothing_and_holds_up_nobody() {
 /// More than lanes are kept, in an order that is not that of the queue.
 #[test]
 fn many_wait_at_once_and_begin_in_any_order() {
-    let gpu = Arc::new(open(&VulkanOptions::default()));
+    let gpu = open(Ahead::Always);
     let works: Vec<Doubling> = (0..12).map(|_| Doubling::new(&gpu)).collect();
     works[0].write_input(1.0);
     finish(works[0].submit());
@@ -156,7 +158,7 @@ fn many_wait_at_once_and_begin_in_any_order() {
 /// What waits is dropped with everything else, whatever goes first.
 #[test]
 fn nothing_hangs_when_all_is_dropped() {
-    let gpu = Arc::new(open(&VulkanOptions::default()));
+    let gpu = open(Ahead::Always);
     let work = Doubling::new(&gpu);
     work.write_input(1.0);
     finish(work.submit());
@@ -168,7 +170,7 @@ fn nothing_hangs_when_all_is_dropped() {
 
 #[test]
 fn other_tensors_than_those_it_was_queued_for_are_refused() {
-    let gpu = Arc::new(open(&VulkanOptions::default()));
+    let gpu = open(Ahead::Always);
     let [work, other] = [(); 2].map(|()| Doubling::new(&gpu));
     work.write_input(1.0);
     finish(work.submit());
@@ -183,7 +185,7 @@ fn other_tensors_than_those_it_was_queued_for_are_refused() {
 /// A queue that several threads use is not kept waiting by one of them.
 #[test]
 fn nothing_is_queued_ahead_where_others_submit_or_where_it_is_switched_off() {
-    let gpu = Arc::new(open(&VulkanOptions::default()));
+    let gpu = open(Ahead::Always);
     let [work, of_other] = [(); 2].map(|()| Doubling::new(&gpu));
     work.write_input(1.0);
     of_other.write_input(1.0);
@@ -195,9 +197,18 @@ fn nothing_is_queued_ahead_where_others_submit_or_where_it_is_switched_off() {
     (0..64).for_each(|_| finish(work.submit()));
     assert!(work.queue().is_some(), "alone again");
 
-    let gpu = Arc::new(open(&VulkanOptions { is_never_ahead: true, ..VulkanOptions::default() }));
+    let gpu = open(Ahead::Never);
     let work = Doubling::new(&gpu);
     work.write_input(1.0);
     finish(work.submit());
     assert!(work.queue().is_none());
+}
+
+#[test]
+fn every_gpu_but_software_is_given_its_work_ahead_unless_told_otherwise() {
+    let gpu = open(Ahead::Detected);
+    let work = Doubling::new(&gpu);
+    work.write_input(1.0);
+    finish(work.submit());
+    assert_eq!(work.queue().is_some(), !gpu.is_software());
 }

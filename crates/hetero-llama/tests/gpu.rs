@@ -9,7 +9,7 @@ mod even_costs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hetero_core::{DeviceKind, WeightFormat};
+use hetero_core::{Backend, DeviceKind, WeightFormat};
 use hetero_llama::backends::{self, Availability};
 use hetero_llama::{
     Activations, CancelToken, DeviceOptions, DeviceSelection, Model, ModelOptions, ModelSource, Session,
@@ -139,7 +139,7 @@ fn alone(folder: &Path, gpu: &str, weights: WeightFormat, usual_length: usize) {
 fn together(folder: &Path, devices: &str, weights: WeightFormat, usual_length: usize) {
     let cpu = load(folder, "cpu", weights);
     let opened = backends::open(&device_options(devices)).expect("the processors");
-    let model = cpu.with_team(even_costs::team(opened));
+    let model = cpu.with_team(even_costs::team(opened.into_iter().map(given_work_ahead).collect()));
     same_tokens(&cpu, &model, usual_length);
     let session = Session::new(&model).expect("a session");
     let has_copies = session.cache_bytes() > Session::new(&cpu).expect("a session").cache_bytes();
@@ -148,6 +148,18 @@ fn together(folder: &Path, devices: &str, weights: WeightFormat, usual_length: u
     assert!(!has_copies || devices.contains("wgpu"), "{devices}: one memory serves all");
     let shares = session.device_shares();
     assert!(shares.iter().all(|share| *share > 0.1), "{devices}: one had next to nothing to do: {shares:?}");
+}
+
+/// A GPU that is given work before its inputs exist wherever it can be, even by software, which gains nothing.
+fn given_work_ahead(device: Arc<dyn Backend>) -> Arc<dyn Backend> {
+    #[cfg(feature = "gpu-vulkano")]
+    if device.info().name == "vulkan" {
+        use backend_gpu_vulkano::{Ahead, VulkanBackend, VulkanOptions};
+        return Arc::new(
+            VulkanBackend::new(&VulkanOptions { ahead: Ahead::Always, ..VulkanOptions::default() }).expect("a GPU"),
+        );
+    }
+    device
 }
 
 fn same_tokens(cpu: &Arc<Model>, model: &Arc<Model>, usual_length: usize) {

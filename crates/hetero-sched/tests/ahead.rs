@@ -25,11 +25,6 @@ fn ahead() -> Habits {
     Habits { takes_ahead: true, ..Habits::default() }
 }
 
-/// Work is queued ahead.
-fn on() -> ExecutorOptions {
-    ExecutorOptions { is_queued_ahead: true, ..ExecutorOptions::default() }
-}
-
 fn executor(model: &Model, plan: Plan, devices: &[Arc<ThreadBackend>], options: ExecutorOptions) -> Executor {
     let devices: Vec<Arc<dyn Backend>> = devices.iter().map(|device| Arc::clone(device) as Arc<dyn Backend>).collect();
     Executor::with_options(plan, &devices, &model.weights, &model.state(), &mut Residency::new(), options)
@@ -89,7 +84,7 @@ fn any_plan_gives_the_same_bits_with_work_queued_ahead() {
         let devices = threads(&habits);
         let policy = [WaitPolicy::Predicted, WaitPolicy::Spin, WaitPolicy::Block][seed % 3];
         let wait = WaitOptions { policy, ..WaitOptions::default() };
-        let options = ExecutorOptions { wait, n_traced: 1000, ..on() };
+        let options = ExecutorOptions { wait, n_traced: 1000, ..ExecutorOptions::default() };
         let mut executor = executor(&model, any_plan(&model.graph, 3, seed), &devices, options);
         assert_eq!(steps(&model, &mut executor), expected(&model), "plan {seed}, {policy:?}");
         assert_all_began(&devices);
@@ -101,7 +96,10 @@ fn any_plan_gives_the_same_bits_with_work_queued_ahead() {
 #[test]
 fn nothing_is_queued_ahead_where_that_is_switched_off() {
     let model = decoder(CAPACITY);
-    let off = [ExecutorOptions::default(), ExecutorOptions { synchronisation: Synchronisation::PerCrossing, ..on() }];
+    let off = [
+        ExecutorOptions { is_queued_ahead: false, ..ExecutorOptions::default() },
+        ExecutorOptions { synchronisation: Synchronisation::PerCrossing, ..ExecutorOptions::default() },
+    ];
     for options in off {
         let devices = threads(&[ahead(), ahead()]);
         let mut executor = executor(&model, in_turn(&model), &devices, options);
@@ -115,13 +113,14 @@ fn nothing_is_queued_ahead_where_that_is_switched_off() {
 fn what_waits_for_a_device_that_fails_is_taken_back() {
     let model = decoder(CAPACITY);
     let expected = expected(&model);
-    let mut n_taken_back = 0;
+    let (mut n_taken_back, mut n_stuck) = (0, 0);
     for n_before in 0..8 {
         for (fails, hangs) in [(Some(1 + n_before), None), (None, Some(1 + n_before))] {
             let faulty = Habits { fails_at: fails, hangs_at: hangs, ..ahead() };
             let devices = threads(&[ahead(), faulty]);
-            let wait = WaitOptions { stuck_multiple: 1.0, stuck_floor_seconds: 50e-3, ..WaitOptions::default() };
-            let options = ExecutorOptions { wait, ..on() };
+            // Twelve times as long where a submission runs for the first time, which is before a thread gives up.
+            let wait = WaitOptions { stuck_multiple: 1.0, stuck_floor_seconds: 30e-3, ..WaitOptions::default() };
+            let options = ExecutorOptions { wait, ..ExecutorOptions::default() };
             let mut executor = executor(&model, in_turn(&model), &devices, options);
             let predicted: Vec<f64> = executor.submissions().map(|_| 1e-3).collect();
             executor.predict(&predicted);
@@ -131,6 +130,7 @@ fn what_waits_for_a_device_that_fails_is_taken_back() {
                 common::fill(&model, &executor, CAPACITY, idx);
                 if let Err(error) = executor.step(step) {
                     n_errors += 1;
+                    n_stuck += usize::from(matches!(error, SchedError::Stuck { .. }));
                     assert_eq!(error.device_idx(), Some(1), "{error}");
                     executor.set_plan(single(&model), &mut Residency::new()).expect("the first computes everything");
                     executor.step(step).expect("without the second");
@@ -146,13 +146,14 @@ fn what_waits_for_a_device_that_fails_is_taken_back() {
         }
     }
     assert!(n_taken_back > 0, "nothing had been queued behind what failed");
+    assert!(n_stuck > 0, "nobody was given up because of its time");
 }
 
 #[test]
 fn a_step_can_be_cancelled_while_work_waits_for_its_inputs() {
     let model = decoder(CAPACITY);
     let devices = threads(&[(); 2].map(|()| Habits { late_us: 200, ..ahead() }));
-    let mut executor = executor(&model, in_turn(&model), &devices, on());
+    let mut executor = executor(&model, in_turn(&model), &devices, ExecutorOptions::default());
     common::fill(&model, &executor, CAPACITY, 0);
     executor.step(STEP).expect("a step");
     let expected = common::output(&model, &executor, CAPACITY);
@@ -182,7 +183,7 @@ fn two_executors_on_the_same_devices_come_to_their_ends() {
     std::thread::scope(|scope| {
         for model in &models {
             scope.spawn(|| {
-                let mut executor = executor(model, in_turn(model), &devices, on());
+                let mut executor = executor(model, in_turn(model), &devices, ExecutorOptions::default());
                 for _ in 0..if cfg!(miri) { 1 } else { 20 } {
                     assert_eq!(steps(model, &mut executor), expected);
                 }

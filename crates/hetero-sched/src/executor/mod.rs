@@ -79,8 +79,7 @@ pub struct ExecutorOptions {
     /// so the driver waits where a plan has no other device that could be late for it.
     pub host_device_idx: Option<usize>,
     /// Whether devices that can are given work before its inputs exist, so that the host only signals when these are
-    /// there. Only where devices meet fast. Off unless it is asked for: no GPU but Mesa's
-    /// software has been tried with it, and `docs/gpu.md` says what was seen there.
+    /// there. Only where devices meet fast.
     pub is_queued_ahead: bool,
     /// The most submissions whose times are kept for [`Executor::trace`].
     pub n_traced: usize,
@@ -112,7 +111,7 @@ impl Default for ExecutorOptions {
             clock: Arc::new(SystemClock::new()),
             allocator_idx: 0,
             host_device_idx: None,
-            is_queued_ahead: false,
+            is_queued_ahead: true,
             n_traced: 0,
         }
     }
@@ -140,9 +139,9 @@ struct Run {
     /// Seconds that it takes, as predicted before the first step, if it was.
     predicted: Option<f64>,
     /// Seconds that it takes, as far as is known.
+    seconds: Estimate,
     /// Whether it has ended once, with as many rows as in the last step.
     has_run: bool,
-    seconds: Estimate,
     /// When the host began to submit it in this step.
     submitting: f64,
     /// When it was submitted, is expected to start and is expected to end in this step.
