@@ -11,7 +11,7 @@ use hetero_core::{
 use hetero_shaders::checks::{Checked, Checks, Died, Verdict};
 use hetero_shaders::disk::KeptFile;
 use hetero_shaders::quirks::Driver;
-use hetero_shaders::{Features, Knobs, Limits};
+use hetero_shaders::{Features, Knobs, Limits, Variant};
 use vulkano::Version;
 use vulkano::device::physical::{PhysicalDevice, SubgroupFeatures};
 use vulkano::device::{Device, DeviceCreateInfo, DeviceExtensions, DeviceFeatures, QueueCreateInfo, QueueFlags};
@@ -32,6 +32,10 @@ pub struct VulkanOptions {
     pub adapter: Option<usize>,
     /// Which variants of which kernels may be used, to compare kernels or to go around a driver's mistakes.
     pub knobs: Knobs,
+    /// Whether rows of prompts may be rounded to 8-bit integers with a scale for every 32, as the CPU rounds them unless it
+    /// is told not to. They are where the device says that products of such integers are accelerated, and has no matrix
+    /// units that do as much without rounding, unless the knobs forbid it.
+    pub may_round: bool,
     /// The most bytes that a kernel is given as one input or output, below the device's own limit.
     pub max_piece_bytes: Option<u64>,
     /// The folder in which is kept what was found out about the driver, and what it has compiled; `None` for nothing.
@@ -120,7 +124,10 @@ impl VulkanBackend {
             matrices,
         };
         let driver = Driver { vendor: properties.vendor_id, device: &status.name, driver: &status.driver };
-        let knobs = driver.knobs(&options.knobs);
+        let mut knobs = driver.knobs(&options.knobs);
+        if options.may_round && !has_matrices && features.integer_dot && multiplies_integers_fast(&physical) {
+            knobs.ask_for("linear_tiled", Variant::IntegerDot);
+        }
         if !knobs.is_empty() {
             // Other kernels take another time.
             info.version = format!("{} {knobs}", info.version);
@@ -182,6 +189,11 @@ fn identity(device: &PhysicalDevice, knobs: &Knobs) -> String {
         properties.driver_version,
         properties.pipeline_cache_uuid,
     )
+}
+
+/// Whether products of four signed bytes at a time are faster than one by one.
+fn multiplies_integers_fast(device: &PhysicalDevice) -> bool {
+    device.properties().integer_dot_product4x8_bit_packed_signed_accelerated == Some(true)
 }
 
 /// What the kernels can make use of.

@@ -15,7 +15,7 @@ pub enum WgpuError {
     #[error("there is no GPU that Vulkan reaches")]
     NoAdapter,
     /// A device was asked for by a number that none has.
-    #[error("there is no GPU number {index}: there are {n_adapters}")]
+    #[error("there is no GPU number {index} of {n_adapters}, counted from 0")]
     NoSuchAdapter {
         /// The number.
         index: usize,

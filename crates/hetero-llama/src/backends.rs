@@ -352,7 +352,9 @@ impl<'a> Opener<'a> {
             name if name.split(':').next() == Some(WGPU) => gpu::open_wgpu(name, self.options),
             _ => {
                 let _ = self.options;
-                Err(LlamaError::DeviceNotBuilt { name: name.to_owned() })
+                let known = KNOWN.iter().find(|known| known.is_called(name));
+                let feature = known.map_or("cpu-simd", |known| known.feature);
+                Err(LlamaError::DeviceNotBuilt { name: name.to_owned(), feature })
             }
         }
     }

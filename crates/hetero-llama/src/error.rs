@@ -326,6 +326,8 @@ pub enum LlamaError {
     DeviceNotBuilt {
         /// The name that was given.
         name: String,
+        /// The feature that it needs.
+        feature: &'static str,
     },
 
     /// Devices that cannot share the work in the way that was asked for.

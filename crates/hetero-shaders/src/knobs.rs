@@ -218,6 +218,12 @@ impl FromStr for Knobs {
                     return Err(wrong(format!("`plain` or one of {}", names.join(", "))));
                 }
             };
+            let is_pointless = |variant: &Variant| !families.iter().any(|family| variant.is_of(family));
+            if is_asked_for && variants.iter().any(is_pointless) {
+                let having = Kernel::FAMILIES.iter().filter(|family| variants[0].is_of(family));
+                let having: Vec<&str> = having.copied().collect();
+                return Err(wrong(format!("`{variant}` of {}", having.join(" or "))));
+            }
             for family in families {
                 variants.iter().for_each(|variant| match is_asked_for {
                     true => knobs.ask_for(family, *variant),
@@ -278,6 +284,8 @@ mod tests {
             ("attention=subgroups", "-subgroups"),
             ("attention=-warp", "-split"),
             ("attention=+f16", "+dot"),
+            ("attention=+half", "linear_tiled"),
+            ("linear_vector=+matrix", "linear_tiled"),
             ("tiles=huge", "medium"),
         ] {
             let error = text.parse::<Knobs>().expect_err(text);

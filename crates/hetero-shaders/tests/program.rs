@@ -255,3 +255,36 @@ fn tiles_go_by_the_rows_and_the_device_unless_somebody_says_otherwise() {
     assert_eq!([4, 5, 16, 17, 32, 33, 64].map(|rows| tile("", rows)), [None, few, few, some, some, many, many]);
     assert_eq!(tile("tiles=small", 64), Some(Tiles::Small.tiles()[2]));
 }
+
+#[test]
+fn rows_are_rounded_once_for_all_that_read_them_where_that_is_asked_for() {
+    let segment = segment(layer(false, false), |value| value.0);
+    let kernels = |knobs: &str, rows: u32| -> Vec<Kernel> {
+        let program = build(&segment, knobs, 8);
+        let step = Step::new(0, rows);
+        let chosen = |dispatch: &Dispatch<()>| {
+            let (idx, _) = choose(&dispatch.choices, &dispatch.params, &step)?;
+            Some(dispatch.choices[idx].kernel)
+        };
+        program.dispatches.iter().filter_map(chosen).collect()
+    };
+    let count = |knobs: &str, rows: u32| {
+        let kernels = kernels(knobs, rows);
+        let is_integer = |kernel: &&Kernel| match kernel {
+            Kernel::LinearVector { linear, .. } | Kernel::LinearTiled { linear, .. } => linear.is_integer,
+            _ => false,
+        };
+        let n_rounded = kernels.iter().filter(|kernel| kernel.family() == "quantize").count();
+        (n_rounded, kernels.iter().filter(is_integer).count(), kernels.len())
+    };
+    // Query, key and value read the same rows, and so do gate and up.
+    for (knobs, few, many) in [
+        ("", (0, 0, 8), (0, 0, 8)),
+        ("linear_vector=+dot", (4, 4, 12), (0, 0, 8)),
+        ("linear_tiled=+dot", (0, 0, 8), (4, 4, 12)),
+        ("linear_tiled=+dot,linear_vector=+dot", (4, 4, 12), (4, 4, 12)),
+        ("linear_tiled=+dot,linear_vector=-fused", (0, 0, 14), (4, 7, 18)),
+    ] {
+        assert_eq!((count(knobs, 4), count(knobs, 5)), (few, many), "{knobs}");
+    }
+}

@@ -75,3 +75,13 @@ fn kernels_that_do_not_exist_are_refused_with_those_that_do() {
     let text = String::from_utf8(output.stderr).expect("UTF-8");
     assert!(text.contains("matmul=plain") && text.contains("linear_tiled"), "{text}");
 }
+
+#[test]
+#[cfg(not(feature = "gpu-vulkano"))]
+fn a_device_that_was_left_out_of_the_build_is_told_with_its_feature() {
+    for device in ["vulkan", "vulkan:1"] {
+        let output = crate::program::command(&["run", "Hi", "-n", "1", "--devices", device]).output();
+        let text = String::from_utf8(output.expect("the program ends").stderr).expect("UTF-8");
+        assert!(text.contains(&format!("`{device}`")) && text.contains("`gpu-vulkano`"), "{text}");
+    }
+}

@@ -33,6 +33,7 @@ pub(super) fn open_vulkan(name: &str, options: &DeviceOptions) -> Result<Opened,
         knobs: knobs.map_err(|error: backend_gpu_vulkano::InvalidKnobs| invalid_knobs(name, &error.to_string()))?,
         cache: options.cache.clone(),
         is_strict: options.is_strict,
+        may_round: options.activations == super::Activations::Auto,
         ..VulkanOptions::default()
     });
     let backend = opened.map_err(|error| unusable(name, error.to_string(), error.fix()))?;
@@ -70,7 +71,9 @@ pub(super) fn open_wgpu(name: &str, options: &DeviceOptions) -> Result<Opened, L
 
 fn invalid_knobs(name: &str, error: &str) -> LlamaError {
     let reason = format!("{KERNELS_VARIABLE} says {error}");
-    unusable(name, reason, "give kernels and variants, such as `attention=-subgroups,linear_tiled=plain`".to_owned())
+    let fix =
+        format!("set {KERNELS_VARIABLE} to such as `attention=-subgroups,linear_tiled=plain,tiles=small`, or unset it");
+    unusable(name, reason, fix)
 }
 
 fn unusable(name: &str, reason: String, fix: String) -> LlamaError {

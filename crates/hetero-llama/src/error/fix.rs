@@ -60,7 +60,9 @@ impl LlamaError {
             Self::Soc(_) => "docs/simulator.md says what a SoC file holds; start from a copy of a built-in one".into(),
             #[cfg(feature = "npu-sim")]
             Self::Faults(_) => "write faults as `npu:late=10x@3; gpu:lost@5`; docs/simulator.md has all forms".into(),
-            Self::DeviceNotBuilt { name } => format!("build with the cargo feature for `{name}`, or choose another device"),
+            Self::DeviceNotBuilt { feature, .. } => {
+                format!("build with the cargo feature `{feature}`, or choose another device")
+            }
             Self::Team(error) => error.fix(),
             Self::DeviceUnusable { fix, .. } => fix.clone(),
             Self::NoDevice => "build with at least one backend's cargo feature, such as `cpu-simd`".into(),
