@@ -4,11 +4,12 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use backend_gpu_vulkano::{VulkanBackend, VulkanError, VulkanOptions, WeightMemory, adapters};
-use hetero_conformance::ReferenceBackend;
+use hetero_conformance::gpu::{doubling, doubling_node};
+use hetero_conformance::{ReferenceBackend, gpu};
 use hetero_core::{
-    Access, Backend, BackendError, DType, DeviceId, Graph, GraphBuilder, HostTensor, NodeId, Op, OpSpec, OperandOrder,
-    Part, Segment, SegmentNode, SharedTensor, StepParams, Support, Tensor, TensorDesc, WeightFormat, WeightLayout,
-    WeightMatrix, WeightRows, quantize,
+    Access, Backend, DType, DeviceId, GraphBuilder, HostTensor, NodeId, Op, OpSpec, OperandOrder, Part, Segment,
+    SegmentNode, SharedTensor, StepParams, Support, Tensor, TensorDesc, WeightFormat, WeightLayout, WeightMatrix,
+    WeightRows, quantize,
 };
 use hetero_shaders::Knobs;
 use hetero_shaders::checks::Verdict;
@@ -23,7 +24,7 @@ fn gpu_and_another_processor_work_on_the_same_memory_without_a_copy() {
     const N_NODES: usize = 6;
     let gpu = open();
     let other = ReferenceBackend::new();
-    let graph = Arc::new(chain(N_NODES));
+    let graph = Arc::new(doubling(N_NODES));
     let tensors: Vec<Arc<SharedTensor>> = (0..graph.values().len())
         .map(|value| SharedTensor::new(gpu.allocate(&graph.tensor_desc(hetero_core::ValueId(value))).unwrap()))
         .collect();
@@ -39,7 +40,7 @@ fn gpu_and_another_processor_work_on_the_same_memory_without_a_copy() {
         tensors[0].slot().row_mut::<f32>(0).copy_from_slice(&numbers);
         for node in 0..N_NODES {
             let backend: &dyn Backend = if node % 2 == 0 { &gpu } else { &other };
-            let segment = Segment::new(Arc::clone(&graph), vec![whole(node)]);
+            let segment = Segment::new(Arc::clone(&graph), vec![doubling_node(node)]);
             let executable = backend.compile(&segment).unwrap();
             let lend = |idx: usize| {
                 let value = segment.values_of(idx).next().unwrap();
@@ -165,8 +166,8 @@ impl hetero_core::StoredBytes for Stored {
 #[test]
 fn tensors_of_another_processor_are_computed_in_where_they_lie() {
     let (gpu, other) = (open(), ReferenceBackend::new());
-    let graph = Arc::new(chain(1));
-    let segment = Segment::new(Arc::clone(&graph), vec![whole(0)]);
+    let graph = Arc::new(doubling(1));
+    let segment = Segment::new(Arc::clone(&graph), vec![doubling_node(0)]);
     let executable = gpu.compile(&segment).unwrap();
     for step in 0..20 {
         let tensors: Vec<Arc<SharedTensor>> = (0..2)
@@ -234,30 +235,12 @@ fn what_the_driver_compiles_is_kept_and_what_is_damaged_is_replaced() {
     let folder = tempfile::tempdir().unwrap();
     let options =
         VulkanOptions { cache: Some(folder.path().to_path_buf()), is_trusted: true, ..VulkanOptions::default() };
-    let graph = Arc::new(chain(1));
-    let segment = Segment::new(Arc::clone(&graph), vec![whole(0)]);
-    let run = || {
-        let backend = VulkanBackend::new(&options).unwrap();
-        drop(backend.compile(&segment).unwrap());
-        drop(backend);
-        let files: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().path()).collect();
-        assert_eq!(files.len(), 1, "{files:?}");
-        (std::fs::read(&files[0]).unwrap(), files[0].clone())
-    };
-    let (kept, file) = run();
-    assert!(kept.len() > 100, "{} bytes", kept.len());
-    std::fs::write(&file, &kept[..kept.len() / 2]).unwrap();
-    let (again, _) = run();
-    assert!(again.len() > kept.len() / 2, "{} bytes", again.len());
+    gpu::assert_compiled_is_kept(folder.path(), || VulkanBackend::new(&options).unwrap());
 }
 
 #[test]
 fn what_does_not_fit_is_out_of_memory_and_the_gpu_goes_on() {
-    let gpu = open();
-    let most = gpu.info().max_tensor_bytes.unwrap() as usize;
-    let desc = TensorDesc { rows: 1, columns: most / 4 + 4, dtype: DType::F32 };
-    assert!(matches!(gpu.allocate(&desc), Err(BackendError::OutOfMemory { .. })));
-    assert!(gpu.allocate(&TensorDesc { columns: 64, ..desc }).is_ok());
+    gpu::assert_too_large_is_out_of_memory(&open());
 }
 
 #[test]
@@ -268,26 +251,6 @@ fn a_gpu_that_is_not_there_is_an_error_with_advice() {
     let error = VulkanBackend::new(&options).unwrap_err();
     assert_eq!(error, VulkanError::NoSuchAdapter { index: n_adapters, n_adapters });
     assert!(error.fix().contains("hetero devices"));
-}
-
-/// Values that are each twice the one before.
-fn chain(n_nodes: usize) -> Graph {
-    let mut builder = GraphBuilder::new(1);
-    let mut x = builder.input("x", 64, DType::F32);
-    for _ in 0..n_nodes {
-        x = builder.node("twice", Op::Add { features: 64 }, &[x, x], &[], DType::F32);
-    }
-    builder.output(x);
-    builder.finish()
-}
-
-fn whole(node: usize) -> SegmentNode {
-    SegmentNode {
-        node: NodeId(node),
-        part: Part::whole(1, 64),
-        weights: vec![],
-        operand_order: OperandOrder::default(),
-    }
 }
 
 fn matrix(layout: WeightLayout, memory: Arc<dyn Tensor>) -> Arc<WeightMatrix> {

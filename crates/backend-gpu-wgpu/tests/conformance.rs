@@ -3,8 +3,7 @@
 use std::sync::Mutex;
 
 use backend_gpu_wgpu::{WgpuBackend, WgpuOptions};
-use hetero_conformance::{Expectations, Tolerance, run};
-use hetero_core::WeightFormat;
+use hetero_conformance::{Expectations, gpu, run};
 use hetero_shaders::{Knobs, Variant};
 
 /// What the driver's validation layers have complained about, where they are installed.
@@ -26,11 +25,7 @@ impl log::Log for Listener {
     fn flush(&self) {}
 }
 
-fn check(knobs: Knobs, expectations: &Expectations) {
-    check_with(&WgpuOptions { knobs, ..WgpuOptions::default() }, expectations);
-}
-
-fn check_with(options: &WgpuOptions, expectations: &Expectations) {
+fn check(options: &WgpuOptions, expectations: &Expectations) {
     // The tests of a process share the listener.
     let _ = log::set_logger(&Listener);
     log::set_max_level(log::LevelFilter::Warn);
@@ -43,19 +38,12 @@ fn check_with(options: &WgpuOptions, expectations: &Expectations) {
 
 #[test]
 fn with_all_that_the_device_has() {
-    let mut expectations = Expectations::new().requires("attention/f16+f16+f16-f16").requires("decoder/w4g32");
-    for format in WeightFormat::ALL {
-        expectations = expectations.requires(&format!("linear/{format}"));
-    }
-    check(Knobs::default(), &expectations);
+    check(&WgpuOptions::default(), &gpu::everything());
 }
 
-/// What is computed otherwise without subgroups and 16-bit floats: sums over a workgroup, and results in f16.
 #[test]
 fn with_plain_kernels() {
-    let plain = ["linear/", "rms_norm/", "softmax/", "attention/", "/f16", "decoder/w4g32"];
-    let expectations = plain.iter().fold(Expectations::new(), |expectations, pattern| expectations.only(pattern));
-    check(Knobs::plain(), &expectations);
+    check(&WgpuOptions { knobs: Knobs::plain(), ..WgpuOptions::default() }, &gpu::of_plain_kernels());
 }
 
 /// Rows as 8-bit integers, which are used when they are asked for. The self-test has compared them with the plain loops
@@ -65,18 +53,7 @@ fn with_products_of_integers() {
     let mut knobs = Knobs::default();
     knobs.ask_for("linear_vector", Variant::IntegerDot);
     knobs.ask_for("linear_tiled", Variant::IntegerDot);
-    // Rounding to 1/127 of a group's largest value is an error of about 0.5 % of a value, in a sum as in one term; a
-    // segment of several operators adds some of them up.
-    let mut expectations = Expectations::new();
-    for format in [WeightFormat::W8G32, WeightFormat::W4G32] {
-        expectations = expectations.requires(&format!("linear/{format}"));
-        for (op, factor) in [("linear", 1.0), ("shared_input", 1.0), ("gate_up", 2.0), ("mlp", 3.0), ("decoder", 6.0)] {
-            let tolerance = Tolerance::normalised(1.5e-2 * factor);
-            let reason = "activations are 8-bit integers per group of 32";
-            expectations = expectations.only(&format!("{op}/{format}")).tolerance(op, Some(format), tolerance, reason);
-        }
-    }
-    check_with(&WgpuOptions { knobs, is_strict: true, ..WgpuOptions::default() }, &expectations);
+    check(&WgpuOptions { knobs, is_strict: true, ..WgpuOptions::default() }, &gpu::of_integers());
 }
 
 /// Products in 16-bit floats, which are used when they are asked for and the device has such floats.
@@ -84,18 +61,7 @@ fn with_products_of_integers() {
 fn with_products_in_half_precision() {
     let mut knobs = Knobs::default();
     knobs.ask_for("linear_tiled", Variant::Half);
-    let mut expectations = Expectations::new();
-    for format in [WeightFormat::F32, WeightFormat::F16, WeightFormat::W8G32, WeightFormat::W4G32] {
-        let cases = format!("linear/{format}/f32-f32");
-        let reason = "prompts are multiplied in 16-bit floats";
-        expectations = expectations.only(&cases).requires(&cases).tolerance(
-            "linear",
-            Some(format),
-            Tolerance::normalised(1e-3),
-            reason,
-        );
-    }
-    check_with(&WgpuOptions { knobs, is_strict: true, ..WgpuOptions::default() }, &expectations);
+    check(&WgpuOptions { knobs, is_strict: true, ..WgpuOptions::default() }, &gpu::of_half_precision());
 }
 
 /// Units for small matrices, where the device has some: software too, which only imitates them, so they are asked for.
@@ -103,7 +69,5 @@ fn with_products_in_half_precision() {
 fn with_matrix_units() {
     let mut knobs = Knobs::default();
     knobs.ask_for("linear_tiled", Variant::Matrix);
-    let cases = ["linear/w4g32/f32-f32", "linear/f32/f32-f32", "linear/bf16/f32-f32", "gate_up/w8g32"];
-    let expectations = cases.iter().fold(Expectations::new(), |expectations, pattern| expectations.only(pattern));
-    check(knobs, &expectations);
+    check(&WgpuOptions { knobs, ..WgpuOptions::default() }, &gpu::of_matrix_units());
 }

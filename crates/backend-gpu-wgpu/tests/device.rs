@@ -4,11 +4,11 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use backend_gpu_wgpu::{WgpuBackend, WgpuError, WgpuOptions, adapters};
-use hetero_conformance::{Expectations, run};
+use hetero_conformance::gpu::{doubling, doubling_node};
+use hetero_conformance::{gpu, run};
 use hetero_core::{
-    Access, Backend, BackendError, Binding, Bindings, DType, DeviceId, Graph, GraphBuilder, HostTensor, NodeId, Op,
-    OpSpec, OperandOrder, Part, Segment, SegmentNode, SharedTensor, StepParams, Support, TensorDesc, WeightFormat,
-    WeightLayout, WeightMatrix, WeightRows, quantize,
+    Access, Backend, BackendError, Binding, Bindings, DType, DeviceId, Graph, HostTensor, Op, OpSpec, Part, Segment,
+    SharedTensor, StepParams, Support, TensorDesc, WeightFormat, WeightLayout, WeightMatrix, WeightRows, quantize,
 };
 use hetero_shaders::Knobs;
 use hetero_shaders::checks::Verdict;
@@ -23,11 +23,7 @@ fn weights_in_pieces_give_the_same_results() {
     let options = WgpuOptions { max_piece_bytes: Some(40_000), ..WgpuOptions::default() };
     let backend = open(&options);
     assert_eq!(backend.info().max_tensor_bytes, Some(40_000));
-    let mut expectations = Expectations::new();
-    for case in ["in257-out257", "in96-out257", "in60-out128", "embed/f32/u32-f32-300x64"] {
-        expectations = expectations.only(case);
-    }
-    run(&backend, &expectations).assert_passed();
+    run(&backend, &gpu::of_pieces()).assert_passed();
 }
 
 #[test]
@@ -46,7 +42,7 @@ fn a_weight_of_more_than_a_binding_is_cut_and_one_row_too_large_is_an_error() {
 #[test]
 fn a_step_is_one_submission_and_its_results_are_read_without_another() {
     let backend = open(&WgpuOptions::default());
-    let graph = Arc::new(chain(12));
+    let graph = Arc::new(doubling(12));
     let (segment, tensors) = ready(&backend, &graph);
     let executable = backend.compile(&segment).unwrap();
     let input = &tensors[0];
@@ -74,7 +70,7 @@ fn a_step_is_one_submission_and_its_results_are_read_without_another() {
 #[test]
 fn what_is_written_after_a_step_is_what_is_read() {
     let backend = open(&WgpuOptions::default());
-    let graph = Arc::new(chain(1));
+    let graph = Arc::new(doubling(1));
     let (segment, tensors) = ready(&backend, &graph);
     let executable = backend.compile(&segment).unwrap();
     executable.submit(bind(&segment, &tensors), StepParams { past: 0, rows: 1 }).unwrap().wait().map(drop).unwrap();
@@ -88,7 +84,7 @@ fn what_is_written_after_a_step_is_what_is_read() {
 #[test]
 fn a_lost_device_is_an_error_everywhere_and_a_panic_nowhere() {
     let backend = open(&WgpuOptions::default());
-    let graph = Arc::new(chain(3));
+    let graph = Arc::new(doubling(3));
     let (segment, tensors) = ready(&backend, &graph);
     let executable = backend.compile(&segment).unwrap();
     let step = StepParams { past: 0, rows: 1 };
@@ -137,30 +133,12 @@ fn what_the_driver_computes_is_tried_once_and_remembered() {
 fn what_the_driver_compiles_is_kept_and_what_is_damaged_is_replaced() {
     let folder = tempfile::tempdir().unwrap();
     let options = WgpuOptions { cache: Some(folder.path().to_path_buf()), is_trusted: true, ..WgpuOptions::default() };
-    let graph = Arc::new(chain(1));
-    let segment = Segment::new(Arc::clone(&graph), vec![whole(0)]);
-    let run = || {
-        let backend = WgpuBackend::new(&options).unwrap();
-        drop(backend.compile(&segment).unwrap());
-        drop(backend);
-        let files: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().path()).collect();
-        assert_eq!(files.len(), 1, "{files:?}");
-        (std::fs::read(&files[0]).unwrap(), files[0].clone())
-    };
-    let (kept, file) = run();
-    assert!(kept.len() > 100, "{} bytes", kept.len());
-    std::fs::write(&file, &kept[..kept.len() / 2]).unwrap();
-    let (again, _) = run();
-    assert!(again.len() > kept.len() / 2, "{} bytes", again.len());
+    gpu::assert_compiled_is_kept(folder.path(), || WgpuBackend::new(&options).unwrap());
 }
 
 #[test]
 fn what_does_not_fit_is_out_of_memory_and_the_gpu_goes_on() {
-    let backend = open(&WgpuOptions::default());
-    let most = backend.info().max_tensor_bytes.unwrap() as usize;
-    let desc = TensorDesc { rows: 1, columns: most + 16, dtype: DType::U8 };
-    assert!(matches!(backend.allocate(&desc), Err(BackendError::OutOfMemory { .. })));
-    assert!(backend.allocate(&TensorDesc { columns: 64, ..desc }).is_ok());
+    gpu::assert_too_large_is_out_of_memory(&open(&WgpuOptions::default()));
 }
 
 #[test]
@@ -172,32 +150,12 @@ fn a_gpu_that_is_not_there_is_an_error_with_advice() {
     assert!(error.fix().contains("hetero devices"));
 }
 
-/// Values that are each twice the one before.
-fn chain(n_nodes: usize) -> Graph {
-    let mut builder = GraphBuilder::new(1);
-    let mut x = builder.input("x", 64, DType::F32);
-    for _ in 0..n_nodes {
-        x = builder.node("twice", Op::Add { features: 64 }, &[x, x], &[], DType::F32);
-    }
-    builder.output(x);
-    builder.finish()
-}
-
 /// The whole graph as a segment, with a tensor for each value.
 fn ready(backend: &WgpuBackend, graph: &Arc<Graph>) -> (Segment, Vec<Arc<SharedTensor>>) {
-    let segment = Segment::new(Arc::clone(graph), (0..graph.nodes().len()).map(whole).collect());
+    let segment = Segment::new(Arc::clone(graph), (0..graph.nodes().len()).map(doubling_node).collect());
     let tensor = |&value: &_| SharedTensor::new(backend.allocate(&graph.tensor_desc(value)).unwrap());
     let tensors = segment.values().iter().map(tensor).collect();
     (segment, tensors)
-}
-
-fn whole(node: usize) -> SegmentNode {
-    SegmentNode {
-        node: NodeId(node),
-        part: Part::whole(1, 64),
-        weights: vec![],
-        operand_order: OperandOrder::default(),
-    }
 }
 
 fn bind(segment: &Segment, tensors: &[Arc<SharedTensor>]) -> Bindings {

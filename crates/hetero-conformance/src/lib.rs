@@ -37,6 +37,7 @@ mod cases;
 pub mod compare;
 mod contract;
 pub mod expectations;
+pub mod gpu;
 pub mod layer;
 mod reference_backend;
 pub mod report;
