@@ -28,14 +28,19 @@ use crate::submissions::Submission;
 pub struct Load {
     /// Seconds that it takes alone on the bus.
     pub seconds: f64,
-    /// Bytes that it moves over the bus.
-    pub bytes: f64,
+    /// Bytes per second that it wants of the bus.
+    pub rate: f64,
 }
 
 impl Load {
     /// Work that does not use the bus.
     pub fn computing(seconds: f64) -> Load {
-        Load { seconds, bytes: 0.0 }
+        Load { seconds, rate: 0.0 }
+    }
+
+    /// Work that moves so many bytes over the bus.
+    pub fn moving(seconds: f64, bytes: f64) -> Load {
+        Load { seconds, rate: if bytes > 0.0 && seconds > 0.0 { bytes / seconds } else { 0.0 } }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use arrayvec::ArrayVec;
 use hetero_core::{Graph, NodeId, OperandOrder};
+use rustc_hash::FxHashMap;
 
 use crate::cost::{CostModel, DeviceSet, MAX_DEVICES, PartShape};
 use crate::plan::{PlacedPart, Plan};
@@ -43,7 +44,7 @@ pub(crate) struct Pool<'a> {
 #[derive(Debug, Default)]
 struct List {
     /// What was asked for, and the candidate if there is one.
-    known: Vec<(Cut, Option<usize>)>,
+    known: FxHashMap<Cut, Option<usize>>,
     candidates: Vec<Candidate>,
     /// Cuts that are tried whatever the state is, with their candidates.
     fixed: Option<Vec<(Cut, usize)>>,
@@ -110,7 +111,7 @@ impl<'a> Pool<'a> {
     /// The candidate for a cut, or `None` when the operator or a device does not allow it.
     pub(crate) fn find(&mut self, template: usize, cut: Cut) -> Option<usize> {
         let kind = self.kinds[template];
-        if let Some((_, idx)) = self.lists[kind].known.iter().find(|(known, _)| *known == cut) {
+        if let Some(idx) = self.lists[kind].known.get(&cut) {
             return *idx;
         }
         let candidate = self.make(template, cut);
@@ -119,7 +120,7 @@ impl<'a> Pool<'a> {
             list.candidates.push(candidate);
             list.candidates.len() - 1
         });
-        list.known.push((cut, idx));
+        list.known.insert(cut, idx);
         idx
     }
 
@@ -402,7 +403,7 @@ impl<'a> Pool<'a> {
         }
         let alone = PartShape { companions: DeviceSet::EMPTY, ..*shape };
         let seconds = if shape.companions.is_empty() { seconds } else { self.costs.seconds(device, &alone)? };
-        Some(Load { seconds, bytes: self.costs.bus_bytes(device, &alone) })
+        Some(Load::moving(seconds, self.costs.bus_bytes(device, &alone)))
     }
 }
 

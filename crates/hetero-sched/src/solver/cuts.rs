@@ -149,18 +149,23 @@ impl Pool<'_> {
             let below = self.seconds(template, b, [at, template.rows], [0, template.columns], both)?;
             Some(first - beside - below)
         };
-        // The gap grows with the first device's columns; the cut is where it changes its sign.
-        let (mut low, mut high) = (1, n_steps);
-        while low < high {
-            let middle = low.midpoint(high);
-            match gap(middle) {
-                Some(gap) if gap < 0.0 => low = middle + 1,
-                Some(_) => high = middle,
+        // The gap grows with the first device's columns, nearly in proportion; the cut is where it changes its sign.
+        let (Some(mut below), Some(mut above)) = (gap(0), gap(n_steps)) else { return Vec::new() };
+        let (mut low, mut high) = (if above < 0.0 { n_steps - 1 } else { 0 }, n_steps);
+        for round in 1.. {
+            if high - low <= 1 {
+                break;
+            }
+            // Aiming at the sign's change is there after few rounds, and with halving the range now and then always.
+            let share = if round % 3 == 0 { 0.5 } else { below / (below - above) };
+            let at = (low + ((high - low) as f64 * share) as usize).clamp(low + 1, high - 1);
+            match gap(at) {
+                Some(gap) if gap < 0.0 => (low, below) = (at, gap),
+                Some(gap) => (high, above) = (at, gap),
                 None => return Vec::new(),
             }
         }
-        let around = low.saturating_sub(1)..=low;
-        around.filter(|n| (1..=n_steps).contains(n)).map(corner).collect()
+        [low, high].into_iter().filter(|n| (1..=n_steps).contains(n)).map(corner).collect()
     }
 
     /// The number of rows, a multiple of [`ROW_STEP`], below which the first of two devices that take any number

@@ -4,11 +4,13 @@
 //! Submissions are those of [`mod@crate::submissions`], formed here from pieces, so that no plan has to be made to know
 //! what it takes.
 
+use arrayvec::ArrayVec;
+
 use crate::cost::{CostModel, MAX_DEVICES};
 use crate::timing::{Event, Overheads, Schedule, ScheduleMark, TimedSubmission, Timeline};
 
 use super::problem::{Input, Problem, Work};
-use super::state::Piece;
+use super::state::{MAX_PARTS, Piece};
 
 /// A step that is put together node by node. Keeps its memory from one to the next.
 #[derive(Debug)]
@@ -33,7 +35,7 @@ pub(crate) struct Exact {
     laid_start: usize,
     laid: Vec<usize>,
     /// For each piece of a node, what it waits for.
-    wanted: Vec<[u32; MAX_DEVICES]>,
+    wanted: ArrayVec<[u32; MAX_DEVICES], MAX_PARTS>,
 }
 
 /// What is returned to when the beginning of a layer is the same as before.
@@ -90,7 +92,7 @@ impl Exact {
             marks: Vec::new(),
             laid_start: 0,
             laid: Vec::new(),
-            wanted: Vec::new(),
+            wanted: ArrayVec::new(),
         }
     }
 
@@ -214,13 +216,12 @@ impl Exact {
     fn add(&mut self, problem: &Problem, work: &Work, pieces: &[Piece]) {
         let first_part = self.parts.len() as u32;
         let inputs = problem.inputs(work);
-        let waits = find_wanted(&mut self.wanted, &self.values, &self.parts, inputs, pieces);
+        let wanted_of_all = find_wanted(&mut self.wanted, &self.values, &self.parts, inputs, pieces);
+        let waits = wanted_of_all != [0; MAX_DEVICES];
         if waits {
             // What other devices wait for takes nothing more, and nothing of this node either.
-            for wanted in &self.wanted {
-                for (latest, &wanted) in self.latest.iter_mut().zip(wanted) {
-                    latest.is_open &= wanted == 0 || wanted != latest.job.wrapping_add(1);
-                }
+            for (latest, wanted) in self.latest.iter_mut().zip(wanted_of_all) {
+                latest.is_open &= wanted == 0 || wanted != latest.job.wrapping_add(1);
             }
         }
         let mut jobs = [0; MAX_DEVICES];
@@ -273,27 +274,26 @@ impl Exact {
 }
 
 /// For each piece of a node and each other device, up to which of its jobs the piece waits for them: the number of the
-/// job, plus one. Says whether there is any.
+/// job, plus one. Returns the same for all pieces together.
 fn find_wanted(
-    wanted: &mut Vec<[u32; MAX_DEVICES]>,
+    wanted: &mut ArrayVec<[u32; MAX_DEVICES], MAX_PARTS>,
     values: &[Value],
     parts: &[Located],
     inputs: &[Input],
     pieces: &[Piece],
-) -> bool {
+) -> [u32; MAX_DEVICES] {
     let meet = |a: [u32; 2], b: [u32; 2]| a[0] < b[1] && b[0] < a[1];
     wanted.clear();
-    wanted.resize(pieces.len(), [0; MAX_DEVICES]);
-    let mut any = 0;
+    wanted.extend(pieces.iter().map(|_| [0; MAX_DEVICES]));
     for input in inputs {
         let Some(value) = input.slot.map(|slot| &values[slot]) else { continue };
         if value.parts[1] - value.parts[0] == 1 || (input.all_rows && !input.same_columns) {
             // All of it is needed.
             for (piece, wanted) in pieces.iter().zip(wanted.iter_mut()) {
-                for (device, (wanted, &jobs)) in wanted.iter_mut().zip(&value.jobs).enumerate() {
-                    let jobs = if device == piece.device { 0 } else { jobs };
+                let mut jobs = value.jobs;
+                jobs[piece.device] = 0;
+                for (wanted, jobs) in wanted.iter_mut().zip(jobs) {
                     *wanted = jobs.max(*wanted);
-                    any |= jobs;
                 }
             }
             continue;
@@ -307,10 +307,15 @@ fn find_wanted(
                 if is_needed {
                     let wanted = &mut wanted[part.device as usize];
                     *wanted = (part.job + 1).max(*wanted);
-                    any = 1;
                 }
             }
         }
     }
-    any > 0
+    let mut of_all = [0; MAX_DEVICES];
+    for wanted in wanted.iter() {
+        for (of_all, &wanted) in of_all.iter_mut().zip(wanted) {
+            *of_all = wanted.max(*of_all);
+        }
+    }
+    of_all
 }

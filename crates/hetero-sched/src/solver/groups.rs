@@ -250,29 +250,54 @@ fn best_combinations(
     limit: f64,
     n: usize,
 ) -> Vec<Combination> {
-    let mut best: Vec<Combination> = Vec::with_capacity(n + 1);
-    let mut chosen = [0u8; MOST_MEMBERS];
-    if ways.iter().any(|ways| ways.is_empty()) {
-        return best;
-    }
-    loop {
-        let limit = if best.len() == n { best[n - 1].score } else { limit };
-        if let Some(combination) = balance(ways, widths, starts, chosen, limit) {
-            let at = best.partition_point(|other| other.score <= combination.score);
-            best.insert(at, combination);
-            best.truncate(n);
+    let mut combining = Combining { ways, widths, starts, limit, n, best: Vec::with_capacity(n + 1) };
+    combining.add_members(ways.len(), [0; MOST_MEMBERS], *starts);
+    combining.best
+}
+
+/// Combinations that are being compared.
+struct Combining<'a> {
+    ways: &'a [Ways],
+    widths: &'a [f64],
+    starts: &'a [f64; MAX_DEVICES],
+    /// Later than this none may end.
+    limit: f64,
+    n: usize,
+    best: Vec<Combination>,
+}
+
+impl Combining<'_> {
+    /// Tries all ways for the first members, after those of the others were chosen, with which devices end so early at
+    /// best.
+    fn add_members(&mut self, n_members: usize, mut chosen: [u8; MOST_MEMBERS], ends: [f64; MAX_DEVICES]) {
+        let ways = self.ways;
+        let Some(member) = n_members.checked_sub(1) else { return self.add(chosen) };
+        for (idx, way) in ways[member].iter().enumerate() {
+            let mut ends = ends;
+            let mut is_late = false;
+            for (device, end) in ends.iter_mut().enumerate() {
+                // Where columns are free, the second device may have none of them.
+                let is_spared = way.is_free() && way.devices[1] == device;
+                let spared = if is_spared { way.slopes[1] * self.widths[member] } else { 0.0 };
+                let least = way.busy[device] - spared;
+                *end += least;
+                is_late |= least > 0.0 && *end >= self.limit;
+            }
+            if !is_late {
+                chosen[member] = idx as u8;
+                self.add_members(member, chosen, ends);
+            }
         }
-        let mut member = 0;
-        loop {
-            if member == ways.len() {
-                return best;
-            }
-            chosen[member] += 1;
-            if usize::from(chosen[member]) < ways[member].len() {
-                break;
-            }
-            chosen[member] = 0;
-            member += 1;
+    }
+
+    /// Adds a combination if it is one of the best.
+    fn add(&mut self, chosen: [u8; MOST_MEMBERS]) {
+        let Some(combination) = balance(self.ways, self.widths, self.starts, chosen, self.limit) else { return };
+        let at = self.best.partition_point(|other| other.score <= combination.score);
+        self.best.insert(at, combination);
+        self.best.truncate(self.n);
+        if self.best.len() == self.n {
+            self.limit = self.best[self.n - 1].score;
         }
     }
 }

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use crate::cost::MAX_DEVICES;
 
+use super::Effort;
 use super::candidates::pairs;
 use super::cuts::{FEW_CUTS, ROW_STEP};
 use super::search::Search;
@@ -11,18 +12,22 @@ use super::state::Cut;
 use super::steady::Choices;
 use super::weighting::Outlay;
 
-/// A change that makes an operator this many times as long is not tried.
+/// A cut that makes some device take so many times as long for an operator is not tried: the others do not make up for it.
 const LONGER: f64 = 1.25;
 
-/// One copy of the layers that is worth so many times as much says that several are.
-const CLEARLY: f64 = 1.002;
+/// The same for the cut of an operator beside it, which may save a join.
+const LONGER_BESIDE: f64 = 1.5;
+
+/// One copy of the layers that is worth so many times as much says that several are; where there is time, and where
+/// there is not.
+const CLEARLY: [f64; 2] = [1.002, 1.0003];
 
 impl Search<'_> {
     /// Changes choices one by one, or those of a chain together, as long as the value falls; returns the value.
     pub(super) fn improve(&mut self, mut trial: Trial, choices: &mut Choices) -> f64 {
         trial.alone = self.layer_value(trial.nodes.start, choices);
         trial.least = self.layers_value(trial.nodes.start, trial.n_copies, choices);
-        for _ in 0..self.pool.options.effort.rounds {
+        for _ in 0..trial.rounds {
             let before = trial.least;
             self.regroup(choices, &mut trial);
             self.replace_cuts(choices, &mut trial);
@@ -50,7 +55,8 @@ impl Search<'_> {
             if matches!(cut, Cut::Whole(_) | Cut::Chunks(_)) || !is_first(self) {
                 continue;
             }
-            let mut stride = self.pool.options.effort.first_shift;
+            // Cuts are close to where they balance; the last step or two are what counts.
+            let mut stride = if self.is_hurried() { 2 } else { self.pool.options.effort.first_shift };
             while stride >= 1 {
                 let mut is_better = false;
                 for shifted in shifts(cut, stride as i64, step) {
@@ -72,40 +78,56 @@ impl Search<'_> {
     fn replace_cuts(&mut self, choices: &mut Choices, trial: &mut Trial) {
         let problem = self.pool.problem;
         let start = trial.nodes.start;
+        let mut cuts: Vec<Cut> = Vec::new();
         for offset in 0..choices.len() {
-            let template = &problem.templates[problem.works[start + offset].template];
+            let template_idx = problem.works[start + offset].template;
+            let template = &problem.templates[template_idx];
             let mut run = vec![offset];
-            let mut cuts: Vec<Cut> =
-                self.pool.fixed_cuts(problem.works[start + offset].template).iter().map(|&(cut, _)| cut).collect();
             if template.is_linear {
-                if !self.pool.options.effort.replaces_all {
+                if !trial.replaces_all {
                     continue;
                 }
                 let first_template = problem.works[start].template;
                 run.extend(template.chain.iter().skip(1).map(|&member| member - first_template));
-                self.list_balanced(problem.works[start + offset].template, &mut cuts);
             } else if !template.mixes_rows {
                 run = self.run_of(offset, choices.len(), trial);
             }
+            cuts.clear();
             self.list_neighbours(&run, choices, trial, &mut cuts);
+            let n_neighbours = cuts.len();
+            cuts.extend(self.pool.fixed_cuts(template_idx).iter().map(|&(cut, _)| cut));
+            if template.is_linear {
+                self.list_balanced(template_idx, &mut cuts);
+            }
+            if !trial.replaces_all {
+                let mut longer = std::iter::repeat_n(LONGER_BESIDE, n_neighbours).chain(std::iter::repeat(LONGER));
+                cuts.retain(|&cut| {
+                    let longer = longer.next().expect("as many as one likes");
+                    self.is_promising(template_idx, choices[offset], cut, longer)
+                });
+            }
             cuts.sort_unstable();
             cuts.dedup();
-            for cut in cuts {
-                if !self.pool.options.effort.replaces_all {
-                    let template = problem.works[start + offset].template;
-                    let now = self.pool.candidate(template, choices[offset]).longest();
-                    // What takes some device so much longer is not made up for by the others.
-                    let known = self.pool.find(template, cut);
-                    if known.is_none_or(|candidate| self.pool.candidate(template, candidate).longest() > LONGER * now) {
-                        continue;
-                    }
-                }
+            for &cut in &cuts {
                 self.try_change(choices, trial, |node, _| node == offset, cut);
                 if run.len() > 1 {
                     self.try_change(choices, trial, |node, _| run.contains(&node), cut);
                 }
             }
         }
+    }
+
+    /// Whether a cut is worth trying in the place of a candidate of an operator that is not linear, when it may take some
+    /// device so many times as long.
+    fn is_promising(&mut self, template: usize, now: usize, cut: Cut, longer: f64) -> bool {
+        let known = self.pool.candidate(template, now);
+        let (longest, is_whole) = (known.longest(), known.cut.devices().len() == 1);
+        // Columns of what takes so little time are cut where what it reads is cut, or not at all.
+        if matches!(cut, Cut::Columns(..)) && (is_whole || cut.devices().len() > 2) {
+            return false;
+        }
+        let candidate = self.pool.find(template, cut);
+        candidate.is_some_and(|candidate| self.pool.candidate(template, candidate).longest() <= longer * longest)
     }
 
     /// A node with those behind it, into the next copy, of which each reads the one before and each row and column needs
@@ -210,7 +232,7 @@ impl Search<'_> {
         }
         // What makes one copy clearly slower makes many slower, and takes half the time to find out.
         let alone = self.layer_value(trial.nodes.start, &trial.changed);
-        if alone > trial.alone * CLEARLY {
+        if alone > trial.alone * CLEARLY[usize::from(self.is_hurried())] {
             return false;
         }
         let value = match trial.n_copies {
@@ -236,11 +258,27 @@ pub(super) struct Trial {
     /// What one copy is worth.
     alone: f64,
     pub(super) changed: Choices,
+    /// See [`Effort::rounds`] and [`Effort::replaces_all`].
+    rounds: usize,
+    replaces_all: bool,
 }
 
 impl Trial {
-    pub(super) fn new(nodes: Range<usize>, n_copies: usize) -> Trial {
-        Trial { nodes, n_copies, least: f64::INFINITY, alone: f64::INFINITY, changed: Vec::new() }
+    pub(super) fn new(nodes: Range<usize>, n_copies: usize, effort: &Effort) -> Trial {
+        Trial {
+            nodes,
+            n_copies,
+            least: f64::INFINITY,
+            alone: f64::INFINITY,
+            changed: Vec::new(),
+            rounds: effort.rounds,
+            replaces_all: effort.replaces_all,
+        }
+    }
+
+    /// Without the changes that take long and seldom help.
+    pub(super) fn quick(self) -> Trial {
+        Trial { replaces_all: false, ..self }
     }
 }
 

@@ -61,7 +61,7 @@ impl Search<'_> {
             let kept = if keep_all { ends.len() } else { self.pool.options.effort.refined };
             for mut choices in self.best_of(ends, kept) {
                 if !keep_all {
-                    self.improve(Trial::new(0..n_nodes, 1), &mut choices);
+                    self.improve(Trial::new(0..n_nodes, 1, &self.pool.options.effort), &mut choices);
                 }
                 found.push(choices);
             }
@@ -180,7 +180,7 @@ impl Search<'_> {
         let at_least = if problem.templates.iter().all(|template| template.rows == 1) { 2 } else { 1 };
         rated.truncate(self.pool.options.effort.refined.max(at_least));
         for (value, choices) in &mut rated {
-            *value = self.improve(Trial::new(first.clone(), n_copies), choices);
+            *value = self.improve(Trial::new(first.clone(), n_copies, &self.pool.options.effort), choices);
         }
         let best = rated.into_iter().min_by(|a, b| a.0.total_cmp(&b.0))?;
         Some(self.wander(first, n_copies, best))
@@ -190,6 +190,8 @@ impl Search<'_> {
     /// (iterated local search). The same numbers each time, so the same plan.
     fn wander(&mut self, nodes: Range<usize>, n_copies: usize, mut best: (f64, Choices)) -> (f64, Choices) {
         let problem = self.pool.problem;
+        let effort = &self.pool.options.effort;
+        let mut is_quick = false;
         let mut state = 0x9e37_79b9_7f4a_7c15u64;
         let mut pick = |n: usize| {
             // Marsaglia's xorshift.
@@ -198,7 +200,8 @@ impl Search<'_> {
             state ^= state << 17;
             (state >> 33) as usize % n
         };
-        for _ in 0..self.pool.options.effort.kicks {
+        let n_kicks = effort.kicks + effort.quick_kicks;
+        for kick in 0..n_kicks {
             let mut choices = best.1.clone();
             let first = pick(choices.len());
             let last = (first + pick(MOST_KICKED)).min(choices.len() - 1);
@@ -206,26 +209,43 @@ impl Search<'_> {
                 let template = problem.works[nodes.start + offset].template;
                 *choice = pick(self.pool.n_candidates(template));
             }
-            let value = self.improve(Trial::new(nodes.clone(), n_copies), &mut choices);
+            let trial = Trial::new(nodes.clone(), n_copies, effort);
+            // Evenly spread.
+            let is_thorough = kick * effort.kicks % n_kicks < effort.kicks;
+            let trial = if is_thorough { trial } else { trial.quick() };
+            let value = self.improve(trial, &mut choices);
             if value < best.0 {
                 best = (value, choices);
+                is_quick = !is_thorough;
             }
+        }
+        if is_quick {
+            best.0 = self.improve(Trial::new(nodes, n_copies, effort), &mut best.1);
         }
         best
     }
 
-    /// What else is searched: whole operators and, where there is time for it, of more than two devices every two.
+    /// What else is searched: whole operators and, of more than two devices, every two; where there is time for it.
     fn narrower(&self) -> Vec<Limits> {
         let mut all = Vec::new();
-        if self.pool.options.granularity != Granularity::Layer && self.pool.devices.len() > 1 {
+        let n_devices = self.pool.devices.len();
+        if self.is_hurried() {
+            return all;
+        }
+        if self.pool.options.granularity != Granularity::Layer && n_devices > 1 {
             all.push(Limits { width: NARROW, is_whole: true, ..Limits::default() });
         }
-        if self.pool.devices.len() > 2 && self.pool.options.effort.replaces_all {
+        if n_devices > 2 {
             let two = pairs(&self.pool.devices).map(|(a, b)| DeviceSet::one(a).with(b));
             let width = self.pool.options.effort.width / 2;
             all.extend(two.map(|devices| Limits { width, devices, is_whole: false }));
         }
         all
+    }
+
+    /// Whether a step waits for its plan, and more than two devices leave no time for what seldom helps.
+    pub(super) fn is_hurried(&self) -> bool {
+        self.pool.devices.len() > 2 && !self.pool.options.effort.replaces_all
     }
 
     /// What some layers are worth that are computed alike.

@@ -123,7 +123,7 @@ impl Schedule {
     }
 
     /// Adds work to a submission.
-    pub(crate) fn push(&mut self, job: usize, Load { seconds, bytes }: Load) {
+    pub(crate) fn push(&mut self, job: usize, Load { seconds, rate }: Load) {
         let number = self.loads.len() as u32;
         let job = &mut self.jobs[job];
         match job.last_load {
@@ -133,7 +133,6 @@ impl Schedule {
         job.last_load = number;
         job.seconds += seconds;
         job.last_seconds = seconds;
-        let rate = if bytes > 0.0 && seconds > 0.0 { bytes / seconds } else { 0.0 };
         let most = &mut self.most[usize::from(job.device)];
         *most = most.max(rate);
         self.loads.push(QueuedLoad { seconds, rate, next: NONE });
@@ -297,7 +296,7 @@ mod tests {
                 }
                 for _ in 0..=pick(3) {
                     let seconds = pick(100_000) as f64 * 1e-9;
-                    schedule.push(idx as usize, Load { seconds, bytes: seconds * 1e9 });
+                    schedule.push(idx as usize, Load { seconds, rate: 1e9 });
                 }
             }
             let apart = ends(&schedule, |schedule| schedule.run_apart(&overheads, &mut |_| {}));

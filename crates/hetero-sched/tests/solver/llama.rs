@@ -52,7 +52,9 @@ fn losses(n_devices: usize, reference: Effort, is_best: bool) -> [Losses; 2] {
             solve_with(&graph, &costs, rows, &options).prediction.seconds
         };
         let found = [Effort::default(), Effort::careful(), reference].map(seconds);
-        let best = if is_best { found.into_iter().fold(f64::INFINITY, f64::min) } else { found[2] };
+        // What is compared with stays the same when the efforts get better.
+        let known = || seconds(yardstick()).min(found[0]).min(found[2]);
+        let best = if is_best { known() } else { found[2] };
         [(found[0] / best - 1.0, rows), (found[1] / best - 1.0, rows)]
     };
     let lengths = lengths();
@@ -67,7 +69,8 @@ fn losses(n_devices: usize, reference: Effort, is_best: bool) -> [Losses; 2] {
 }
 
 /// The bounds are what the search keeps today, a little above: lengths within a percent, mean loss and worst one, of both
-/// efforts. Wanted is one percent at every length.
+/// efforts. Beside a much wider search the careful one is within a percent at every length; wanted is the same of the
+/// other.
 fn check_losses(n_devices: usize, reference: Effort, is_best: bool, bounds: [(usize, f64, f64); 2]) {
     for (losses, (at_least, mean, worst)) in losses(n_devices, reference, is_best).iter().zip(bounds) {
         let (n, is_mean, is_worst) = (losses.within_a_percent(), losses.mean(), losses.worst());
@@ -88,24 +91,29 @@ fn by_chance() -> Effort {
     Effort { width: 10, width_per_ways: 8, refined: 3, combinations: 6, kicks: 40, ..Effort::wide() }
 }
 
-#[test]
-fn plans_for_two_devices_are_within_a_percent_of_those_of_a_much_wider_search() {
-    check_losses(2, much_wider(), false, [(190, 0.0025, 0.022), (200, 0.0, 0.01)]);
+/// A few changes by chance after a search that is not wide.
+fn yardstick() -> Effort {
+    Effort { width: 8, refined: 2, rounds: 2, replaces_all: true, kicks: 20, ..Effort::default() }
 }
 
 #[test]
-fn plans_for_three_devices_are_close_to_those_of_a_much_wider_search() {
-    check_losses(3, much_wider(), false, [(168, 0.0045, 0.058), (192, 0.0, 0.035)]);
+fn plans_for_two_devices_are_within_a_percent_of_those_of_a_much_wider_search() {
+    check_losses(2, much_wider(), false, [(190, 0.0025, 0.022), (200, -0.003, 0.005)]);
+}
+
+#[test]
+fn plans_for_three_devices_are_within_a_percent_of_those_of_a_much_wider_search() {
+    check_losses(3, much_wider(), false, [(168, 0.0045, 0.058), (200, -0.008, 0.01)]);
 }
 
 #[test]
 fn plans_for_two_devices_are_close_to_those_of_a_search_by_chance() {
-    check_losses(2, by_chance(), true, [(168, 0.0058, 0.038), (185, 0.0025, 0.035)]);
+    check_losses(2, by_chance(), true, [(155, 0.0065, 0.035), (195, 0.0, 0.025)]);
 }
 
 #[test]
 fn plans_for_three_devices_are_close_to_those_of_a_search_by_chance() {
-    check_losses(3, by_chance(), true, [(115, 0.0125, 0.068), (170, 0.0042, 0.04)]);
+    check_losses(3, by_chance(), true, [(118, 0.0125, 0.068), (188, -0.001, 0.035)]);
 }
 
 #[test]
