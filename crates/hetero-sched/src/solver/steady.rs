@@ -41,18 +41,21 @@ impl Search<'_> {
         fresh.trace = NO_CHOICE;
         let mut simple: Vec<Choices> = Vec::new();
         for device in self.pool.devices.clone() {
-            simple.extend(self.whole_on(device, 0..n_nodes));
+            simple.extend(self.whole_on(device));
         }
         if self.pool.devices.len() > 1 {
             simple.extend(self.solve_as_paper());
         }
         let mut found: Vec<Choices> = Vec::new();
         if let Some(layers) = problem.layers.clone() {
-            let solved = self.solve_layers(&layers, &fresh, &simple);
+            let (start, n_copies) = (layers.first.start, layers.count.min(N_COPIES));
+            let rate = |choices: &Choices| self.layers_value(start, n_copies, &choices[layers.first.clone()]);
+            let values: Vec<f64> = simple.iter().map(rate).collect();
+            let solved = self.solve_layers(&layers, &fresh, &simple, &values);
             // A few layers tell what is not worth a second look.
             if let Some((value, choices)) = solved {
-                let (start, n_copies) = (layers.first.start, layers.count.min(N_COPIES));
-                simple.retain(|other| self.layers_value(start, n_copies, &other[layers.first.clone()]) < value * CLOSE);
+                let mut values = values.iter();
+                simple.retain(|_| values.next().is_some_and(|&other| other < value * CLOSE));
                 found.push(choices);
             }
         } else {
@@ -87,16 +90,26 @@ impl Search<'_> {
     }
 
     /// Everything on one device, or `None` when it cannot compute something.
-    fn whole_on(&mut self, device: usize, nodes: Range<usize>) -> Option<Choices> {
+    fn whole_on(&mut self, device: usize) -> Option<Choices> {
         let problem = self.pool.problem;
-        nodes.map(|idx| self.pool.find(problem.works[idx].template, Cut::Whole(device as u8))).collect()
+        let templates = 0..problem.templates.len();
+        let found: Option<Choices> = templates.map(|idx| self.pool.find(idx, Cut::Whole(device as u8))).collect();
+        let found = found?;
+        Some(problem.works.iter().map(|work| found[work.template]).collect())
     }
 
     /// Choices for all nodes with those of a layer the same in all layers, and what a few layers are worth with them.
-    fn solve_layers(&mut self, layers: &Layers, fresh: &State, simple: &[Choices]) -> Option<(f64, Choices)> {
+    /// Simple ones are proposed, with what a few layers are worth by them.
+    fn solve_layers(
+        &mut self,
+        layers: &Layers,
+        fresh: &State,
+        simple: &[Choices],
+        values: &[f64],
+    ) -> Option<(f64, Choices)> {
         let first = layers.first.clone();
         let n_nodes = self.pool.problem.works.len();
-        let (value, layer) = self.solve_layer(layers, simple)?;
+        let (value, layer) = self.solve_layer(layers, simple, values)?;
         // What comes before and after is chosen by what it takes beside one layer.
         let before = self.beam(0..first.start, vec![fresh.clone()], false);
         let mut prefixes: Vec<Choices> = before.iter().take(N_ENDS).map(|state| self.choices(state)).collect();
@@ -136,7 +149,7 @@ impl Search<'_> {
     }
 
     /// Choices for the nodes of one layer that make many of them fast, and what a few layers are worth with them.
-    fn solve_layer(&mut self, layers: &Layers, simple: &[Choices]) -> Option<(f64, Choices)> {
+    fn solve_layer(&mut self, layers: &Layers, simple: &[Choices], values: &[f64]) -> Option<(f64, Choices)> {
         let problem = self.pool.problem;
         let first = layers.first.clone();
         // Where the layer before may have left its output: on any of the devices.
@@ -169,12 +182,12 @@ impl Search<'_> {
             add(self, ends);
         }
         self.limits = Limits::default();
-        found.extend(simple.iter().map(|choices| choices[first.clone()].to_vec()));
         let n_copies = layers.count.min(N_COPIES);
         let mut rated: Vec<(f64, Choices)> = Vec::new();
         for choices in found {
             rated.push((self.layers_value(first.start, n_copies, &choices), choices));
         }
+        rated.extend(values.iter().zip(simple).map(|(&value, choices)| (value, choices[first.clone()].to_vec())));
         rated.sort_by(|a, b| a.0.total_cmp(&b.0));
         // One position leaves few ways to cut anything, and its plan runs for every token of a reply.
         let at_least = if problem.templates.iter().all(|template| template.rows == 1) { 2 } else { 1 };

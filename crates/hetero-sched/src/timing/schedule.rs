@@ -196,9 +196,10 @@ impl Schedule {
     fn run_apart(&mut self, overheads: &[Overheads; MAX_DEVICES], tell: &mut impl FnMut(Event)) {
         let mut time = 0.0;
         let mut devices = self.first.map(|head| Queue { head, ..Queue::EMPTY });
+        let n_devices = self.first.iter().rposition(|&head| head != NONE).map_or(0, |last| last + 1);
         loop {
             let (mut ready, mut wake) = (NONE, f64::INFINITY);
-            for queue in &mut devices {
+            for queue in &mut devices[..n_devices] {
                 if queue.known == f64::INFINITY && queue.head != NONE {
                     queue.known = self.known_at(queue.head, overheads);
                 }
