@@ -119,7 +119,9 @@ impl Search<'_> {
         let mut state = fresh.clone();
         self.walk(&mut state, last.clone(), &layer);
         let after = self.beam(last.end..n_nodes, vec![state], false);
-        let mut suffixes: Vec<Choices> = after.iter().take(N_ENDS).map(|state| self.choices(state)).collect();
+        // Behind the layers devices wait for little.
+        let (n_ends, simple) = if self.is_hurried() { (1, &[][..]) } else { (N_ENDS, simple) };
+        let mut suffixes: Vec<Choices> = after.iter().take(n_ends).map(|state| self.choices(state)).collect();
         suffixes.extend(simple.iter().map(|choices| choices[last.end..].to_vec()));
         let suffix = self.best_with(last.start..n_nodes, suffixes, |suffix| [&layer, suffix].concat())?;
         for _ in 0..layers.count {
@@ -138,6 +140,9 @@ impl Search<'_> {
     ) -> Option<Choices> {
         all.sort_unstable();
         all.dedup();
+        if all.len() < 2 {
+            return all.pop();
+        }
         let mut best: Option<(f64, Choices)> = None;
         for choices in all {
             let value = self.exact_value(nodes.clone(), &within(&choices));
