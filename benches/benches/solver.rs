@@ -1,6 +1,6 @@
 //! The solver on Llama-8B: a plan for a length that is new, and for one that has a plan.
 //!
-//! A new length must have its plan within a millisecond on two devices, a known one within ten microseconds. The costs
+//! A new length must have its plan within a millisecond, a known one within ten microseconds. The costs
 //! are those of `hetero-sched`'s tests: a parametric phone, whose formulas take about as long to evaluate as a
 //! profile's interpolation.
 

@@ -148,7 +148,7 @@ impl Default for Effort {
 }
 
 impl Effort {
-    /// Tens of milliseconds on two devices and about a tenth of a second on three, for a plan that is compiled for seconds
+    /// Tens of milliseconds on two devices, a tenth of a second or two on three: for a plan that is compiled for seconds
     /// or used often.
     pub fn careful() -> Effort {
         Effort {
