@@ -173,6 +173,7 @@ impl Effort {
             refined: 12,
             rounds: 3,
             kicks: 120,
+            quick_kicks: 0,
             ..Effort::careful()
         }
     }
