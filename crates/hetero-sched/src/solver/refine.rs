@@ -94,17 +94,16 @@ impl Search<'_> {
             }
             cuts.clear();
             self.list_neighbours(&run, choices, trial, &mut cuts);
-            let n_neighbours = cuts.len();
-            cuts.extend(self.pool.fixed_cuts(template_idx).iter().map(|&(cut, _)| cut));
+            if !trial.replaces_all {
+                cuts.retain(|&cut| self.is_promising(template_idx, choices[offset], cut, LONGER_BESIDE));
+            }
+            for (cut, _) in self.pool.fixed_cuts(template_idx).to_vec() {
+                if trial.replaces_all || self.is_promising(template_idx, choices[offset], cut, LONGER) {
+                    cuts.push(cut);
+                }
+            }
             if template.is_linear {
                 self.list_balanced(template_idx, &mut cuts);
-            }
-            if !trial.replaces_all {
-                let mut longer = std::iter::repeat_n(LONGER_BESIDE, n_neighbours).chain(std::iter::repeat(LONGER));
-                cuts.retain(|&cut| {
-                    let longer = longer.next().expect("as many as one likes");
-                    self.is_promising(template_idx, choices[offset], cut, longer)
-                });
             }
             cuts.sort_unstable();
             cuts.dedup();

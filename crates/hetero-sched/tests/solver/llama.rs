@@ -15,7 +15,7 @@ use crate::phone::{Parametric, phone};
 const SIZES: Sizes = Sizes { layers: 4, ..LLAMA_8B };
 
 /// Of the lengths one in so many is enough where tests may run in an emulator: plans are the same on every processor.
-const EVERY: usize = if cfg!(target_arch = "x86_64") { 1 } else { 10 };
+const EVERY: usize = if cfg!(target_arch = "x86_64") { 1 } else { 2 };
 
 /// 200 lengths, the ends among them.
 fn lengths() -> Vec<usize> {
@@ -77,11 +77,9 @@ fn losses(n_devices: usize, reference: Effort, is_best: bool) -> [Losses; 2] {
 fn check_losses(n_devices: usize, reference: Effort, is_best: bool, bounds: [(usize, f64, f64); 2]) {
     for (losses, (at_least, mean, worst)) in losses(n_devices, reference, is_best).iter().zip(bounds) {
         let (n, is_mean, is_worst) = (losses.within_a_percent(), losses.mean(), losses.worst());
-        // A few lengths only have a worst one.
-        if EVERY == 1 {
-            assert!(n >= at_least, "{n_devices} devices: only {n} of {} lengths are within a percent", losses.0.len());
-            assert!(is_mean <= mean, "{n_devices} devices: {is_mean} is lost on average");
-        }
+        let at_least = at_least / EVERY;
+        assert!(n >= at_least, "{n_devices} devices: only {n} of {} lengths are within a percent", losses.0.len());
+        assert!(is_mean <= mean, "{n_devices} devices: {is_mean} is lost on average");
         assert!(is_worst.0 <= worst, "{n_devices} devices: {} is lost with {} rows", is_worst.0, is_worst.1);
     }
 }
