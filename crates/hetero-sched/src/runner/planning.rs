@@ -58,8 +58,8 @@ impl Occasion {
     }
 
     /// How hard to look for a plan of a step of so many positions, in a team that looks so hard otherwise. A plan that is
-    /// compiled for seconds, or that whole conversations run, is worth tens of milliseconds, and that of all replies
-    /// some more. A step that waits for its plan is not.
+    /// compiled for seconds, or that whole conversations run, is worth a tenth of a second or two, and that of all
+    /// replies some more. A step that waits for its plan is not.
     fn effort(self, of_team: Effort, rows: usize) -> Effort {
         match self {
             Occasion::Fresh if rows == 1 => of_team.at_least(Effort::lasting()),
