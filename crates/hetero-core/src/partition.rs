@@ -51,23 +51,34 @@ pub struct Partition {
 impl Partition {
     /// Checks that the parts cover a `[rows, columns]` matrix exactly once.
     pub fn new(rows: usize, columns: usize, parts: Vec<Part>) -> Result<Partition, PartitionError> {
-        for (idx, part) in parts.iter().enumerate() {
+        Partition::check(rows, columns, parts.iter())?;
+        Ok(Partition { rows, columns, parts })
+    }
+
+    /// As [`Partition::new`], of parts that stay where they are.
+    pub fn check<'p>(
+        rows: usize,
+        columns: usize,
+        parts: impl Iterator<Item = &'p Part> + Clone,
+    ) -> Result<(), PartitionError> {
+        let mut covered = 0;
+        for (idx, part) in parts.clone().enumerate() {
             if part.rows.is_empty() || part.columns.is_empty() {
                 return Err(PartitionError::Empty { part: part.clone() });
             }
             if part.rows.end > rows || part.columns.end > columns {
                 return Err(PartitionError::Outside { part: part.clone(), rows, columns });
             }
-            if let Some(other) = parts[..idx].iter().find(|other| other.overlaps(part)) {
+            if let Some(other) = parts.clone().take(idx).find(|other| other.overlaps(part)) {
                 return Err(PartitionError::Overlap { first: other.clone(), second: part.clone() });
             }
+            covered += part.area();
         }
         // The parts lie inside and apart, so they cover everything exactly when their areas add up.
-        let covered: usize = parts.iter().map(Part::area).sum();
-        if covered != rows * columns {
-            return Err(PartitionError::Gap { covered, expected: rows * columns });
+        match covered == rows * columns {
+            true => Ok(()),
+            false => Err(PartitionError::Gap { covered, expected: rows * columns }),
         }
-        Ok(Partition { rows, columns, parts })
     }
 
     /// All in one part.

@@ -41,8 +41,7 @@ impl Plan {
         for (idx, placed) in placements.iter().enumerate() {
             let node = graph.node(NodeId(idx));
             let output = graph.tensor_desc(node.output);
-            let parts = placed.iter().map(|placed| placed.part.clone()).collect();
-            Partition::new(output.rows, output.columns, parts)?;
+            Partition::check(output.rows, output.columns, placed.iter().map(|placed| &placed.part))?;
             let rule = node.op.split_rule();
             for PlacedPart { part, .. } in placed {
                 let whole_rows = part.rows == (0..output.rows);

@@ -145,28 +145,25 @@ impl Overheads {
 pub(crate) fn fair_shares(wanted: [f64; MAX_DEVICES], limit: f64) -> [f64; MAX_DEVICES] {
     let mut given = [0.0; MAX_DEVICES];
     let mut waiting = wanted.map(|wanted| wanted > 0.0);
+    let mut n_waiting = waiting.iter().filter(|waiting| **waiting).count();
     let mut left = limit;
-    loop {
-        let n_waiting = waiting.iter().filter(|waiting| **waiting).count();
-        if n_waiting == 0 {
-            return given;
-        }
+    while n_waiting > 0 {
         let share = left / n_waiting as f64;
+        let before = n_waiting;
         // Who wants no more than the share has it, and leaves the rest to the others.
-        let modest = (0..MAX_DEVICES).filter(|&idx| waiting[idx] && wanted[idx] <= share);
-        let modest = modest.fold([false; MAX_DEVICES], |mut modest, idx| {
-            modest[idx] = true;
-            modest
-        });
-        if modest == [false; MAX_DEVICES] {
-            for idx in (0..MAX_DEVICES).filter(|&idx| waiting[idx]) {
-                given[idx] = share;
+        for idx in 0..MAX_DEVICES {
+            if waiting[idx] && wanted[idx] <= share {
+                (given[idx], waiting[idx]) = (wanted[idx], false);
+                left = (left - wanted[idx]).max(0.0);
+                n_waiting -= 1;
             }
-            return given;
         }
-        for idx in (0..MAX_DEVICES).filter(|&idx| modest[idx]) {
-            (given[idx], waiting[idx]) = (wanted[idx], false);
-            left = (left - wanted[idx]).max(0.0);
+        if n_waiting == before {
+            for idx in 0..MAX_DEVICES {
+                given[idx] = if waiting[idx] { share } else { given[idx] };
+            }
+            break;
         }
     }
+    given
 }

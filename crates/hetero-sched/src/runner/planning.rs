@@ -58,12 +58,13 @@ impl Occasion {
     }
 
     /// How hard to look for a plan of a step of so many positions, in a team that looks so hard otherwise. A plan that is
-    /// compiled for seconds, or that whole conversations run, is worth a tenth of a second or two, and that of all
-    /// replies some more. A step that waits for its plan is not.
+    /// compiled for seconds, or that hundreds of tokens run, is worth a tenth of a second or two, and that of all
+    /// replies some more. A prompt that waits for its plan is not.
     fn effort(self, of_team: Effort, rows: usize) -> Effort {
         match self {
             Occasion::Fresh if rows == 1 => of_team.at_least(Effort::lasting()),
             Occasion::Fresh | Occasion::Drift => of_team.at_least(Effort::careful()),
+            Occasion::LongerPast if rows == 1 => of_team.at_least(Effort::careful()),
             Occasion::FewerDevices | Occasion::Asked | Occasion::NewLength | Occasion::LongerPast => of_team,
         }
     }

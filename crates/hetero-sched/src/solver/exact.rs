@@ -167,6 +167,11 @@ impl Exact {
         Timeline { submissions, part_seconds, seconds }
     }
 
+    /// For each device, how many submissions were laid out.
+    pub(crate) fn n_jobs(&self) -> [usize; MAX_DEVICES] {
+        self.schedule.n_jobs()
+    }
+
     /// When each device could have begun with one of the nodes that were timed last, the one at this position among them:
     /// when it was done with what came before, and the host knew of what others had computed for it.
     pub(crate) fn starts(&self, problem: &Problem, work: &Work, position: usize) -> [f64; MAX_DEVICES] {

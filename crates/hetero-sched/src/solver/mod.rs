@@ -40,7 +40,6 @@ use hetero_core::{Graph, NodeId, StepParams};
 
 use crate::cost::{CostModel, DeviceSet, MAX_DEVICES};
 use crate::plan::Plan;
-use crate::submissions::submissions_within;
 use crate::timing::{TimedSubmission, Timeline};
 
 use candidates::Pool;
@@ -168,12 +167,13 @@ pub fn solve_beside(
         };
         let choices = choices.ok_or_else(|| unsupported(graph, costs, &problem, options))?;
         let timeline = search.timeline(&choices);
+        let n_jobs = search.exact.n_jobs();
         let works = problem.works.iter().zip(&choices);
         let chosen: Vec<&Candidate> =
             works.map(|(work, &choice)| search.pool.candidate(work.template, choice)).collect();
         let placements = chosen.iter().map(|candidate| candidate.pieces.iter().map(alternatives::placed).collect());
         let plan = Plan::new(Arc::clone(graph), placements.collect()).expect("candidates cover their outputs");
-        Ok(assemble(plan, &search.pool, &chosen, timeline, step))
+        Ok(assemble(plan, &search.pool, &chosen, timeline, n_jobs, step))
     };
     let solution = match copies::are_needed(costs.devices()) {
         true => best_of_memories(costs, step, options, inventory, graph, &attempt)?,
@@ -250,7 +250,7 @@ pub fn predict_beside(
     let mut exact = Exact::new(costs);
     let timeline = exact.timeline(&problem, candidates.iter().map(|candidate| &candidate.pieces[..]).enumerate());
     let chosen: Vec<&Candidate> = candidates.iter().collect();
-    Some(assemble(plan.clone(), &pool, &chosen, timeline, step))
+    Some(assemble(plan.clone(), &pool, &chosen, timeline, exact.n_jobs(), step))
 }
 
 /// Whether a plan that was found before still fits, beside what plans of other graphs need by now.
@@ -282,8 +282,15 @@ fn unsupported(graph: &Graph, costs: &dyn CostModel, problem: &Problem, options:
     }
 }
 
-/// A plan of candidates with what its step takes.
-fn assemble(plan: Plan, pool: &Pool<'_>, chosen: &[&Candidate], timeline: Timeline, step: StepParams) -> Solution {
+/// A plan of candidates with what its step takes. `n_jobs` are the submissions of each device.
+fn assemble(
+    plan: Plan,
+    pool: &Pool<'_>,
+    chosen: &[&Candidate],
+    timeline: Timeline,
+    n_jobs: [usize; MAX_DEVICES],
+    step: StepParams,
+) -> Solution {
     let costs = pool.costs;
     let mut part_seconds = timeline.part_seconds.iter();
     let mut busy_seconds = vec![0.0; costs.devices().len()];
@@ -318,7 +325,9 @@ fn assemble(plan: Plan, pool: &Pool<'_>, chosen: &[&Candidate], timeline: Timeli
     let seconds = seconds + copy_seconds;
     let inventory = pool.inventory;
     let added_bytes = if inventory.is_empty() { own_bytes } else { inventory.added_bytes(&plan, costs) };
-    let n_graphs = n_graphs(&plan, costs);
+    // Each submission is a graph.
+    let holds = costs.devices().iter().zip(n_jobs);
+    let n_graphs = holds.map(|(device, n_jobs)| if device.max_graphs.is_some() { n_jobs } else { 0 }).collect();
     let prediction = Prediction {
         seconds,
         joules: total_joules + costs.idle_watts() * seconds,
@@ -332,18 +341,4 @@ fn assemble(plan: Plan, pool: &Pool<'_>, chosen: &[&Candidate], timeline: Timeli
         n_graphs,
     };
     Solution { plan, prediction, part_seconds, submissions }
-}
-
-/// For each device that holds a limited number of graphs, its submissions: each is a graph. Zero for the others.
-fn n_graphs(plan: &Plan, costs: &dyn CostModel) -> Vec<usize> {
-    let devices = costs.devices();
-    let mut n_graphs = vec![0; devices.len()];
-    if devices.iter().any(|device| device.max_graphs.is_some()) {
-        let most_bytes: Vec<Option<u64>> = devices.iter().map(|device| device.max_segment_weight_bytes).collect();
-        for submission in submissions_within(plan, &most_bytes) {
-            let of_device = &mut n_graphs[submission.device_idx];
-            *of_device += usize::from(devices[submission.device_idx].max_graphs.is_some());
-        }
-    }
-    n_graphs
 }

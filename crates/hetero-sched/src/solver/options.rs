@@ -130,7 +130,7 @@ pub struct Effort {
 impl Default for Effort {
     fn default() -> Effort {
         Effort {
-            width: 2,
+            width: 5,
             width_per_place: 1,
             width_per_ways: 2,
             balance_points: 8,

@@ -143,6 +143,11 @@ impl Problem {
         problem
     }
 
+    /// Whether it is a step of one position.
+    pub(crate) fn is_single(&self) -> bool {
+        self.templates.iter().all(|template| template.rows == 1)
+    }
+
     /// How a node reads its inputs.
     pub(crate) fn inputs(&self, work: &Work) -> &[Input] {
         &self.inputs[work.inputs.clone()]

@@ -18,9 +18,9 @@ const LONGER: f64 = 1.25;
 /// The same for the cut of an operator beside it, which may save a join.
 const LONGER_BESIDE: f64 = 1.5;
 
-/// One copy of the layers that is worth so many times as much says that several are; where there is time, and where
-/// there is not.
-const CLEARLY: [f64; 2] = [1.002, 1.0003];
+/// One copy of the layers that is worth so many times as much says that several are; where a step waits for its plan, and
+/// where there is time.
+const CLEARLY: [f64; 2] = [1.0003, 1.002];
 
 impl Search<'_> {
     /// Changes choices one by one, or those of a chain together, as long as the value falls; returns the value.
@@ -231,7 +231,7 @@ impl Search<'_> {
         }
         // What makes one copy clearly slower makes many slower, and takes half the time to find out.
         let alone = self.layer_value(trial.nodes.start, &trial.changed);
-        if alone > trial.alone * CLEARLY[usize::from(self.is_hurried())] {
+        if alone > trial.alone * CLEARLY[usize::from(self.pool.options.effort.replaces_all)] {
             return false;
         }
         let value = match trial.n_copies {

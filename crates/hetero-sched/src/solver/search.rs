@@ -56,6 +56,9 @@ impl Default for Limits {
     }
 }
 
+/// States that are kept at most where there is no time; of a step of one position, which has fewer ways to cut anything.
+const HURRIED: [usize; 2] = [2, 4];
+
 /// The trace of a state in which nothing has been chosen.
 pub(crate) const NO_CHOICE: usize = usize::MAX;
 
@@ -309,7 +312,8 @@ impl<'a> Search<'a> {
             return;
         }
         let effort = &self.pool.options.effort;
-        let width = effort.width.min(self.limits.width);
+        let hurried = HURRIED[usize::from(self.pool.problem.is_single())];
+        let width = effort.width.min(if self.is_hurried() { hurried } else { self.limits.width });
         let considered = width * 4;
         if self.records.len() > considered {
             self.records.select_nth_unstable_by(considered, order);

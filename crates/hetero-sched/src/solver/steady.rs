@@ -195,7 +195,7 @@ impl Search<'_> {
         rated.extend(values.iter().zip(simple).map(|(&value, choices)| (value, choices[first.clone()].to_vec())));
         rated.sort_by(|a, b| a.0.total_cmp(&b.0));
         // One position leaves few ways to cut anything, and its plan runs for every token of a reply.
-        let at_least = if problem.templates.iter().all(|template| template.rows == 1) { 2 } else { 1 };
+        let at_least = if problem.is_single() { 2 } else { 1 };
         rated.truncate(self.pool.options.effort.refined.max(at_least));
         for (value, choices) in &mut rated {
             *value = self.improve(Trial::new(first.clone(), n_copies, &self.pool.options.effort), choices);

@@ -150,6 +150,13 @@ impl Schedule {
         end
     }
 
+    /// For each device, how many submissions it has.
+    pub(crate) fn n_jobs(&self) -> [usize; MAX_DEVICES] {
+        let mut n_jobs = [0; MAX_DEVICES];
+        self.jobs.iter().for_each(|job| n_jobs[usize::from(job.device)] += 1);
+        n_jobs
+    }
+
     /// What has been added so far, to return to.
     pub(crate) fn mark(&self) -> ScheduleMark {
         let Schedule { first, last, most, .. } = *self;

@@ -1,4 +1,7 @@
 //! When submissions run that share the memory bus: from event to event.
+//!
+//! Plans are timed hundreds of times while they are looked for, so what every event looks at lies side by side, device
+//! by device.
 
 use crate::cost::MAX_DEVICES;
 
@@ -8,181 +11,182 @@ use super::{Overheads, fair_shares};
 impl Schedule {
     /// Follows the host and all devices from event to event, and notes when jobs end.
     pub(super) fn run_shared(&mut self, overheads: &[Overheads; MAX_DEVICES], bus: f64, tell: &mut impl FnMut(Event)) {
-        let devices = self.first.map(|head| Device { head, ..Device::IDLE });
-        let mut run = Run { schedule: self, overheads, bus, time: 0.0, devices, submitting: None, is_short: false };
+        let mut run = Run {
+            heads: self.first,
+            known: [f64::INFINITY; MAX_DEVICES],
+            ends: [f64::INFINITY; MAX_DEVICES],
+            rates: [0.0; MAX_DEVICES],
+            speeds: [1.0; MAX_DEVICES],
+            works: [Working::IDLE; MAX_DEVICES],
+            schedule: self,
+            overheads,
+            bus,
+            time: 0.0,
+            submitting: NONE,
+            submitted_at: f64::INFINITY,
+            is_short: false,
+        };
         run.learn();
         while run.step(tell) {}
     }
 }
 
-/// A run under way.
+/// A run under way. Arrays hold one entry for each device.
 struct Run<'s> {
     schedule: &'s mut Schedule,
     overheads: &'s [Overheads; MAX_DEVICES],
     bus: f64,
     time: f64,
-    devices: [Device; MAX_DEVICES],
+    /// The next job to be submitted, and when the host knows that it can be; infinite as long as that is not known.
+    heads: [u32; MAX_DEVICES],
+    known: [f64; MAX_DEVICES],
+    /// When what it does now ends if nothing changes; infinite when it does nothing.
+    ends: [f64; MAX_DEVICES],
+    /// What it wants of the bus, and seconds alone that pass in a second.
+    rates: [f64; MAX_DEVICES],
+    speeds: [f64; MAX_DEVICES],
+    works: [Working; MAX_DEVICES],
     /// What the host submits, and until when.
-    submitting: Option<(u32, f64)>,
+    submitting: u32,
+    submitted_at: f64,
     /// Whether someone gets less of the bus than it wants.
     is_short: bool,
 }
 
+/// What a device does.
 #[derive(Clone, Copy, Debug)]
-struct Device {
-    /// The next job to be submitted, and when the host knows that it can be; infinite as long as that is not known.
-    head: u32,
-    known: f64,
-    /// The job that runs.
-    running: u32,
-    /// Of the running job: the load, when it began, and when it ends if nothing changes.
-    load: u32,
-    since: f64,
-    end: f64,
-    /// Seconds alone that pass in a second; also while it starts.
-    speed: f64,
-    /// What the load wants of the bus.
-    rate: f64,
+struct Working {
+    /// The job that runs, and when its first load began.
+    job: u32,
     job_start: f64,
     /// Whether it has not come to the first load yet.
     is_starting: bool,
+    /// The load, and when it began.
+    load: u32,
+    since: f64,
 }
 
-impl Device {
-    const IDLE: Device = Device {
-        head: NONE,
-        known: f64::INFINITY,
-        running: NONE,
-        load: NONE,
-        since: 0.0,
-        end: f64::INFINITY,
-        speed: 1.0,
-        rate: 0.0,
-        job_start: 0.0,
-        is_starting: false,
-    };
+impl Working {
+    const IDLE: Working = Working { job: NONE, job_start: 0.0, is_starting: false, load: NONE, since: 0.0 };
 }
 
 impl Run<'_> {
     /// Goes on to the next event; no when there is none.
     fn step(&mut self, tell: &mut impl FnMut(Event)) -> bool {
-        if self.submitting.is_none()
-            && let Some(job) = self.next_ready()
-        {
-            let device = usize::from(self.schedule.jobs[job as usize].device);
-            let overheads = &self.overheads[device];
-            let idle = if self.is_nearly_idle(device) { overheads.idle } else { 0.0 };
-            self.submitting = Some((job, self.time + overheads.submit + idle));
+        if self.submitting == NONE {
+            self.submit_ready();
         }
-        let mut until = match self.submitting {
-            Some((_, end)) => end,
-            // The host learns of something that one of the next jobs needs.
-            None => self.devices.iter().map(|device| device.known).fold(f64::INFINITY, f64::min),
-        };
-        let mut first = None;
-        for (idx, device) in self.devices.iter().enumerate() {
-            if device.end < until {
-                (until, first) = (device.end, Some(idx));
+        // What the host does ends, or it learns of something that one of the next jobs needs.
+        let by_host = if self.submitting == NONE { least(&self.known) } else { self.submitted_at };
+        let by_device = least(&self.ends);
+        if by_device < by_host {
+            self.time = by_device;
+            let device = (0..MAX_DEVICES).find(|&device| self.ends[device] == by_device).expect("one of them ends");
+            self.go_on(device, tell);
+        } else if by_host < f64::INFINITY {
+            self.time = by_host;
+            if self.submitting != NONE {
+                self.end_submitting();
             }
-        }
-        if until == f64::INFINITY {
+        } else {
             return false;
-        }
-        self.time = until;
-        match (first, self.submitting) {
-            (Some(device), _) => self.go_on(device, tell),
-            (None, Some((job, _))) => {
-                self.submitting = None;
-                let Job { device, next } = self.job(job);
-                let overheads = self.overheads;
-                let queue = &mut self.devices[device];
-                queue.head = next;
-                queue.known = if next == NONE { f64::INFINITY } else { self.schedule.known_at(next, overheads) };
-                if queue.running == NONE {
-                    self.begin(device, job);
-                }
-            }
-            (None, None) => {}
         }
         true
     }
 
-    fn job(&self, job: u32) -> Job {
-        let job = &self.schedule.jobs[job as usize];
-        Job { device: job.device.into(), next: job.next }
+    /// The host begins with the first job in order that can be submitted now.
+    fn submit_ready(&mut self) {
+        let mut ready = NONE;
+        for device in 0..MAX_DEVICES {
+            if self.known[device] <= self.time {
+                ready = ready.min(self.heads[device]);
+            }
+        }
+        if ready != NONE {
+            let device = usize::from(self.schedule.jobs[ready as usize].device);
+            let overheads = &self.overheads[device];
+            let idle = if self.is_nearly_idle(device) { overheads.idle } else { 0.0 };
+            (self.submitting, self.submitted_at) = (ready, self.time + overheads.submit + idle);
+        }
+    }
+
+    fn end_submitting(&mut self) {
+        let job = std::mem::replace(&mut self.submitting, NONE);
+        let its = &self.schedule.jobs[job as usize];
+        let (device, next) = (usize::from(its.device), its.next);
+        self.heads[device] = next;
+        self.known[device] = if next == NONE { f64::INFINITY } else { self.schedule.known_at(next, self.overheads) };
+        if self.works[device].job == NONE {
+            self.begin(device, job);
+        }
     }
 
     /// Looks up again what could not be submitted yet.
     fn learn(&mut self) {
-        for device in &mut self.devices {
-            if device.known == f64::INFINITY && device.head != NONE {
-                device.known = self.schedule.known_at(device.head, self.overheads);
+        for (known, &head) in self.known.iter_mut().zip(&self.heads) {
+            if *known == f64::INFINITY && head != NONE {
+                *known = self.schedule.known_at(head, self.overheads);
             }
         }
     }
 
     /// Whether a device's queue has run empty, or may have before a submission gets there.
     fn is_nearly_idle(&self, device: usize) -> bool {
-        let device = &self.devices[device];
-        if device.running == NONE {
+        let work = &self.works[device];
+        if work.job == NONE {
             return true;
         }
-        let is_last = self.job(device.running).next == device.head
-            && !device.is_starting
-            && self.schedule.loads[device.load as usize].next == NONE;
-        is_last && device.end - self.time < MARGIN
-    }
-
-    /// The first job in order that can be submitted now.
-    fn next_ready(&self) -> Option<u32> {
-        let ready = self.devices.iter().filter(|device| device.known <= self.time);
-        ready.map(|device| device.head).min()
+        let is_last = self.schedule.jobs[work.job as usize].next == self.heads[device]
+            && !work.is_starting
+            && self.schedule.loads[work.load as usize].next == NONE;
+        is_last && self.ends[device] - self.time < MARGIN
     }
 
     /// A device begins with a job.
-    fn begin(&mut self, device_idx: usize, job: u32) {
-        let device = &mut self.devices[device_idx];
-        device.running = job;
-        device.is_starting = true;
-        (device.end, device.speed) = (self.time + self.overheads[device_idx].start, 1.0);
-        if device.rate > 0.0 {
-            device.rate = 0.0;
+    fn begin(&mut self, device: usize, job: u32) {
+        let work = &mut self.works[device];
+        (work.job, work.is_starting) = (job, true);
+        (self.ends[device], self.speeds[device]) = (self.time + self.overheads[device].start, 1.0);
+        if self.rates[device] > 0.0 {
+            self.rates[device] = 0.0;
             self.share_bus();
         }
     }
 
     /// A device has done what it was at.
-    fn go_on(&mut self, device_idx: usize, tell: &mut impl FnMut(Event)) {
+    fn go_on(&mut self, device: usize, tell: &mut impl FnMut(Event)) {
         let time = self.time;
-        let device = &mut self.devices[device_idx];
-        let next = if device.is_starting {
-            device.is_starting = false;
-            device.job_start = time;
-            self.schedule.jobs[device.running as usize].first_load
+        let work = &mut self.works[device];
+        let next = if work.is_starting {
+            (work.is_starting, work.job_start) = (false, time);
+            self.schedule.jobs[work.job as usize].first_load
         } else {
-            tell(Event::Load { number: device.load as usize, seconds: time - device.since });
-            self.schedule.loads[device.load as usize].next
+            tell(Event::Load { number: work.load as usize, seconds: time - work.since });
+            self.schedule.loads[work.load as usize].next
         };
         if next != NONE {
             let load = &self.schedule.loads[next as usize];
-            let is_same = load.rate == device.rate;
-            (device.load, device.since, device.rate) = (next, time, load.rate);
-            device.end = time + load.seconds / device.speed;
-            if !is_same {
+            (work.load, work.since) = (next, time);
+            self.ends[device] = time + load.seconds / self.speeds[device];
+            if load.rate != self.rates[device] {
+                self.rates[device] = load.rate;
                 self.share_bus();
             }
             return;
         }
-        self.schedule.jobs[device.running as usize].end = time;
-        tell(Event::Job { job: device.running as usize, start: device.job_start, end: time });
-        let next = self.schedule.jobs[device.running as usize].next;
-        if next != NONE && next != device.head {
+        let (job, start) = (work.job, work.job_start);
+        let its = &mut self.schedule.jobs[job as usize];
+        its.end = time;
+        let next = its.next;
+        tell(Event::Job { job: job as usize, start, end: time });
+        if next != NONE && next != self.heads[device] {
             // It was submitted before this one ended.
-            self.begin(device_idx, next);
+            self.begin(device, next);
         } else {
-            let had_rate = device.rate > 0.0;
-            (device.running, device.rate, device.end, device.speed) = (NONE, 0.0, f64::INFINITY, 1.0);
-            if had_rate {
+            work.job = NONE;
+            (self.ends[device], self.speeds[device]) = (f64::INFINITY, 1.0);
+            if self.rates[device] > 0.0 {
+                self.rates[device] = 0.0;
                 self.share_bus();
             }
         }
@@ -191,27 +195,23 @@ impl Run<'_> {
 
     /// Gives each load that runs its share of the bus.
     fn share_bus(&mut self) {
-        let wanted: f64 = self.devices.iter().map(|device| device.rate).sum();
+        let wanted: f64 = self.rates.iter().sum();
         let was_short = std::mem::replace(&mut self.is_short, wanted > self.bus);
         if !self.is_short && !was_short {
             return;
         }
-        let rates = match self.is_short {
-            true => fair_shares(self.devices.map(|device| device.rate), self.bus),
-            false => self.devices.map(|device| device.rate),
-        };
-        for (device, given) in self.devices.iter_mut().zip(rates) {
-            let speed = if device.rate > 0.0 { given / device.rate } else { 1.0 };
-            if speed != device.speed {
-                device.end = self.time + (device.end - self.time) * device.speed / speed;
-                device.speed = speed;
+        let given = if self.is_short { fair_shares(self.rates, self.bus) } else { self.rates };
+        for device in 0..MAX_DEVICES {
+            let speed = if given[device] < self.rates[device] { given[device] / self.rates[device] } else { 1.0 };
+            if speed != self.speeds[device] {
+                self.ends[device] = self.time + (self.ends[device] - self.time) * self.speeds[device] / speed;
+                self.speeds[device] = speed;
             }
         }
     }
 }
 
-/// What the loop needs of a job.
-struct Job {
-    device: usize,
-    next: u32,
+/// The smallest of some times.
+fn least(times: &[f64; MAX_DEVICES]) -> f64 {
+    times.iter().fold(f64::INFINITY, |least, &time| if time < least { time } else { least })
 }
