@@ -1,16 +1,19 @@
 //! The solver on Llama-8B: a plan for a length that is new, and for one that has a plan.
 //!
-//! A new length must have its plan within a millisecond, a known one within ten microseconds. The costs
-//! are those of `hetero-sched`'s tests: a parametric phone, whose formulas take about as long to evaluate as a
-//! profile's interpolation.
+//! A new length must have its plan within a millisecond, a known one within ten microseconds. There are two phones:
+//! the one of `hetero-sched`'s tests, whose costs are formulas, and the simulated Snapdragon 8 Gen 3 as the profiler
+//! measures it, whose processors share a bus too narrow for all of them: timing a plan takes longer there.
 
 use std::sync::Arc;
 
+use backend_npu_sim::{Numerics, SimOptions, SimulatedSoc, Soc, TimeMode, blank_weight};
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use hetero_core::{DType, Graph, RowSelection, StepParams, WeightFormat};
+use hetero_core::{Backend, DType, DeviceInfo, DeviceKind, Graph, RowSelection, StepParams, WeightFormat};
 use hetero_llama::config::ModelConfig;
 use hetero_llama::graph::{GraphOptions, build};
-use hetero_sched::cost::DeviceSet;
+use hetero_llama::simulate::PhoneClock;
+use hetero_sched::cost::{CostModel, DeviceSet, ProfiledCosts, ProfiledOptions};
+use hetero_sched::profile::{MeasureOptions, measure_all};
 use hetero_sched::solver::{Effort, PlanCache, PlanKey};
 use hetero_sched::{SolveOptions, solve};
 
@@ -32,18 +35,44 @@ fn llama_8b(positions: usize) -> Arc<Graph> {
     build(&config, &options).graph
 }
 
+/// Costs of the first processors of the simulated phone, GPU, NPU and CPU, as they are measured there.
+fn measured(n_devices: usize) -> ProfiledCosts {
+    let soc = Soc::builtin("snapdragon-8-gen-3").expect("a built-in system");
+    let options = SimOptions { numerics: Numerics::None, time: TimeMode::Virtual, ..SimOptions::default() };
+    let phone = SimulatedSoc::new(soc, options);
+    let kinds = [DeviceKind::Gpu, DeviceKind::Npu, DeviceKind::Cpu];
+    let devices: Vec<Arc<dyn Backend>> = kinds[..n_devices].iter().map(|&kind| phone.backend(kind)).collect();
+    let measuring = MeasureOptions {
+        budget_seconds: f64::INFINITY,
+        n_repeats: 1,
+        fills_operands: false,
+        blank_weight: Some(blank_weight),
+        ..MeasureOptions::default()
+    };
+    let graph = llama_8b(1024);
+    let clock = PhoneClock(Arc::clone(&phone));
+    let profile = measure_all(&devices, &graph, &clock, &measuring).expect("a profile");
+    let infos: Vec<DeviceInfo> = devices.iter().map(|device| device.info().clone()).collect();
+    let known = ProfiledOptions { is_polling: true, ..ProfiledOptions::default() };
+    ProfiledCosts::new(&profile, &infos, &graph, &known)
+}
+
 fn solver(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("solver/llama-3-8b");
     for n_devices in [2, 3] {
-        let costs = Parametric::phone(n_devices);
-        for (name, effort) in [("default", Effort::default()), ("careful", Effort::careful())] {
-            let options = SolveOptions { effort, ..SolveOptions::new(DeviceSet::first(n_devices)) };
-            let lengths: &[usize] = if name == "default" { &[1, 100, 300, 700, 1024] } else { &[1, 300] };
-            for &positions in lengths {
-                let graph = llama_8b(positions);
-                let step = StepParams { rows: positions, past: 0 };
-                let id = BenchmarkId::new(format!("{n_devices} devices, {name}"), format!("{positions} positions"));
-                group.bench_function(id, |bencher| bencher.iter(|| solve(&graph, &costs, step, &options)));
+        let phones: [(&str, Box<dyn CostModel>); 2] =
+            [("formulas", Box::new(Parametric::phone(n_devices))), ("measured", Box::new(measured(n_devices)))];
+        for (phone, costs) in phones {
+            for (name, effort) in [("default", Effort::default()), ("careful", Effort::careful())] {
+                let options = SolveOptions { effort, ..SolveOptions::new(DeviceSet::first(n_devices)) };
+                let lengths: &[usize] = if name == "default" { &[1, 100, 300, 700, 1024] } else { &[1, 300] };
+                for &positions in lengths {
+                    let graph = llama_8b(positions);
+                    let step = StepParams { rows: positions, past: 0 };
+                    let id = format!("{n_devices} devices, {phone}, {name}");
+                    let id = BenchmarkId::new(id, format!("{positions} positions"));
+                    group.bench_function(id, |bencher| bencher.iter(|| solve(&graph, &*costs, step, &options)));
+                }
             }
         }
     }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 pub use backend_npu_sim::{FaultPlan, ProcessorUsage, Soc, SocError, Trace};
 use backend_npu_sim::{MemoryMode, Numerics, SimOptions, SimulatedSoc, TimeMode, blank_weight};
 use hetero_core::{DType, DeviceKind, OperandOrder, RowSelection, StepParams, WeightFormat, WeightMatrix};
+use hetero_sched::cost::DeviceCosts;
 use hetero_sched::explain::Explanation;
 pub use hetero_sched::solver::{DynamicLength, Granularity, Method, Objective, Prediction};
 use hetero_sched::{Loss, Runner, SchedError, Solution, Team, Wanted};
@@ -175,7 +176,7 @@ pub fn simulate(options: &SimulateOptions) -> Result<Simulation, LlamaError> {
     let memory = if options.fast_sync { MemoryMode::Shared } else { MemoryMode::Copied };
     let soc = phone(memory, options.faults.clone(), options.trace);
     // Measured on a phone of its own, so that neither its times nor its faults are those of the run.
-    let team = planned::team(options, &soc, &phone(MemoryMode::Shared, FaultPlan::default(), false), &graphs.prefill)?;
+    let team = planned::team(options, &soc, &phone(MemoryMode::Shared, FaultPlan::default(), false), &graphs)?;
     let mut runners = graphs.make_ready(options, &team)?;
     let compile_seconds = soc.clock().now();
 
@@ -223,7 +224,7 @@ pub fn plan(options: &SimulateOptions, is_decode: bool) -> Result<SimulatedPlan,
         SimulatedSoc::new(options.soc.clone(), sim_options)
     };
     let graphs = Graphs::new(options, options.prompt + options.decode);
-    let team = planned::team(options, &phone(), &phone(), &graphs.prefill)?;
+    let team = planned::team(options, &phone(), &phone(), &graphs)?;
     let first = StepParams { past: options.prompt, rows: 1 };
     let decode = Wanted { graph: &graphs.decode.graph, weights: &[], first, n_steps: options.decode as f64 };
     let first = StepParams { past: 0, rows: options.prompt };
@@ -247,6 +248,17 @@ fn check(options: &SimulateOptions) -> Result<(), LlamaError> {
 struct Graphs {
     prefill: ModelGraph,
     decode: ModelGraph,
+    /// The prompt's with room for the next standard length, where the prompt's own has less: processors are measured
+    /// with standard lengths alone.
+    standard: Option<ModelGraph>,
+}
+
+/// The positions that an NPU computes for a prompt in standard lengths up to `most`, one after the other.
+fn piped_rows(prompt: usize, most: usize) -> usize {
+    let lengths = std::iter::successors(Some(LEAST_CAPACITY), |length| Some(2 * length));
+    let standard_rows = lengths.take_while(|&length| length <= most).collect();
+    let npu = DeviceCosts { standard_rows, ..DeviceCosts::new("npu", DeviceKind::Npu) };
+    npu.piped_rows(prompt)
 }
 
 /// The two graphs, ready to run.
@@ -257,16 +269,18 @@ struct Runners {
 
 impl Graphs {
     fn new(options: &SimulateOptions, context: usize) -> Graphs {
-        let most_rows = match options.dynamic_length {
+        // Room for the next standard length of an NPU, which computes no other.
+        let standard_rows = options.prompt.next_power_of_two().max(LEAST_CAPACITY);
+        let prompt_rows = match options.dynamic_length {
             // Graphs are made for the very prompt.
             DynamicLength::Online => options.prompt.next_multiple_of(LEAST_CAPACITY),
-            // Room for the next standard length of an NPU, which computes no other.
-            _ => options.prompt.next_power_of_two().max(LEAST_CAPACITY),
+            DynamicLength::Pipe => piped_rows(options.prompt, standard_rows),
+            DynamicLength::Padding | DynamicLength::Tensor => standard_rows,
         };
         let graph_of = |capacity| {
             let graph_options = GraphOptions {
                 capacity,
-                context: context.max(most_rows),
+                context: context.max(standard_rows),
                 weights: options.weights,
                 embedding: WeightFormat::Bf16,
                 cache: DType::F16,
@@ -274,7 +288,14 @@ impl Graphs {
             };
             graph::build(&options.config, &graph_options)
         };
-        Graphs { prefill: graph_of(most_rows), decode: graph_of(1) }
+        let is_piped = options.dynamic_length == DynamicLength::Pipe && prompt_rows < standard_rows;
+        let standard = is_piped.then(|| graph_of(standard_rows));
+        Graphs { prefill: graph_of(prompt_rows), decode: graph_of(1), standard }
+    }
+
+    /// What processors are measured with.
+    fn measured(&self) -> &ModelGraph {
+        self.standard.as_ref().unwrap_or(&self.prefill)
     }
 
     fn make_ready(&self, options: &SimulateOptions, team: &Arc<Team>) -> Result<Runners, LlamaError> {

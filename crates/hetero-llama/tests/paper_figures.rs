@@ -4,7 +4,7 @@
 #![cfg(feature = "npu-sim")]
 
 use hetero_llama::config::ModelConfig;
-use hetero_llama::simulate::{Method, SimulateMode, SimulateOptions, Simulation, Soc, simulate};
+use hetero_llama::simulate::{DynamicLength, Method, SimulateMode, SimulateOptions, Simulation, Soc, simulate};
 
 /// 256 tokens and a few behind them, on GPU and NPU.
 fn run(method: Method, fast_sync: bool) -> Simulation {
@@ -44,4 +44,28 @@ fn decoding_is_that_of_the_paper_with_and_without_fast_synchronisation() {
     assert_near("bandwidth of GPU and NPU", fast.bytes_per_second() / 1e9, 59.5, 0.1);
     let factor = fast.tokens_per_second() / slow.tokens_per_second();
     assert_near("gain of fast synchronisation in decoding", factor, 4.01, 0.25);
+}
+
+#[test]
+fn an_npu_with_standard_lengths_in_sequence_computes_less_than_a_padded_one() {
+    let seconds = |dynamic_length, mode, prompt| {
+        let soc = Soc::builtin("snapdragon-8-gen-3").expect("it is built in");
+        let config = ModelConfig::shape("llama-3-8b").expect("it is built in");
+        let options = SimulateOptions {
+            mode,
+            method: Method::Paper,
+            dynamic_length,
+            prompt,
+            decode: 0,
+            ..SimulateOptions::new(soc, config)
+        };
+        simulate(&options).expect("nothing fails").prefill.seconds
+    };
+    for (prompt, is_shorter) in [(135, true), (300, true), (850, false), (1024, false)] {
+        let padded = seconds(DynamicLength::Padding, SimulateMode::Layer, prompt);
+        let piped = seconds(DynamicLength::Pipe, SimulateMode::Layer, prompt);
+        assert!(if is_shorter { piped < 0.8 * padded } else { piped == padded }, "{prompt}: {piped} s, {padded} s");
+        let cut = seconds(DynamicLength::Tensor, SimulateMode::Tensor, prompt);
+        assert!(cut < piped, "{prompt}: cut between GPU and NPU {cut} s, in sequence {piped} s");
+    }
 }

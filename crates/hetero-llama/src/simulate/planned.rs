@@ -10,16 +10,15 @@ use hetero_sched::solver::{Granularity, Preparation, SolveOptions};
 use hetero_sched::sync::Clock;
 use hetero_sched::{ExecutorOptions, Synchronisation, Team, TeamOptions};
 
-use super::{SimulateMode, SimulateOptions, devices_of};
+use super::{Graphs, SimulateMode, SimulateOptions, devices_of};
 use crate::LlamaError;
-use crate::graph::ModelGraph;
 
 /// The processors of `soc` that the mode uses. Their costs are measured on `bench`, another phone of the same kind.
 pub(super) fn team(
     options: &SimulateOptions,
     soc: &Arc<SimulatedSoc>,
     bench: &Arc<SimulatedSoc>,
-    prefill: &ModelGraph,
+    graphs: &Graphs,
 ) -> Result<Arc<Team>, LlamaError> {
     let kinds = devices_of(options.mode);
     let backends =
@@ -42,7 +41,7 @@ pub(super) fn team(
         blank_weight: Some(blank_weight),
         ..MeasureOptions::default()
     };
-    let profile = measure_all(&backends(bench), &prefill.graph, &clock, &measuring)?;
+    let profile = measure_all(&backends(bench), &graphs.measured().graph, &clock, &measuring)?;
     let infos: Vec<DeviceInfo> = devices.iter().map(|device| device.info().clone()).collect();
     let phone = soc.soc();
     let costs = ProfiledOptions {
@@ -53,7 +52,7 @@ pub(super) fn team(
         memories: Vec::new(),
         weighs_errors: false,
     };
-    let costs = ProfiledCosts::new(&profile, &infos, &prefill.graph, &costs);
+    let costs = ProfiledCosts::new(&profile, &infos, &graphs.prefill.graph, &costs);
     let solve = SolveOptions {
         granularity: if options.mode == SimulateMode::Layer { Granularity::Layer } else { options.cuts },
         method: options.method,

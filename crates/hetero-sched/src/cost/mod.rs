@@ -146,6 +146,27 @@ impl DeviceCosts {
             (None, None) => rows,
         }
     }
+
+    /// Of `rows` positions, at least 1, how many it computes first where it computes standard numbers one after the
+    /// other: the largest that fits, or all that is left where that may be padded.
+    pub fn next_chunk(&self, rows: usize) -> usize {
+        let fitting = self.standard_rows.iter().rev().find(|&&size| size > 1 && size <= rows);
+        // Padding up to a quarter of the work is less trouble than another graph.
+        let is_tight = rows * 4 > self.padded_rows(rows) * 3;
+        let taken = if is_tight { rows } else { fitting.map_or(rows, |&size| size) };
+        taken.min(self.standard_rows.last().map_or(rows, |&largest| largest))
+    }
+
+    /// The number of positions that is computed when `rows` are, in standard numbers one after the other.
+    pub fn piped_rows(&self, rows: usize) -> usize {
+        let (mut left, mut computed) = (rows, 0);
+        while left > 0 {
+            let chunk = self.next_chunk(left);
+            computed += self.padded_rows(chunk);
+            left -= chunk;
+        }
+        computed
+    }
 }
 
 /// A kind of operator with its shapes and element types, as a cost model numbers them.
@@ -232,6 +253,18 @@ mod tests {
         assert_eq!(padded, [1, 32, 32, 256, 256, 512, 768]);
         costs.standard_rows.clear();
         assert_eq!(costs.padded_rows(33), 33);
+    }
+
+    #[test]
+    fn standard_numbers_come_one_after_the_other_where_padding_is_more_than_a_quarter() {
+        let standard_rows = vec![1, 32, 64, 128, 256, 512];
+        let mut costs = DeviceCosts { standard_rows, ..DeviceCosts::new("npu", DeviceKind::Npu) };
+        let piped = |rows: usize| (costs.next_chunk(rows), costs.piped_rows(rows));
+        // 300 is 256 and 44 of 64; 400 of 512 is padded; 700 is 512, 128 and 60 of 64.
+        assert_eq!([300, 400, 700].map(piped), [(256, 320), (400, 512), (512, 704)]);
+        assert_eq!([1, 20, 256, 2000].map(piped), [(1, 1), (20, 32), (256, 256), (512, 2048)]);
+        costs.standard_rows.clear();
+        assert_eq!((costs.next_chunk(33), costs.piped_rows(33)), (33, 33));
     }
 
     #[test]

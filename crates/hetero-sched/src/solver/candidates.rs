@@ -248,14 +248,9 @@ impl<'a> Pool<'a> {
         let mut chunks = ArrayVec::new();
         let mut start = 0;
         while start < rows {
-            let rest = rows - start;
-            let fitting = costs.standard_rows.iter().rev().find(|&&size| size > 1 && size <= rest);
-            // Padding up to a quarter of the work is less trouble than another graph.
-            let is_tight = rest * 4 > costs.padded_rows(rest) * 3;
-            let taken = if is_tight { rest } else { fitting.map_or(rest, |&size| size) };
-            let largest = costs.standard_rows.last().map_or(rest, |&largest| largest);
-            chunks.try_push([start, start + taken.min(largest)]).ok()?;
-            start += taken.min(largest);
+            let end = start + costs.next_chunk(rows - start);
+            chunks.try_push([start, end]).ok()?;
+            start = end;
         }
         Some(chunks)
     }

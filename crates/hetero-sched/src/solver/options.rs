@@ -95,8 +95,8 @@ impl Preparation {
     }
 }
 
-/// How hard the search tries. The default takes less than a millisecond for an 8-billion-parameter model on two devices,
-/// and up to 1.3 on three.
+/// How hard the search tries. The default takes about a millisecond for an 8-billion-parameter model, and up to 1.7 for
+/// three devices that share a narrow bus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Effort {
     /// States that are kept after each node.

@@ -84,7 +84,7 @@ fn check_losses(n_devices: usize, reference: Effort, is_best: bool, bounds: [(us
     }
 }
 
-/// A beam 20 times as wide, 12 of its ends improved, by all changes, in more rounds.
+/// A beam many times as wide, 12 of its ends improved, by all changes, in more rounds.
 fn much_wider() -> Effort {
     Effort { kicks: 0, ..Effort::wide() }
 }
