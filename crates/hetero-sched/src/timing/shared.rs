@@ -201,8 +201,8 @@ impl Run<'_> {
             return;
         }
         let given = if self.is_short { fair_shares(self.rates, self.bus) } else { self.rates };
-        for device in 0..MAX_DEVICES {
-            let speed = if given[device] < self.rates[device] { given[device] / self.rates[device] } else { 1.0 };
+        for (device, (&rate, given)) in self.rates.iter().zip(given).enumerate() {
+            let speed = if given < rate { given / rate } else { 1.0 };
             if speed != self.speeds[device] {
                 self.ends[device] = self.time + (self.ends[device] - self.time) * self.speeds[device] / speed;
                 self.speeds[device] = speed;
