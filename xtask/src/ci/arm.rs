@@ -78,8 +78,9 @@ pub(super) fn emulated_tests(run: &mut Run) -> Result<()> {
 fn emulated(model: &Model) -> Invocation {
     // Both -L and LD_LIBRARY_PATH: where arm64 libraries are also installed by multi-arch, the loader of one libc
     // would otherwise find the other libc and spin for ever.
+    // What hangs ends; the longest of the tests takes seven minutes under emulation, and other machines are slower.
     let runner = format!(
-        "timeout 600 qemu-aarch64 -cpu {} -L /usr/aarch64-linux-gnu \
+        "timeout 1200 qemu-aarch64 -cpu {} -L /usr/aarch64-linux-gnu \
          -E LD_LIBRARY_PATH=/usr/aarch64-linux-gnu/lib",
         model.name
     );
