@@ -69,7 +69,7 @@ impl LlamaError {
             Self::BadContext { limit, .. } => format!("give a context of at most {limit} tokens"),
             Self::DoesNotFit { .. } => "choose narrower weights (`--weights w4g32`), a shorter `--context`, or a smaller model".into(),
             Self::EmptyPrompt => "give some text".into(),
-            Self::PromptTooLong { .. } | Self::ContextFull { .. } => "shorten the prompt, or raise `--context` if the model allows more".into(),
+            Self::PromptTooLong { .. } | Self::ContextFull { .. } => "ask for fewer tokens, or raise `--context` where the command has it and the model allows more".into(),
             Self::TokenOutOfRange { vocabulary, .. } => format!("give ids below {vocabulary}, from this model's own tokenizer"),
             Self::BadWindows { room, .. } => format!("give a `--context` of at most {room} tokens"),
             Self::TextTooShort { .. } => "give a longer text".into(),
