@@ -42,13 +42,7 @@ fn measured(n_devices: usize) -> ProfiledCosts {
     let phone = SimulatedSoc::new(soc, options);
     let kinds = [DeviceKind::Gpu, DeviceKind::Npu, DeviceKind::Cpu];
     let devices: Vec<Arc<dyn Backend>> = kinds[..n_devices].iter().map(|&kind| phone.backend(kind)).collect();
-    let measuring = MeasureOptions {
-        budget_seconds: f64::INFINITY,
-        n_repeats: 1,
-        fills_operands: false,
-        blank_weight: Some(blank_weight),
-        ..MeasureOptions::default()
-    };
+    let measuring = MeasureOptions { blank_weight: Some(blank_weight), ..MeasureOptions::in_virtual_time() };
     let graph = llama_8b(1024);
     let clock = PhoneClock(Arc::clone(&phone));
     let profile = measure_all(&devices, &graph, &clock, &measuring).expect("a profile");

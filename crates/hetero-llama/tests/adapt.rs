@@ -72,12 +72,7 @@ struct Outcome {
 /// GPU and NPU of a phone, measured on another one for a graph.
 fn team(phone: &Arc<SimulatedSoc>, bench: &Arc<SimulatedSoc>, graph: &ModelGraph, adapts: bool) -> Arc<Team> {
     let infos: Vec<DeviceInfo> = devices(bench).iter().map(|device| device.info().clone()).collect();
-    let measuring = MeasureOptions {
-        budget_seconds: f64::INFINITY,
-        n_repeats: 1,
-        fills_operands: false,
-        ..MeasureOptions::default()
-    };
+    let measuring = MeasureOptions::in_virtual_time();
     let clock = PhoneClock(Arc::clone(bench));
     let profile = measure_all(&devices(bench), &graph.graph, &clock, &measuring).expect("a profile");
     let known = ProfiledOptions { is_polling: true, ..ProfiledOptions::default() };

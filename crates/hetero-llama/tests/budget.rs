@@ -165,13 +165,7 @@ fn texts_are_the_same_however_few_graphs_and_bytes_there_is_room_for() {
         let bench = phone(max_graphs.max(64), Numerics::None);
         let phone = phone(max_graphs, Numerics::Reference);
         let infos: Vec<DeviceInfo> = devices(&phone).iter().map(|device| device.info().clone()).collect();
-        let measuring = MeasureOptions {
-            budget_seconds: f64::INFINITY,
-            n_repeats: 1,
-            fills_operands: false,
-            blank_weight: Some(blank_weight),
-            ..MeasureOptions::default()
-        };
+        let measuring = MeasureOptions { blank_weight: Some(blank_weight), ..MeasureOptions::in_virtual_time() };
         let clock = PhoneClock(Arc::clone(&bench));
         let profile = measure_all(&devices(&bench), &graph.graph, &clock, &measuring).expect("a profile");
         let known = ProfiledOptions { is_polling: true, ..ProfiledOptions::default() };

@@ -36,12 +36,7 @@ fn a_conversation_compiles_little() {
     let (phone, bench) = (phone(), phone());
     let kinds = [DeviceKind::Gpu, DeviceKind::Npu];
     let devices_of = |phone: &SimulatedSoc| -> Vec<Arc<dyn Backend>> { kinds.map(|kind| phone.backend(kind)).into() };
-    let measuring = MeasureOptions {
-        budget_seconds: f64::INFINITY,
-        n_repeats: 1,
-        fills_operands: false,
-        ..MeasureOptions::default()
-    };
+    let measuring = MeasureOptions::in_virtual_time();
     let clock = PhoneClock(Arc::clone(&bench));
     let profile = measure_all(&devices_of(&bench), &graph.graph, &clock, &measuring).expect("a profile");
     let devices = devices_of(&phone);

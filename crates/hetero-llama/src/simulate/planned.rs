@@ -33,14 +33,7 @@ pub(super) fn team(
     }
 
     let clock = PhoneClock(Arc::clone(bench));
-    // Virtual time costs nothing, so that there is no reason to stop early.
-    let measuring = MeasureOptions {
-        budget_seconds: f64::INFINITY,
-        n_repeats: 1,
-        fills_operands: false,
-        blank_weight: Some(blank_weight),
-        ..MeasureOptions::default()
-    };
+    let measuring = MeasureOptions { blank_weight: Some(blank_weight), ..MeasureOptions::in_virtual_time() };
     let profile = measure_all(&backends(bench), &graphs.measured().graph, &clock, &measuring)?;
     let infos: Vec<DeviceInfo> = devices.iter().map(|device| device.info().clone()).collect();
     let phone = soc.soc();

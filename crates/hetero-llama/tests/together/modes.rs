@@ -104,13 +104,7 @@ impl Mode {
         let devices: Vec<Arc<dyn Backend>> = self.devices.iter().map(|&kind| phone.backend(kind)).collect();
         let infos: Vec<DeviceInfo> = devices.iter().map(|device| device.info().clone()).collect();
         let prefill = subject.prefill();
-        let measuring = MeasureOptions {
-            budget_seconds: f64::INFINITY,
-            n_repeats: 1,
-            fills_operands: false,
-            blank_weight: Some(blank_weight),
-            ..MeasureOptions::default()
-        };
+        let measuring = MeasureOptions { blank_weight: Some(blank_weight), ..MeasureOptions::in_virtual_time() };
         let clock = PhoneClock(phone);
         let profile = measure_all(&devices, &prefill.graph, &clock, &measuring).expect("a profile");
         let options = ProfiledOptions { is_polling: true, ..ProfiledOptions::default() };

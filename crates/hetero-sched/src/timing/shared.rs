@@ -78,10 +78,9 @@ impl Run<'_> {
         }
         // What the host does ends, or it learns of something that one of the next jobs needs.
         let by_host = if self.submitting == NONE { least(&self.known) } else { self.submitted_at };
-        let by_device = least(&self.ends);
+        let (by_device, device) = self.next_end();
         if by_device < by_host {
             self.time = by_device;
-            let device = (0..MAX_DEVICES).find(|&device| self.ends[device] == by_device).expect("one of them ends");
             self.go_on(device, tell);
         } else if by_host < f64::INFINITY {
             self.time = by_host;
@@ -92,6 +91,17 @@ impl Run<'_> {
             return false;
         }
         true
+    }
+
+    /// When the first device ends what it does, and which; infinite when none does anything.
+    fn next_end(&self) -> (f64, usize) {
+        let mut first = (f64::INFINITY, 0);
+        for (device, &end) in self.ends.iter().enumerate() {
+            if end < first.0 {
+                first = (end, device);
+            }
+        }
+        first
     }
 
     /// The host begins with the first job in order that can be submitted now.
