@@ -78,9 +78,11 @@ impl Run<'_> {
         }
         // What the host does ends, or it learns of something that one of the next jobs needs.
         let by_host = if self.submitting == NONE { least(&self.known) } else { self.submitted_at };
-        let (by_device, device) = self.next_end();
+        let by_device = least(&self.ends);
         if by_device < by_host {
             self.time = by_device;
+            // Two passes without a branch take less time than one that remembers where the least is.
+            let device = self.ends.iter().position(|&end| end == by_device).unwrap_or_default();
             self.go_on(device, tell);
         } else if by_host < f64::INFINITY {
             self.time = by_host;
@@ -91,17 +93,6 @@ impl Run<'_> {
             return false;
         }
         true
-    }
-
-    /// When the first device ends what it does, and which; infinite when none does anything.
-    fn next_end(&self) -> (f64, usize) {
-        let mut first = (f64::INFINITY, 0);
-        for (device, &end) in self.ends.iter().enumerate() {
-            if end < first.0 {
-                first = (end, device);
-            }
-        }
-        first
     }
 
     /// The host begins with the first job in order that can be submitted now.
