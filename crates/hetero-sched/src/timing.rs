@@ -14,6 +14,7 @@
 //!
 //! **The step** ends when every device has finished and the host knows it.
 
+mod moments;
 mod schedule;
 mod shared;
 

@@ -148,7 +148,7 @@ impl Exact {
 
     /// Seconds of what was laid out.
     pub(crate) fn run(&mut self) -> f64 {
-        self.schedule.run(&self.overheads, self.bus, &mut |_| {})
+        self.schedule.run_on(&self.overheads, self.bus)
     }
 
     /// When everything runs. Part seconds stand in the order of nodes and pieces.

@@ -107,11 +107,12 @@ impl Search<'_> {
             }
             cuts.sort_unstable();
             cuts.dedup();
+            // A run may begin anew in the layer's first nodes; what is laid out there stays as long as it does not change.
             for &cut in &cuts {
                 self.try_change(choices, trial, |node, _| node == offset, cut);
-                if run.len() > 1 {
-                    self.try_change(choices, trial, |node, _| run.contains(&node), cut);
-                }
+            }
+            for &cut in cuts.iter().filter(|_| run.len() > 1) {
+                self.try_change(choices, trial, |node, _| run.contains(&node), cut);
             }
         }
     }
@@ -165,21 +166,30 @@ impl Search<'_> {
         let problem = self.pool.problem;
         let length = choices.len();
         let last = run[run.len() - 1];
-        let mut rows: Vec<u32> = Vec::new();
+        // Where parts of neighbours end, and on which devices what lies before and behind.
+        let mut ends: Vec<(u32, u8, u8)> = Vec::new();
         for neighbour in [run[0] + length - 1, run[0] + length - 2, last + 1, last + 2] {
             let neighbour = neighbour % length;
             let template = problem.works[trial.nodes.start + neighbour].template;
             let candidate = self.pool.candidate(template, choices[neighbour]);
             cuts.push(candidate.cut);
             let tensor_rows = problem.templates[template].tensor_rows;
-            let ends = candidate.pieces.iter().map(|piece| piece.rows[1]);
-            rows.extend(ends.filter(|&end| (end as usize) < tensor_rows));
+            for piece in candidate.pieces.iter().filter(|piece| (piece.rows[1] as usize) < tensor_rows) {
+                let row = piece.rows[1];
+                let behind = candidate.pieces.iter().find(|other| other.rows[0] <= row && row < other.rows[1]);
+                let behind = behind.map_or(piece.device, |behind| behind.device);
+                ends.push((row, piece.device as u8, behind as u8));
+            }
         }
-        rows.sort_unstable();
-        rows.dedup();
+        ends.sort_unstable();
+        ends.dedup();
         for (a, b) in pairs(&self.pool.devices) {
-            for &row in &rows {
-                cuts.extend([[a, b], [b, a]].map(|devices| Cut::Rows(devices.map(|device| device as u8), row)));
+            for [a, b] in [[a as u8, b as u8], [b as u8, a as u8]] {
+                for &(row, before, behind) in &ends {
+                    if trial.replaces_all || before == a || behind == b {
+                        cuts.push(Cut::Rows([a, b], row));
+                    }
+                }
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use crate::cost::MAX_DEVICES;
 
+use super::moments::Moments;
 use super::{Load, Overheads};
 
 /// Submissions with what they wait for, to be run in thought. Keeps its memory when it is cleared.
@@ -14,6 +15,8 @@ pub(crate) struct Schedule {
     last: [u32; MAX_DEVICES],
     /// The most that a load of each device wants of the bus.
     most: [f64; MAX_DEVICES],
+    /// Of the last run.
+    pub(super) moments: Moments,
 }
 
 /// A queue that runs empty within so many seconds may have done so before the host gets there: times are not known
@@ -28,9 +31,9 @@ pub(super) const NONE: u32 = u32::MAX;
 pub(super) struct Job {
     pub(super) device: u8,
     n_needs: u8,
-    needs: [u32; MAX_DEVICES],
+    pub(super) needs: [u32; MAX_DEVICES],
     pub(super) first_load: u32,
-    last_load: u32,
+    pub(super) last_load: u32,
     /// The next one on the same device.
     pub(super) next: u32,
     /// Seconds of all loads alone, and of the last one.
@@ -56,19 +59,19 @@ pub(crate) struct ScheduleMark {
     pub(crate) n_jobs: usize,
     pub(crate) n_loads: usize,
     first: [u32; MAX_DEVICES],
-    last: [u32; MAX_DEVICES],
+    pub(super) last: [u32; MAX_DEVICES],
     most: [f64; MAX_DEVICES],
     /// Of the last job of each device what changes when work is added to it.
-    grown: [Grown; MAX_DEVICES],
+    pub(super) grown: [Grown; MAX_DEVICES],
 }
 
 /// What adding work to a job changes.
 #[derive(Clone, Copy, Debug, Default)]
-struct Grown {
+pub(super) struct Grown {
     seconds: f64,
     last_seconds: f64,
     first_load: u32,
-    last_load: u32,
+    pub(super) last_load: u32,
 }
 
 /// What is told of a run.
@@ -91,6 +94,7 @@ impl Schedule {
         self.loads.clear();
         (self.first, self.last) = ([NONE; MAX_DEVICES], [NONE; MAX_DEVICES]);
         self.most = [0.0; MAX_DEVICES];
+        self.moments.forget();
     }
 
     /// Adds a submission behind the others of its device and returns its index.
@@ -104,7 +108,7 @@ impl Schedule {
         self.jobs.push(Job {
             device: device as u8,
             n_needs: 0,
-            needs: [0; MAX_DEVICES],
+            needs: [NONE; MAX_DEVICES],
             first_load: NONE,
             last_load: NONE,
             next: NONE,
@@ -171,6 +175,7 @@ impl Schedule {
 
     /// Forgets what was added since a mark was made.
     pub(crate) fn return_to(&mut self, mark: &ScheduleMark) {
+        self.keep_moments_until(mark);
         self.jobs.truncate(mark.n_jobs);
         self.loads.truncate(mark.n_loads);
         (self.first, self.last, self.most) = (mark.first, mark.last, mark.most);
@@ -188,12 +193,30 @@ impl Schedule {
 
     /// Seconds until the host knows that everything has finished.
     pub(crate) fn run(&mut self, overheads: &[Overheads; MAX_DEVICES], bus: f64, tell: &mut impl FnMut(Event)) -> f64 {
-        self.jobs.iter_mut().for_each(|job| job.end = f64::INFINITY);
-        if self.most.iter().sum::<f64>() <= bus {
+        if self.hinders_nobody(bus) {
             self.run_apart(overheads, tell);
         } else {
             self.run_shared(overheads, bus, tell);
         }
+        self.end_known(overheads)
+    }
+
+    /// The same, from where this run is the same as the one before.
+    pub(crate) fn run_on(&mut self, overheads: &[Overheads; MAX_DEVICES], bus: f64) -> f64 {
+        if self.hinders_nobody(bus) {
+            self.run_apart(overheads, &mut |_| {});
+        } else {
+            self.go_on_shared(overheads, bus);
+        }
+        self.end_known(overheads)
+    }
+
+    /// Whether the bus has enough for all at any time.
+    fn hinders_nobody(&self, bus: f64) -> bool {
+        self.most.iter().sum::<f64>() <= bus
+    }
+
+    fn end_known(&self, overheads: &[Overheads; MAX_DEVICES]) -> f64 {
         let ends = self.last.iter().zip(overheads).filter(|(last, _)| **last != NONE);
         ends.map(|(&last, overheads)| self.jobs[last as usize].end + overheads.sync).fold(0.0, f64::max)
     }
@@ -201,6 +224,8 @@ impl Schedule {
     /// Where no device can hinder another one, a job's end is known when it is submitted, and only what the host does
     /// has to be followed.
     fn run_apart(&mut self, overheads: &[Overheads; MAX_DEVICES], tell: &mut impl FnMut(Event)) {
+        self.moments.forget();
+        self.jobs.iter_mut().for_each(|job| job.end = f64::INFINITY);
         let mut time = 0.0;
         let mut devices = self.first.map(|head| Queue { head, ..Queue::EMPTY });
         let n_devices = self.first.iter().rposition(|&head| head != NONE).map_or(0, |last| last + 1);
@@ -267,11 +292,11 @@ impl Queue {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     /// Numbers below `n` that look random (Marsaglia's xorshift).
-    fn numbers(mut state: u64) -> impl FnMut(u64) -> u64 {
+    pub(in crate::timing) fn numbers(mut state: u64) -> impl FnMut(u64) -> u64 {
         move |n| {
             state ^= state << 13;
             state ^= state >> 7;
