@@ -7,7 +7,7 @@ use crate::cost::MAX_DEVICES;
 use super::Effort;
 use super::candidates::pairs;
 use super::cuts::{FEW_CUTS, ROW_STEP};
-use super::search::Search;
+use super::search::{Search, mix};
 use super::state::Cut;
 use super::steady::Choices;
 use super::weighting::Outlay;
@@ -239,23 +239,49 @@ impl Search<'_> {
         if self.least_value(trial) >= trial.least {
             return false;
         }
+        let key = key(&trial.changed);
+        let known = self.rated.get(&key).copied().unwrap_or_default();
+        // A gain that rounding may have made is none.
+        let is_less = |value: f64| value < trial.least * (1.0 - 1e-9);
+        if known.all.is_some_and(|all| !is_less(all)) {
+            return false;
+        }
         // What makes one copy clearly slower makes many slower, and takes half the time to find out.
+        let at_most = trial.alone * CLEARLY[usize::from(self.pool.options.effort.replaces_all)];
+        if known.alone.is_some_and(|alone| alone > at_most) {
+            return false;
+        }
         let alone = self.layer_value(trial.nodes.start, &trial.changed);
-        if alone > trial.alone * CLEARLY[usize::from(self.pool.options.effort.replaces_all)] {
+        if alone > at_most {
+            self.rated.insert(key, Rating { alone: Some(alone), all: known.all });
             return false;
         }
         let value = match trial.n_copies {
             1 => alone,
             n => self.layer_value_again(trial.nodes.start, n, &trial.changed),
         };
-        // A gain that rounding may have made is none.
-        let is_better = value < trial.least * (1.0 - 1e-9);
+        self.rated.insert(key, Rating { alone: Some(alone), all: Some(value) });
+        let is_better = is_less(value);
         if is_better {
             (trial.least, trial.alone) = (value, alone);
             choices.clone_from(&trial.changed);
         }
         is_better
     }
+}
+
+/// What choices were found to be worth for a layer, as far as it was looked at.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Rating {
+    /// One copy, and all.
+    alone: Option<f64>,
+    all: Option<f64>,
+}
+
+/// Choices as a number that others have with a probability of 1 to 2^128, which would only leave them untried.
+fn key(choices: &[usize]) -> [u64; 2] {
+    let begin = [0xcbf2_9ce4_8422_2325u64, 0x9ddf_ea08_eb38_2d69u64];
+    choices.iter().fold(begin, |[a, b], &choice| [mix(a, choice as u64), mix(b, !(choice as u64))])
 }
 
 /// Choices that are being improved.

@@ -6,6 +6,8 @@
 
 use std::ops::Range;
 
+use rustc_hash::FxHashMap;
+
 use crate::cost::{DeviceSet, MAX_DEVICES};
 use crate::timing::{Overheads, Timeline};
 
@@ -15,6 +17,7 @@ use super::cuts::FEW_CUTS;
 use super::exact::Exact;
 use super::groups::Ways;
 use super::problem::{Template, Work};
+use super::refine::Rating;
 use super::state::{Candidate, Cut, Outcome, State};
 use super::weighting::{Outlay, Weighting};
 
@@ -37,6 +40,8 @@ pub(crate) struct Search<'a> {
     pub(crate) limits: Limits,
     /// For each template, how its work may be divided.
     pub(super) ways: Vec<Option<Ways>>,
+    /// For choices of the layer that is improved, what they were found to be worth.
+    pub(super) rated: FxHashMap<[u64; 2], Rating>,
 }
 
 /// What a beam may do.
@@ -93,6 +98,7 @@ impl<'a> Search<'a> {
             exact,
             limits: Limits::default(),
             ways: Vec::new(),
+            rated: FxHashMap::default(),
         }
     }
 
@@ -428,6 +434,6 @@ fn words(cut: Cut) -> [u64; 2] {
 }
 
 /// Adds a number to others, so that the result differs where one of them does.
-fn mix(all: u64, word: u64) -> u64 {
+pub(super) fn mix(all: u64, word: u64) -> u64 {
     (all ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29)
 }
