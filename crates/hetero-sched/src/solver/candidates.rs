@@ -77,6 +77,11 @@ impl<'a> Pool<'a> {
         pool
     }
 
+    /// Whether a step waits for its plan, and more than two devices leave no time for what seldom helps.
+    pub(crate) fn is_hurried(&self) -> bool {
+        self.devices.len() > 2 && !self.options.effort.replaces_all
+    }
+
     /// For each device, the seconds that it alone would take for what is still to be computed of the same input by
     /// linear operators: for keys and values after queries. `None` when a node is the last of its kind.
     pub(crate) fn siblings_left(&self, template: usize) -> Option<[f64; MAX_DEVICES]> {

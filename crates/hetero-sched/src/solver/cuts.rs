@@ -12,6 +12,9 @@ use super::{DynamicLength, Granularity};
 /// devices.
 pub(crate) const FEW_CUTS: usize = 8;
 
+/// At how many sums of standard numbers rows are cut at most where there is no time.
+const HURRIED_ROW_CUTS: usize = 2;
+
 /// As [`FEW_CUTS`], for rows on devices of fixed shapes.
 const FEW_ROW_CUTS: usize = 2;
 
@@ -103,6 +106,8 @@ impl Pool<'_> {
         let standard = &self.costs.devices()[a].standard_rows;
         let both = DeviceSet::one(a).with(b);
         let columns = [0, template.columns];
+        let n_sums = if self.is_hurried() { HURRIED_ROW_CUTS } else { usize::MAX };
+        let n_sums = self.options.effort.balanced_row_cuts.min(n_sums);
         let mut sums: Vec<usize> = Vec::new();
         let (mut sum, mut spent) = (0, 0.0);
         for &size in standard.iter().rev().filter(|&&size| size > 1) {
@@ -116,13 +121,13 @@ impl Pool<'_> {
             if spent + first <= rest {
                 (sum, spent) = (end, spent + first);
                 sums.push(sum);
-            } else if sums.len() + 1 >= self.options.effort.balanced_row_cuts || size == standard[0].max(ROW_STEP) {
+            } else if sums.len() + 1 >= n_sums || size == standard[0].max(ROW_STEP) {
                 // One step too far may still be the best, beside other work.
                 sums.push(end);
                 break;
             }
         }
-        let surplus = sums.len().saturating_sub(self.options.effort.balanced_row_cuts);
+        let surplus = sums.len().saturating_sub(n_sums);
         sums.drain(..surplus);
         sums
     }

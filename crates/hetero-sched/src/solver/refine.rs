@@ -56,7 +56,7 @@ impl Search<'_> {
                 continue;
             }
             // Cuts are close to where they balance; the last step or two are what counts.
-            let mut stride = if self.is_hurried() { 2 } else { self.pool.options.effort.first_shift };
+            let mut stride = if self.pool.is_hurried() { 2 } else { self.pool.options.effort.first_shift };
             while stride >= 1 {
                 let mut is_better = false;
                 for shifted in shifts(cut, stride as i64, step) {
@@ -111,6 +111,11 @@ impl Search<'_> {
             for &cut in &cuts {
                 self.try_change(choices, trial, |node, _| node == offset, cut);
             }
+            if run.len() > 1 && !trial.replaces_all {
+                // Several together seldom get rows cut as none of them and none beside them has.
+                let known = self.cuts_around(&run, choices, trial);
+                cuts.retain(|cut| !matches!(cut, Cut::Rows(..)) || known.contains(cut));
+            }
             for &cut in cuts.iter().filter(|_| run.len() > 1) {
                 self.try_change(choices, trial, |node, _| run.contains(&node), cut);
             }
@@ -164,12 +169,9 @@ impl Search<'_> {
     /// needs only some of the rows can then begin with them.
     fn list_neighbours(&mut self, run: &[usize], choices: &[usize], trial: &Trial, cuts: &mut Vec<Cut>) {
         let problem = self.pool.problem;
-        let length = choices.len();
-        let last = run[run.len() - 1];
         // Where parts of neighbours end, and on which devices what lies before and behind.
         let mut ends: Vec<(u32, u8, u8)> = Vec::new();
-        for neighbour in [run[0] + length - 1, run[0] + length - 2, last + 1, last + 2] {
-            let neighbour = neighbour % length;
+        for neighbour in neighbours(run, choices.len()) {
             let template = problem.works[trial.nodes.start + neighbour].template;
             let candidate = self.pool.candidate(template, choices[neighbour]);
             cuts.push(candidate.cut);
@@ -185,13 +187,18 @@ impl Search<'_> {
         ends.dedup();
         for (a, b) in pairs(&self.pool.devices) {
             for [a, b] in [[a as u8, b as u8], [b as u8, a as u8]] {
-                for &(row, before, behind) in &ends {
-                    if trial.replaces_all || before == a || behind == b {
-                        cuts.push(Cut::Rows([a, b], row));
-                    }
-                }
+                // One of the two goes on with what it has.
+                let fits = |&&(_, before, behind): &&(u32, u8, u8)| trial.replaces_all || before == a || behind == b;
+                cuts.extend(ends.iter().filter(fits).map(|&(row, ..)| Cut::Rows([a, b], row)));
             }
         }
+    }
+
+    /// The cuts of some nodes, and of what stands before and behind them.
+    fn cuts_around(&self, run: &[usize], choices: &[usize], trial: &Trial) -> Vec<Cut> {
+        let all = neighbours(run, choices.len()).into_iter().chain(run.iter().copied());
+        let template = |node: usize| self.pool.problem.works[trial.nodes.start + node].template;
+        all.map(|node| self.pool.candidate(template(node), choices[node]).cut).collect()
     }
 
     /// What changed choices are worth at most: no device is faster than its work alone.
@@ -315,6 +322,12 @@ impl Trial {
     pub(super) fn quick(self) -> Trial {
         Trial { replaces_all: false, ..self }
     }
+}
+
+/// The two nodes before some others that follow each other and the two behind them, in copies of a layer of so many nodes.
+fn neighbours(run: &[usize], length: usize) -> [usize; 4] {
+    let last = run[run.len() - 1];
+    [run[0] + length - 1, run[0] + length - 2, last + 1, last + 2].map(|node| node % length)
 }
 
 /// A cut moved by so many steps to both sides, each of its positions alone.

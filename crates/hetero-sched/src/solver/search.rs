@@ -319,7 +319,7 @@ impl<'a> Search<'a> {
         }
         let effort = &self.pool.options.effort;
         let hurried = HURRIED[usize::from(self.pool.problem.is_single())];
-        let width = effort.width.min(if self.is_hurried() { hurried } else { self.limits.width });
+        let width = effort.width.min(if self.pool.is_hurried() { hurried } else { self.limits.width });
         let considered = width * 4;
         if self.records.len() > considered {
             self.records.select_nth_unstable_by(considered, order);

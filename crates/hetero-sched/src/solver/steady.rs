@@ -120,7 +120,7 @@ impl Search<'_> {
         self.walk(&mut state, last.clone(), &layer);
         let after = self.beam(last.end..n_nodes, vec![state], false);
         // Behind the layers devices wait for little.
-        let (n_ends, simple) = if self.is_hurried() { (1, &[][..]) } else { (N_ENDS, simple) };
+        let (n_ends, simple) = if self.pool.is_hurried() { (1, &[][..]) } else { (N_ENDS, simple) };
         let mut suffixes: Vec<Choices> = after.iter().take(n_ends).map(|state| self.choices(state)).collect();
         suffixes.extend(simple.iter().map(|choices| choices[last.end..].to_vec()));
         let suffix = self.best_with(last.start..n_nodes, suffixes, |suffix| [&layer, suffix].concat())?;
@@ -247,7 +247,7 @@ impl Search<'_> {
     fn narrower(&self) -> Vec<Limits> {
         let mut all = Vec::new();
         let n_devices = self.pool.devices.len();
-        if self.is_hurried() {
+        if self.pool.is_hurried() {
             return all;
         }
         if self.pool.options.granularity != Granularity::Layer && n_devices > 1 {
@@ -259,11 +259,6 @@ impl Search<'_> {
             all.extend(two.map(|devices| Limits { width, devices, is_whole: false }));
         }
         all
-    }
-
-    /// Whether a step waits for its plan, and more than two devices leave no time for what seldom helps.
-    pub(super) fn is_hurried(&self) -> bool {
-        self.pool.devices.len() > 2 && !self.pool.options.effort.replaces_all
     }
 
     /// What some layers are worth that are computed alike.

@@ -40,9 +40,8 @@ impl Moments {
     }
 
     /// Notes where a run stands.
-    pub(super) fn note(&mut self, mut moment: Moment) {
-        moment.n_ended = self.ended.len() as u32;
-        self.noted.push(moment);
+    pub(super) fn note(&mut self, moment: &Moment) {
+        self.noted.push(*moment);
     }
 }
 
@@ -85,12 +84,12 @@ impl Schedule {
             self.moments.n_kept = n_common;
         }
         let moment = *self.moments.noted.last()?;
-        for &job in &self.moments.ended[moment.n_ended as usize..] {
+        for &job in &self.moments.ended[moment.n_ended..] {
             if let Some(job) = self.jobs.get_mut(job as usize) {
                 job.end = f64::INFINITY;
             }
         }
-        self.moments.ended.truncate(moment.n_ended as usize);
+        self.moments.ended.truncate(moment.n_ended);
         // What comes next may have been added since the moment was noted.
         Some(self.look_ahead(moment, overheads))
     }

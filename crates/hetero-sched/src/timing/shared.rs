@@ -28,7 +28,7 @@ impl Schedule {
                 break;
             }
             if was_submitting != NONE && run.at.submitting == NONE {
-                run.schedule.moments.note(run.at);
+                run.schedule.moments.note(&run.at);
             }
         }
         self.keep_all_moments();
@@ -65,7 +65,7 @@ pub(super) struct Moment {
     /// Whether someone gets less of the bus than it wants.
     is_short: bool,
     /// How many jobs have ended.
-    pub(super) n_ended: u32,
+    pub(super) n_ended: usize,
 }
 
 impl Moment {
@@ -217,6 +217,7 @@ impl Run<'_> {
         its.end = time;
         let next = its.next;
         self.schedule.moments.ended.push(job);
+        self.at.n_ended += 1;
         tell(Event::Job { job: job as usize, start, end: time });
         if next != NONE && next != self.at.heads[device] {
             // It was submitted before this one ended.
