@@ -205,6 +205,13 @@ pub trait CostModel: Debug + Send + Sync {
     /// time without any, stretched where the bus is short.
     fn seconds(&self, device_idx: usize, shape: &PartShape) -> Option<f64>;
 
+    /// [`CostModel::seconds`] without companions, and with those of the shape: one question where both take the same work
+    /// to tell.
+    fn seconds_alone_and_beside(&self, device_idx: usize, shape: &PartShape) -> Option<[f64; 2]> {
+        let alone = PartShape { companions: DeviceSet::EMPTY, ..*shape };
+        Some([self.seconds(device_idx, &alone)?, self.seconds(device_idx, shape)?])
+    }
+
     /// Bytes that a part moves over the memory bus, where there is a [`CostModel::bus`].
     fn bus_bytes(&self, _device_idx: usize, _shape: &PartShape) -> f64 {
         0.0

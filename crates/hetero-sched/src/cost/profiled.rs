@@ -208,6 +208,10 @@ impl CostModel for ProfiledCosts {
     }
 
     fn seconds(&self, device_idx: usize, shape: &PartShape) -> Option<f64> {
+        self.seconds_alone_and_beside(device_idx, shape).map(|[_, beside]| beside)
+    }
+
+    fn seconds_alone_and_beside(&self, device_idx: usize, shape: &PartShape) -> Option<[f64; 2]> {
         let (class, measured) = self.measured(device_idx, shape.class)?;
         let is_weight_stationary = shape.order == OperandOrder::WeightStationary;
         let of = |columns| measured.predictor.seconds(shape.rows, shape.past, columns, is_weight_stationary);
@@ -220,14 +224,14 @@ impl CostModel for ProfiledCosts {
             starting + (whole - starting) * shape.columns as f64 / class.columns as f64
         };
         if shape.companions.is_empty() {
-            return Some(alone);
+            return Some([alone; 2]);
         }
         if self.bus.is_finite() {
-            return Some(alone * self.stretch(device_idx, shape));
+            return Some([alone, alone * self.stretch(device_idx, shape)]);
         }
         let set = shape.companions.with(device_idx);
         let slowdown = self.slowdowns[usize::from(set.bits())].get(device_idx);
-        Some(alone * slowdown.map_or(1.0, |[one, many]| if shape.rows == 1 { *one } else { *many }))
+        Some([alone, alone * slowdown.map_or(1.0, |[one, many]| if shape.rows == 1 { *one } else { *many })])
     }
 
     fn bus_bytes(&self, device_idx: usize, shape: &PartShape) -> f64 {

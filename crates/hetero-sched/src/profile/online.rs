@@ -132,6 +132,11 @@ impl CostModel for CorrectedCosts {
         Some(self.costs.seconds(device_idx, shape)? * self.factors[device_idx])
     }
 
+    fn seconds_alone_and_beside(&self, device_idx: usize, shape: &PartShape) -> Option<[f64; 2]> {
+        let seconds = self.costs.seconds_alone_and_beside(device_idx, shape)?;
+        Some(seconds.map(|seconds| seconds * self.factors[device_idx]))
+    }
+
     fn uncertainty(&self, device_idx: usize, shape: &PartShape) -> f64 {
         self.costs.uncertainty(device_idx, shape)
     }

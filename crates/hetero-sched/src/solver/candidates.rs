@@ -269,7 +269,7 @@ impl<'a> Pool<'a> {
         columns: [usize; 2],
         devices: DeviceSet,
     ) -> Option<Piece> {
-        let (shape, seconds) = self.shape_and_seconds(template, device, rows, columns, devices)?;
+        let (shape, [alone, seconds]) = self.shape_and_seconds(template, device, rows, columns, devices)?;
         debug_assert!(seconds >= 0.0, "a part that takes {seconds} seconds");
         let is_empty = columns[0] == columns[1] || rows[0] == rows[1];
         Some(Piece {
@@ -278,7 +278,7 @@ impl<'a> Pool<'a> {
             columns: columns.map(|column| column as u32),
             order: shape.order,
             seconds,
-            load: if is_empty { Load::default() } else { self.load(device, &shape, seconds)? },
+            load: if is_empty { Load::default() } else { self.load(device, &shape, alone, seconds) },
         })
     }
 
@@ -291,9 +291,11 @@ impl<'a> Pool<'a> {
         columns: [usize; 2],
         devices: DeviceSet,
     ) -> Option<f64> {
-        self.shape_and_seconds(template, device, rows, columns, devices).map(|(_, seconds)| seconds)
+        self.shape_and_seconds(template, device, rows, columns, devices).map(|(_, [_, seconds])| seconds)
     }
 
+    /// What a device is asked for with a rectangle in its better operand order, and its seconds alone and beside the other
+    /// devices.
     fn shape_and_seconds(
         &self,
         template: &Template,
@@ -301,17 +303,18 @@ impl<'a> Pool<'a> {
         rows: [usize; 2],
         columns: [usize; 2],
         devices: DeviceSet,
-    ) -> Option<(PartShape, f64)> {
+    ) -> Option<(PartShape, [f64; 2])> {
         let order_counts = self.costs.devices()[device].order_sensitive && template.is_linear;
         let order = self.options.operand_order.filter(|_| order_counts);
         let shape = self.shape(template, device, rows, columns, devices, order.unwrap_or_default());
         if columns[0] == columns[1] || rows[0] == rows[1] {
-            return Some((shape, 0.0));
+            return Some((shape, [0.0; 2]));
         }
-        let seconds = self.costs.seconds(device, &shape)?;
+        let seconds = self.costs.seconds_alone_and_beside(device, &shape)?;
         if order_counts && order.is_none() {
             let other = PartShape { order: OperandOrder::WeightStationary, ..shape };
-            if let Some(less) = self.costs.seconds(device, &other).filter(|&less| less < seconds) {
+            let others = self.costs.seconds_alone_and_beside(device, &other);
+            if let Some(less) = others.filter(|less| less[1] < seconds[1]) {
                 return Some((other, less));
             }
         }
@@ -382,28 +385,29 @@ impl<'a> Pool<'a> {
             let rows = all_rows.map(|row| row.min(template.rows));
             let shape = self.shape(template, *device, rows, columns, devices, *operand_order);
             let is_used = rows[0] < rows[1];
-            let seconds = if is_used { self.costs.seconds(*device, &shape)? } else { 0.0 };
+            let unused = Some([0.0; 2]);
+            let seconds = if is_used { self.costs.seconds_alone_and_beside(*device, &shape) } else { unused };
+            let [alone, seconds] = seconds?;
             candidate.pieces.push(Piece {
                 device: *device,
                 rows: all_rows.map(|row| row as u32),
                 columns: columns.map(|column| column as u32),
                 order: *operand_order,
                 seconds,
-                load: if is_used { self.load(*device, &shape, seconds)? } else { Load::default() },
+                load: if is_used { self.load(*device, &shape, alone, seconds) } else { Load::default() },
             });
         }
         self.add_holdings(template_idx, &mut candidate, devices);
         Some(candidate)
     }
 
-    /// What a shape asks of a device that takes so many seconds for it beside companions.
-    pub(super) fn load(&self, device: usize, shape: &PartShape, seconds: f64) -> Option<Load> {
+    /// What a shape asks of a device that takes so many seconds for it alone, and beside companions.
+    fn load(&self, device: usize, shape: &PartShape, alone: f64, beside: f64) -> Load {
         if self.bus == f64::INFINITY {
-            return Some(Load::computing(seconds));
+            return Load::computing(beside);
         }
-        let alone = PartShape { companions: DeviceSet::EMPTY, ..*shape };
-        let seconds = if shape.companions.is_empty() { seconds } else { self.costs.seconds(device, &alone)? };
-        Some(Load::moving(seconds, self.costs.bus_bytes(device, &alone)))
+        let shape = PartShape { companions: DeviceSet::EMPTY, ..*shape };
+        Load::moving(alone, self.costs.bus_bytes(device, &shape))
     }
 }
 

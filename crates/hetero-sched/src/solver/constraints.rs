@@ -261,6 +261,10 @@ impl CostModel for Priced<'_> {
         self.costs.seconds(device_idx, shape)
     }
 
+    fn seconds_alone_and_beside(&self, device_idx: usize, shape: &PartShape) -> Option<[f64; 2]> {
+        self.costs.seconds_alone_and_beside(device_idx, shape)
+    }
+
     fn bus_bytes(&self, device_idx: usize, shape: &PartShape) -> f64 {
         self.costs.bus_bytes(device_idx, shape)
     }

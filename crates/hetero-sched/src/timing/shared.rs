@@ -244,7 +244,8 @@ impl Run<'_> {
         for (device, (&rate, given)) in self.at.rates.iter().zip(given).enumerate() {
             let speed = if given < rate { given / rate } else { 1.0 };
             if speed != self.at.speeds[device] {
-                self.at.ends[device] = self.at.time + (self.at.ends[device] - self.at.time) * self.at.speeds[device] / speed;
+                self.at.ends[device] =
+                    self.at.time + (self.at.ends[device] - self.at.time) * self.at.speeds[device] / speed;
                 self.at.speeds[device] = speed;
             }
         }
