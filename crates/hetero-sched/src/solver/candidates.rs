@@ -82,6 +82,11 @@ impl<'a> Pool<'a> {
         self.devices.len() > 2 && !self.options.effort.replaces_all
     }
 
+    /// Whether devices hinder each other on the bus, so that timing a plan takes about twice as long.
+    pub(crate) fn shares_bus(&self) -> bool {
+        self.bus.is_finite()
+    }
+
     /// For each device, the seconds that it alone would take for what is still to be computed of the same input by
     /// linear operators: for keys and values after queries. `None` when a node is the last of its kind.
     pub(crate) fn siblings_left(&self, template: usize) -> Option<[f64; MAX_DEVICES]> {

@@ -158,8 +158,8 @@ impl Effort {
             refined: 4,
             rounds: 2,
             replaces_all: true,
-            kicks: 40,
-            quick_kicks: 80,
+            kicks: 50,
+            quick_kicks: 100,
             ..Effort::default()
         }
     }

@@ -107,17 +107,20 @@ impl Search<'_> {
             }
             cuts.sort_unstable();
             cuts.dedup();
-            // A run may begin anew in the layer's first nodes; what is laid out there stays as long as it does not change.
+            let (has_run, is_careful) = (run.len() > 1, self.pool.options.effort.replaces_all);
             for &cut in &cuts {
                 self.try_change(choices, trial, |node, _| node == offset, cut);
+                if has_run && is_careful {
+                    self.try_change(choices, trial, |node, _| run.contains(&node), cut);
+                }
             }
-            if run.len() > 1 && !trial.replaces_all {
-                // Several together seldom get rows cut as none of them and none beside them has.
+            if has_run && !is_careful {
+                // Several together seldom get rows cut as none of them and none beside them has. They come last, because
+                // they may begin anew in the layer's first nodes, and what is laid out there stays until it changes.
                 let known = self.cuts_around(&run, choices, trial);
-                cuts.retain(|cut| !matches!(cut, Cut::Rows(..)) || known.contains(cut));
-            }
-            for &cut in cuts.iter().filter(|_| run.len() > 1) {
-                self.try_change(choices, trial, |node, _| run.contains(&node), cut);
+                for &cut in cuts.iter().filter(|cut| !matches!(cut, Cut::Rows(..)) || known.contains(cut)) {
+                    self.try_change(choices, trial, |node, _| run.contains(&node), cut);
+                }
             }
         }
     }
@@ -169,6 +172,7 @@ impl Search<'_> {
     /// needs only some of the rows can then begin with them.
     fn list_neighbours(&mut self, run: &[usize], choices: &[usize], trial: &Trial, cuts: &mut Vec<Cut>) {
         let problem = self.pool.problem;
+        let is_careful = self.pool.options.effort.replaces_all;
         // Where parts of neighbours end, and on which devices what lies before and behind.
         let mut ends: Vec<(u32, u8, u8)> = Vec::new();
         for neighbour in neighbours(run, choices.len()) {
@@ -188,7 +192,7 @@ impl Search<'_> {
         for (a, b) in pairs(&self.pool.devices) {
             for [a, b] in [[a as u8, b as u8], [b as u8, a as u8]] {
                 // One of the two goes on with what it has.
-                let fits = |&&(_, before, behind): &&(u32, u8, u8)| trial.replaces_all || before == a || behind == b;
+                let fits = |&&(_, before, behind): &&(u32, u8, u8)| is_careful || before == a || behind == b;
                 cuts.extend(ends.iter().filter(fits).map(|&(row, ..)| Cut::Rows([a, b], row)));
             }
         }
