@@ -82,9 +82,9 @@ impl<'a> Pool<'a> {
         self.devices.len() > 2 && !self.options.effort.replaces_all
     }
 
-    /// Whether devices hinder each other on the bus, so that timing a plan takes about twice as long.
-    pub(crate) fn shares_bus(&self) -> bool {
-        self.bus.is_finite()
+    /// Whether a step waits for its plan, and devices hinder each other on the bus: timing a plan takes twice as long then.
+    pub(crate) fn is_pressed(&self) -> bool {
+        self.bus.is_finite() && !self.options.effort.replaces_all
     }
 
     /// For each device, the seconds that it alone would take for what is still to be computed of the same input by
@@ -315,11 +315,15 @@ impl<'a> Pool<'a> {
         if columns[0] == columns[1] || rows[0] == rows[1] {
             return Some((shape, [0.0; 2]));
         }
-        let seconds = self.costs.seconds_alone_and_beside(device, &shape)?;
+        let ask = |shape: &PartShape| match self.bus.is_finite() {
+            true => self.costs.seconds_alone_and_beside(device, shape),
+            // Only what they take beside each other counts.
+            false => self.costs.seconds(device, shape).map(|seconds| [seconds; 2]),
+        };
+        let seconds = ask(&shape)?;
         if order_counts && order.is_none() {
             let other = PartShape { order: OperandOrder::WeightStationary, ..shape };
-            let others = self.costs.seconds_alone_and_beside(device, &other);
-            if let Some(less) = others.filter(|less| less[1] < seconds[1]) {
+            if let Some(less) = ask(&other).filter(|less| less[1] < seconds[1]) {
                 return Some((other, less));
             }
         }

@@ -12,8 +12,8 @@ use super::{DynamicLength, Granularity};
 /// devices.
 pub(crate) const FEW_CUTS: usize = 8;
 
-/// At how many sums of standard numbers rows are cut at most where there is no time, and timing takes long.
-const HURRIED_ROW_CUTS: usize = 2;
+/// At how many sums of standard numbers rows are cut at most for more than two devices where timing takes long.
+const PRESSED_ROW_CUTS: usize = 2;
 
 /// As [`FEW_CUTS`], for rows on devices of fixed shapes.
 const FEW_ROW_CUTS: usize = 2;
@@ -106,7 +106,7 @@ impl Pool<'_> {
         let standard = &self.costs.devices()[a].standard_rows;
         let both = DeviceSet::one(a).with(b);
         let columns = [0, template.columns];
-        let n_sums = if self.is_hurried() && self.shares_bus() { HURRIED_ROW_CUTS } else { usize::MAX };
+        let n_sums = if self.is_hurried() && self.is_pressed() { PRESSED_ROW_CUTS } else { usize::MAX };
         let n_sums = self.options.effort.balanced_row_cuts.min(n_sums);
         let mut sums: Vec<usize> = Vec::new();
         let (mut sum, mut spent) = (0, 0.0);

@@ -95,7 +95,7 @@ impl Preparation {
     }
 }
 
-/// How hard the search tries. The default takes about a millisecond for an 8-billion-parameter model, and up to 1.7 for
+/// How hard the search tries. The default takes about a millisecond at most for an 8-billion-parameter model, also on
 /// three devices that share a narrow bus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Effort {

@@ -107,14 +107,14 @@ impl Search<'_> {
             }
             cuts.sort_unstable();
             cuts.dedup();
-            let (has_run, is_careful) = (run.len() > 1, self.pool.options.effort.replaces_all);
+            let (has_run, is_pressed) = (run.len() > 1, self.pool.is_pressed());
             for &cut in &cuts {
                 self.try_change(choices, trial, |node, _| node == offset, cut);
-                if has_run && is_careful {
+                if has_run && !is_pressed {
                     self.try_change(choices, trial, |node, _| run.contains(&node), cut);
                 }
             }
-            if has_run && !is_careful {
+            if has_run && is_pressed {
                 // Several together seldom get rows cut as none of them and none beside them has. They come last, because
                 // they may begin anew in the layer's first nodes, and what is laid out there stays until it changes.
                 let known = self.cuts_around(&run, choices, trial);
@@ -172,7 +172,7 @@ impl Search<'_> {
     /// needs only some of the rows can then begin with them.
     fn list_neighbours(&mut self, run: &[usize], choices: &[usize], trial: &Trial, cuts: &mut Vec<Cut>) {
         let problem = self.pool.problem;
-        let is_careful = self.pool.options.effort.replaces_all;
+        let is_pressed = self.pool.is_pressed();
         // Where parts of neighbours end, and on which devices what lies before and behind.
         let mut ends: Vec<(u32, u8, u8)> = Vec::new();
         for neighbour in neighbours(run, choices.len()) {
@@ -192,7 +192,7 @@ impl Search<'_> {
         for (a, b) in pairs(&self.pool.devices) {
             for [a, b] in [[a as u8, b as u8], [b as u8, a as u8]] {
                 // One of the two goes on with what it has.
-                let fits = |&&(_, before, behind): &&(u32, u8, u8)| is_careful || before == a || behind == b;
+                let fits = |&&(_, before, behind): &&(u32, u8, u8)| !is_pressed || before == a || behind == b;
                 cuts.extend(ends.iter().filter(fits).map(|&(row, ..)| Cut::Rows([a, b], row)));
             }
         }

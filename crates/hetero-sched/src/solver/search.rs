@@ -61,8 +61,7 @@ impl Default for Limits {
     }
 }
 
-/// States that are kept at most where there is no time: where timing takes long, and where it does not or a step of one
-/// position leaves fewer ways to cut anything.
+/// States that are kept at most where there is no time; of a step of one position, which has fewer ways to cut anything.
 const HURRIED: [usize; 2] = [2, 4];
 
 /// The trace of a state in which nothing has been chosen.
@@ -319,7 +318,7 @@ impl<'a> Search<'a> {
             return;
         }
         let effort = &self.pool.options.effort;
-        let hurried = HURRIED[usize::from(self.pool.problem.is_single() || !self.pool.shares_bus())];
+        let hurried = HURRIED[usize::from(self.pool.problem.is_single())];
         let width = effort.width.min(if self.pool.is_hurried() { hurried } else { self.limits.width });
         let considered = width * 4;
         if self.records.len() > considered {
