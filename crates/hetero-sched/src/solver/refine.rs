@@ -56,7 +56,11 @@ impl Search<'_> {
                 continue;
             }
             // Cuts are close to where they balance; the last step or two are what counts.
-            let mut stride = if self.pool.is_hurried() { 2 } else { self.pool.options.effort.first_shift };
+            let mut stride = match (self.pool.is_hurried(), self.pool.is_pressed() && !problem.is_single()) {
+                (true, true) => 1,
+                (true, false) => 2,
+                (false, _) => self.pool.options.effort.first_shift,
+            };
             while stride >= 1 {
                 let mut is_better = false;
                 for shifted in shifts(cut, stride as i64, step) {
