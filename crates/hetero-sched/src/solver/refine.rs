@@ -176,7 +176,7 @@ impl Search<'_> {
     /// needs only some of the rows can then begin with them.
     fn list_neighbours(&mut self, run: &[usize], choices: &[usize], trial: &Trial, cuts: &mut Vec<Cut>) {
         let problem = self.pool.problem;
-        let is_pressed = self.pool.is_pressed();
+        let little_time = [self.pool.is_pressed(), self.pool.is_hurried()];
         // Where parts of neighbours end, and on which devices what lies before and behind.
         let mut ends: Vec<(u32, u8, u8)> = Vec::new();
         for neighbour in neighbours(run, choices.len()) {
@@ -195,8 +195,12 @@ impl Search<'_> {
         ends.dedup();
         for (a, b) in pairs(&self.pool.devices) {
             for [a, b] in [[a as u8, b as u8], [b as u8, a as u8]] {
-                // One of the two goes on with what it has.
-                let fits = |&&(_, before, behind): &&(u32, u8, u8)| !is_pressed || before == a || behind == b;
+                // Where there is little time, one of the two goes on with what it has, or both do.
+                let fits = |&&(_, before, behind): &&(u32, u8, u8)| match little_time {
+                    [false, _] => true,
+                    [true, false] => before == a || behind == b,
+                    [true, true] => before == a && behind == b,
+                };
                 cuts.extend(ends.iter().filter(fits).map(|&(row, ..)| Cut::Rows([a, b], row)));
             }
         }
