@@ -133,7 +133,7 @@ impl Default for Effort {
             width: 5,
             width_per_place: 1,
             width_per_ways: 2,
-            balance_points: 4,
+            balance_points: 8,
             refined: 1,
             rounds: 1,
             replaces_all: false,
@@ -154,7 +154,6 @@ impl Effort {
         Effort {
             width: 20,
             width_per_ways: 8,
-            balance_points: 8,
             refined: 4,
             rounds: 2,
             replaces_all: true,

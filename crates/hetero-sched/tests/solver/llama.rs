@@ -97,7 +97,7 @@ fn by_chance() -> Effort {
 
 /// A few changes by chance after a search that is not wide.
 fn yardstick() -> Effort {
-    Effort { width: 8, balance_points: 8, refined: 2, rounds: 2, replaces_all: true, kicks: 20, ..Effort::default() }
+    Effort { width: 8, refined: 2, rounds: 2, replaces_all: true, kicks: 20, ..Effort::default() }
 }
 
 #[test]
